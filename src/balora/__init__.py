@@ -1,0 +1,1 @@
+"""BA-LoRA: fine-tune language models and keep what they knew."""
