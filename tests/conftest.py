@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -15,3 +16,13 @@ import torch
 def rng() -> torch.Generator:
     """One generator per test, always from the same seed."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """A folder with real data and models beside the checkout, for the tests that are opt-in."""
+    default = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("BALORA_SHARED", default))
+    if not folder.is_dir():
+        pytest.skip("needs the real data: set BALORA_SHARED to their folder")
+    return folder

@@ -28,7 +28,8 @@ class DataError(BaloraError, ValueError):
 class RowError(DataError):
     """One row of a data set that cannot be trained on; ``row`` counts from 0 in that data set."""
 
-    def __init__(self, row: int, problem: str) -> None:
-        super().__init__(f"row {row}: {problem}")
+    def __init__(self, row: int, problem: str, *, dataset: str = "") -> None:
+        super().__init__(f"row {row} of the {dataset} data: {problem}" if dataset else problem)
         self.row = row
         self.problem = problem
+        self.dataset = dataset

@@ -1,0 +1,30 @@
+"""Anchored PiSSA on PEFT: the principal-component start with the base model left untouched."""
+
+from balora.anchored.layer import difference_factors, reference_mode
+from balora.anchored.model import (
+    ADAPTER_FILE,
+    ANCHOR_FILE,
+    anchor_adapter,
+    check_adapter,
+    initialise,
+    lora_layers,
+    only_adapter,
+    plain_lora_config,
+)
+from balora.anchored.svd import PrincipalComponents, principal_components, randomized_svd
+
+__all__ = [
+    "ADAPTER_FILE",
+    "ANCHOR_FILE",
+    "PrincipalComponents",
+    "anchor_adapter",
+    "check_adapter",
+    "difference_factors",
+    "initialise",
+    "lora_layers",
+    "only_adapter",
+    "plain_lora_config",
+    "principal_components",
+    "randomized_svd",
+    "reference_mode",
+]

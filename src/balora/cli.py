@@ -1,0 +1,287 @@
+"""The command line: parse, call, exit status. Importing this module must not import torch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from balora.errors import BaloraError, ConfigError
+
+_STATUS = "exit status: 0 done; 1 the run failed; 2 the recipe, an option or the data is wrong."
+
+_EPILOGS = {
+    "balora": """\
+examples:
+  balora quickstart
+  balora train --config recipes/math.yaml --model_name_or_path meta-llama/Llama-2-7b-hf
+  balora export outputs/math --base meta-llama/Llama-2-7b-hf --merge
+""",
+    "quickstart": """\
+examples:
+  balora quickstart
+  balora quickstart --output_dir outputs/first --overwrite
+  balora quickstart --method lora --output_dir outputs/lora
+""",
+    "train": """\
+examples:
+  balora train --config recipes/math.yaml --model_name_or_path meta-llama/Llama-2-7b-hf
+  balora train --config recipe.yaml --svd_coef 0 --seed 1 --output_dir outputs/no-svd
+  balora train --model_name_or_path MODEL --dataset_name rows.jsonl --output_dir outputs/run --dry_run
+  balora train --config recipe.yaml --resume_from_checkpoint true
+  accelerate launch -m balora train --config recipe.yaml
+""",
+    "eval": """\
+examples:
+  balora eval outputs/run --base MODEL --dataset_name test.jsonl
+  balora eval outputs/run --base MODEL --dataset_name test.jsonl --retention_file text.txt
+  balora eval outputs/a outputs/b --base MODEL --dataset_name test.jsonl --num_rows 200
+""",
+    "export": """\
+examples:
+  balora export outputs/run --base MODEL
+  balora export outputs/run --base MODEL --rank 16 --to outputs/run-rank16
+  balora export outputs/run --base MODEL --merge
+""",
+    "env": """\
+examples:
+  balora env
+  balora env > environment.txt
+  python -m balora env
+""",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; errors are one sentence on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        options, rest = build_parser().parse_known_args(arguments)
+        if rest and options.command not in ("train", "quickstart"):
+            raise ConfigError(f"unknown option `{rest[0]}`; see `balora {options.command} --help`.")
+        options.run(options, rest)
+    except KeyboardInterrupt:
+        print("balora: interrupted", file=sys.stderr)
+        return 1
+    except BaloraError as error:
+        if debug:
+            raise
+        if _is_first_process():
+            print(f"balora: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def entry_point() -> None:
+    """Run as a program: an unforeseen error is one line too, unless ``--debug`` is given."""
+    if "--debug" not in sys.argv:
+        sys.excepthook = _one_line
+    sys.exit(main())
+
+
+def _one_line(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+    first = (str(error).strip() or "no message").splitlines()[0]
+    print(f"balora: {kind.__name__}: {first} (--debug shows the traceback)", file=sys.stderr)
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are sentences like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see `{self.prog} --help`.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command; options of `train` that it leaves are recipe fields."""
+    parser = _parser(_Parser, "balora", "Fine-tune language models with BA-LoRA.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = _parser(
+        commands.add_parser,
+        "train",
+        "Fine-tune a causal language model. Everything about the run is in the recipe; options "
+        "change single fields, in the convention of trl and transformers.",
+    )
+    train.add_argument("--config", metavar="RECIPE", help="the recipe, a YAML file")
+    train.add_argument("--help_fields", action="store_true", help="list every field of a recipe")
+    train.usage = "balora train [--config RECIPE] [--FIELD VALUE ...]"
+    train.set_defaults(run=_train)
+
+    quickstart = _parser(
+        commands.add_parser,
+        "quickstart",
+        "Fine-tune the embedded tiny model on the embedded data, on a CPU, and show what changed. "
+        "Takes the fields of `balora train`.",
+    )
+    quickstart.usage = "balora quickstart [--FIELD VALUE ...]"
+    quickstart.set_defaults(run=_quickstart)
+
+    evaluate = _parser(
+        commands.add_parser,
+        "eval",
+        "Measure what fine-tuning did to a model: exact match, drift from the pre-trained model, "
+        "response entropy, and the loss on text that it should have kept.",
+    )
+    evaluate.add_argument("runs", nargs="+", metavar="OUT", help="folders `balora train` wrote")
+    evaluate.add_argument("--base", required=True, metavar="MODEL", help="the pre-trained model")
+    evaluate.add_argument("--dataset_name", required=True, help="held-out rows: hub id or file")
+    evaluate.add_argument("--dataset_split", default="train", help="their split (train)")
+    evaluate.add_argument("--retention_file", type=Path, help="plain text the model should keep")
+    evaluate.add_argument("--num_rows", type=int, help="at most this many rows")
+    evaluate.add_argument("--max_new_tokens", type=int, default=256, help="of an answer (256)")
+    evaluate.add_argument("--batch_size", type=int, default=16, help="rows at once (16)")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    evaluate.set_defaults(run=_eval)
+
+    export = _parser(
+        commands.add_parser,
+        "export",
+        "Write a trained adapter as a plain LoRA of rank 2r, as a truncated one, or merged.",
+    )
+    export.add_argument("source", type=Path, metavar="OUT", help="a folder `balora train` wrote")
+    export.add_argument("--base", required=True, metavar="MODEL", help="the pre-trained model")
+    kind = export.add_mutually_exclusive_group()
+    kind.add_argument("--rank", type=int, metavar="R", help="truncate to rank R, print the error")
+    kind.add_argument("--merge", action="store_true", help="merge into the weights of the base")
+    export.add_argument("--to", type=Path, metavar="DIR", help="the new folder (OUT-export, ...)")
+    export.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
+    export.set_defaults(run=_export)
+
+    env = _parser(commands.add_parser, "env", "Print versions and devices, for bug reports.")
+    env.set_defaults(run=_env)
+    return parser
+
+
+def _parser(make: object, name: str, description: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = make(  # type: ignore[operator]
+        **({"prog": name} if name == "balora" else {"name": name, "help": description}),
+        description=description,
+        epilog=f"{_EPILOGS[name]}\n{_STATUS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def overrides(rest: Sequence[str]) -> dict[str, str]:
+    """Turn ``--field value``, ``--field=value`` and a bare ``--flag`` into a mapping.
+
+    Raises:
+        ConfigError: For a value without a field, or a field given twice.
+    """
+    fields: dict[str, str] = {}
+    position = 0
+    while position < len(rest):
+        word, position = rest[position], position + 1
+        if not word.startswith("--") or len(word) == 2:
+            raise ConfigError(
+                f"`{word}` belongs to no option; fields are given as `--field value`."
+            )
+        name, separator, value = word[2:].partition("=")
+        if not separator:
+            has_value = position < len(rest) and not rest[position].startswith("--")
+            value, position = (rest[position], position + 1) if has_value else ("true", position)
+        if name in fields:
+            raise ConfigError(f"`--{name}` is given twice; keep one.")
+        fields[name] = value
+    return fields
+
+
+def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    from balora.recipes import load_recipe
+
+    if options.help_fields:
+        print(_field_help())
+        return
+    recipe = load_recipe(options.config, overrides(rest))
+    if recipe.run.dry_run:
+        print(recipe.to_yaml(), end="")
+        return
+    from balora.trainers.run import run_recipe
+
+    output_dir = run_recipe(recipe)
+    if _is_first_process():
+        print(_where(output_dir, recipe.adapter.method))
+
+
+def _where(output_dir: Path, method: str) -> str:
+    if method == "full":
+        return f'The model is in {output_dir}: from_pretrained("{output_dir}").'
+    return (
+        f"The adapter is in {output_dir}, a plain LoRA: "
+        f'PeftModel.from_pretrained(base, "{output_dir}").'
+    )
+
+
+def _field_help() -> str:
+    from balora.config import (
+        AdapterConfig,
+        BALoraConfig,
+        DataConfig,
+        ModelConfig,
+        RunConfig,
+        describe,
+    )
+
+    lines = []
+    for section in (ModelConfig, DataConfig, AdapterConfig, BALoraConfig, RunConfig):
+        lines.append(f"{section.__name__}:")
+        for name, kind, default, sentence in describe(section):
+            lines += [f"  --{name} ({kind}, {default})", f"      {sentence}"]
+    lines.append("Every field of trl's SFTConfig and transformers' TrainingArguments as well.")
+    return "\n".join(lines)
+
+
+def _quickstart(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    from balora.quickstart import quickstart
+
+    print(quickstart(overrides(rest)))
+
+
+def _eval(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    from balora.evaluation.run import evaluate_runs
+
+    print(evaluate_runs(options))
+
+
+def _export(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    from balora.anchored.export import export_adapter, export_merged
+
+    source: Path = options.source
+    kind = "merged" if options.merge else f"rank{options.rank}" if options.rank else "export"
+    destination = options.to or source.with_name(f"{source.name}-{kind}")
+    if options.merge:
+        export_merged(source, options.base, destination, overwrite=options.overwrite)
+        print(f'The merged model is in {destination}: from_pretrained("{destination}").')
+        return
+    truncation = export_adapter(
+        source, options.base, destination, rank=options.rank, overwrite=options.overwrite
+    )
+    if truncation:
+        print(
+            f"Rank {truncation.rank} loses {truncation.relative_error:.2%} of the update "
+            f"(Frobenius norm); most in {truncation.worst_layer}, {truncation.worst_error:.2%}."
+        )
+    print(f'The adapter is in {destination}: PeftModel.from_pretrained(base, "{destination}").')
+
+
+def _env(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    from balora.environment import describe_environment
+
+    facts = describe_environment()
+    width = max(map(len, facts))
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
+
+
+if __name__ == "__main__":
+    entry_point()

@@ -1,0 +1,50 @@
+"""What a run ran on: for bug reports, and saved beside every checkpoint."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+_PACKAGES = ("balora", "torch", "transformers", "peft", "trl", "accelerate", "datasets")
+_OPTIONAL = ("safetensors", "tokenizers", "bitsandbytes", "deepspeed", "flash-attn", "tensorboard")
+
+
+def describe_environment() -> dict[str, str]:
+    """Return versions, platform and devices, by name; a missing optional package is left out."""
+    facts = {"python": platform.python_version(), "platform": platform.platform()}
+    facts |= {name: _version(name) or "not installed" for name in _PACKAGES}
+    facts |= {name: version for name in _OPTIONAL if (version := _version(name))}
+    if commit := git_commit():
+        facts["balora commit"] = commit
+    return facts | _devices()
+
+
+def git_commit() -> str | None:
+    """Return the commit of the source tree that balora runs from, None for an installed wheel."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> dict[str, str]:
+    import torch  # slow: only when the facts are asked for
+
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "cpu threads": f"{torch.get_num_threads()} of {os.cpu_count()}",
+        "cuda": f"{torch.version.cuda} ({', '.join(devices)})" if devices else "no device",
+        "bf16 on this device": str(bool(devices) and torch.cuda.is_bf16_supported()),
+    }

@@ -1,0 +1,104 @@
+"""From hidden states to logits, in the model's own order: linear map, scale, soft cap.
+
+Models differ in what follows the linear map: Granite divides, Cohere multiplies, Gemma-2 squashes.
+The names under which their configs say so are here, and :func:`check_head` compares the result with
+the model's own logits, so that a model that does something else is refused rather than mistrained.
+
+Shapes: ``M`` rows, ``D`` hidden size, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from balora.errors import ConfigError
+
+_MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
+"""Config fields that multiply the logits (Cohere; Falcon-H1)."""
+
+
+@dataclass(frozen=True)
+class LMHead:
+    """A frozen or trained output layer: ``softcap(scale * (weight @ h + bias))``."""
+
+    weight: Tensor
+    """Shape ``(V, D)``."""
+    bias: Tensor | None = None
+    """Shape ``(V,)``."""
+    scale: float = 1.0
+    """Multiplies the logits before the soft cap."""
+    softcap: float | None = None
+    """The logits become ``softcap * tanh(logits / softcap)``."""
+
+    @property
+    def max_rank(self) -> int:
+        """The largest rank that logits of this head can have: D, or D + 1 with a bias."""
+        return self.weight.shape[1] + (self.bias is not None)
+
+    def linear(self, hidden: Tensor) -> Tensor:
+        """Return the scaled logits before any soft cap, ``(M, D)`` to ``(M, V)``, in float32.
+
+        Half-precision logits would destroy the KL where training lives, near the reference.
+        """
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = F.linear(hidden.to(dtype), self.weight.to(dtype), bias)
+        return logits if self.scale == 1.0 else logits * self.scale
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Return the model's logits, ``(M, D)`` to ``(M, V)``, in float32 or better."""
+        logits = self.linear(hidden)
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+def head_of(model: Any) -> LMHead:
+    """Return the output layer of a transformers causal language model."""
+    config, layer = model.config.get_text_config(), model.get_output_embeddings()
+    return LMHead(
+        weight=layer.weight,
+        bias=getattr(layer, "bias", None),
+        scale=_scale(config),
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def _scale(config: Any) -> float:
+    for name in _MULTIPLIERS:
+        if getattr(config, name, None) is not None:
+            return float(getattr(config, name))
+    divisor = getattr(config, "logits_scaling", None)  # Granite
+    if divisor is None:
+        return 1.0
+    return float(divisor) if config.model_type == "hyperclovax" else 1.0 / float(divisor)
+
+
+@torch.no_grad()
+def check_head(model: nn.Module, input_ids: Tensor) -> None:
+    """Refuse a model whose logits are not what :func:`head_of` makes of its hidden states.
+
+    Args:
+        model: A transformers causal language model.
+        input_ids: A few real tokens, shape ``(1, S)``.
+
+    Raises:
+        ConfigError: If the two differ by more than rounding.
+    """
+    training, dtype = model.training, next(model.parameters()).dtype
+    model.eval()
+    expected = model(input_ids=input_ids, use_cache=False).logits.float()
+    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    actual = head_of(model)(hidden).float()
+    model.train(training)
+    tolerance = 1e-3 if dtype in (torch.float32, torch.float64) else 5e-2
+    scale = expected.abs().max().clamp(min=1e-6)
+    if not (actual - expected).abs().max() <= tolerance * scale:
+        raise ConfigError(
+            f"`{type(model).__name__}` makes its logits in a way that balora does not know, so its "
+            "objective cannot be computed from hidden states. Please report the model."
+        )

@@ -1,0 +1,226 @@
+r"""The training objective for causal language models: the shift, the mask and the normaliser.
+
+.. math::
+    \mathcal{L} = \mathcal{L}_{task} + c_1 \mathcal{L}_{CR} + c_2 \mathcal{L}_{DR}
+                  + c_3 \mathcal{L}_{SVDR}
+
+(BA-LoRA, arXiv 2408.04556, Eq. 13). The task loss, the consistency and the diversity are sums over
+the tokens of an optimizer step divided by their number, so they do not depend on how the step is
+cut into micro-batches or processes. The SVD term sees the rows of one micro-step of all processes
+together and is averaged over the micro-steps.
+
+Shapes: ``B`` sequences, ``S`` positions, ``M`` valid tokens (labels that are not ignored, after
+the shift), ``D`` hidden size, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from balora.config import BALoraConfig
+from balora.head import LMHead
+from balora.regularizers import nlg
+from balora.regularizers.spectral import evenly_spaced_rows
+
+
+class Coefficients(NamedTuple):
+    """The multipliers of the three terms at one moment of the run. At 0 a term is off."""
+
+    consistency: float
+    diversity: float
+    svd: float
+
+
+class LossTerms(NamedTuple):
+    """The unweighted terms of one micro-step. A term that is switched off is ``None``, never 0."""
+
+    task: Tensor
+    consistency: Tensor | None = None
+    diversity: Tensor | None = None
+    svd: Tensor | None = None
+
+    def total(self, coefficients: Coefficients) -> Tensor:
+        """Return the weighted sum that is differentiated, shape ``()``."""
+        total = self.task
+        for term, coefficient in zip(self[1:], coefficients, strict=True):
+            if term is not None:
+                total = total + coefficient * term
+        return total
+
+
+class TokenCounts(NamedTuple):
+    """Sums over the valid tokens of one micro-step, without a graph, each of shape ``()``."""
+
+    num_tokens: Tensor
+    entropy: Tensor
+    num_correct: Tensor
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """What the sums of one micro-step are divided by."""
+
+    num_tokens: Tensor | int
+    """Valid tokens of the whole optimizer step: all its micro-steps, all processes."""
+    num_processes: int = 1
+    """Processes whose gradients are averaged."""
+    num_micro_steps: int = 1
+    """Micro-steps of this optimizer step (the last group of an epoch may be shorter)."""
+
+    def token_mean(self, token_sum: Tensor) -> Tensor:
+        """Return this micro-step's share of the mean over the tokens of the optimizer step."""
+        # a step without any token is a zero, not 0 / 0; DDP averages, hence the factor
+        count = torch.as_tensor(self.num_tokens, device=token_sum.device).clamp(min=1)
+        return token_sum * self.num_processes / count
+
+    def step_mean(self, term: Tensor) -> Tensor:
+        """Return this micro-step's share of the mean over the micro-steps."""
+        return term / self.num_micro_steps
+
+
+def coefficients_at(config: BALoraConfig, progress: float) -> Coefficients:
+    r"""Return the coefficients at ``progress`` of the run, from 0 to 1.
+
+    ``constant`` leaves them as they are. ``iclr2026`` multiplies the consistency by
+    :math:`0.1 + 0.9 (1 + \cos \pi t) / 2`, the other two by 0 until t = 0.2 and then by a line
+    that reaches 1 at t = 0.25.
+    """
+    start = Coefficients(config.consistency_coef, config.diversity_coef, config.svd_coef)
+    if config.schedule == "constant":
+        return start
+    progress = min(max(progress, 0.0), 1.0)
+    cosine = 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2
+    ramp = min(max((progress - 0.2) / 0.05, 0.0), 1.0)
+    return Coefficients(start.consistency * cosine, start.diversity * ramp, start.svd * ramp)
+
+
+def next_token_targets(labels: Tensor, ignore_index: int = -100) -> tuple[Tensor, Tensor]:
+    """Pair each position with the token after it: the one place where labels are shifted.
+
+    Args:
+        labels: Token ids, ``ignore_index`` at prompt and padding, shape ``(B, S)``.
+        ignore_index: Marks what does not count.
+
+    Returns:
+        A mask over hidden states of shape ``(B, S)``, true where the next token counts (the last
+        position never does), and those M next tokens, shape ``(M,)``, in the mask's order.
+    """
+    following = F.pad(labels[:, 1:], (0, 1), value=ignore_index)
+    mask = following != ignore_index
+    return mask, following[mask]
+
+
+def nlg_terms(
+    hidden: Tensor,
+    reference_hidden: Tensor | None,
+    targets: Tensor,
+    *,
+    head: LMHead,
+    config: BALoraConfig,
+    normalizer: Normalizer,
+    coefficients: Coefficients,
+) -> tuple[LossTerms, TokenCounts]:
+    """Compute every term that is on, from the hidden states of the valid tokens.
+
+    The readable reference implementation: it builds the ``(M, V)`` logits.
+
+    Args:
+        hidden: Student hidden states, shape ``(M, D)``.
+        reference_hidden: The pre-trained model's at the same tokens, shape ``(M, D)``; needed
+            while the consistency coefficient is not 0, held constant.
+        targets: The tokens to predict, shape ``(M,)``.
+        head: From hidden states to logits.
+        config: Temperature, top-K, and the settings of the SVD term.
+        normalizer: What the sums are divided by.
+        coefficients: A term whose coefficient is 0 is not computed.
+
+    Returns:
+        The unweighted terms, normalised, and the counts for the log. With ``M == 0`` every term
+        is a zero still attached to ``hidden``.
+
+    Raises:
+        ValueError: If the consistency is on and ``reference_hidden`` is missing.
+    """
+    logits = head(hidden)
+    num_tokens = len(targets)
+    task = normalizer.token_mean(F.cross_entropy(logits, targets, reduction="sum"))
+    consistency = diversity = svd = None
+    if coefficients.consistency:
+        if reference_hidden is None:
+            raise ValueError("the consistency term needs `reference_hidden`")
+        with torch.no_grad():
+            reference_logits = head(reference_hidden)
+        mean = nlg.consistency_loss(logits, reference_logits, temperature=config.temperature)
+        consistency = normalizer.token_mean(mean * num_tokens)
+    if coefficients.diversity:
+        mean = nlg.diversity_loss(logits, top_k=config.entropy_top_k)
+        diversity = normalizer.token_mean(mean * num_tokens)
+    if coefficients.svd:
+        svd = normalizer.step_mean(_svd_term(hidden, head, config))
+    return LossTerms(task, consistency, diversity, svd), _token_counts(logits, targets)
+
+
+def _svd_term(hidden: Tensor, head: LMHead, config: BALoraConfig) -> Tensor:
+    """Return the SVD term of the rows of all processes, on logits before any soft cap."""
+    rows = gather_rows(hidden)
+    rows = rows[evenly_spaced_rows(len(rows), config.svd_max_tokens).to(rows.device)]
+    logits = head.linear(rows)
+    return nlg.svd_loss(
+        logits,
+        k=config.svd_k,
+        variance_coef=config.svd_variance_coef,
+        denominator=config.svd_denominator,
+        max_rank=min(*logits.shape, head.max_rank),
+    )
+
+
+@torch.no_grad()
+def _token_counts(logits: Tensor, targets: Tensor) -> TokenCounts:
+    log_probs = F.log_softmax(logits, dim=-1)
+    return TokenCounts(
+        num_tokens=torch.tensor(float(len(targets)), device=logits.device),
+        entropy=-(log_probs.exp() * log_probs).sum(),
+        num_correct=(logits.argmax(dim=-1) == targets).sum().float(),
+    )
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Return the rows of all processes in the order of the ranks; the gradient flows back.
+
+    Every process joins, also one that has no row. Shapes ``(M, D)`` to ``(sum of M, D)``; the
+    input itself where there is one process.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows
+    gathered: Tensor = _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _GatherRows(torch.autograd.Function):
+    """All-gather of different row counts; backward sums what every process did with the rows."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor) -> Tensor:  # type: ignore[override]
+        own = torch.tensor([len(rows)], device=rows.device)
+        sizes = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(sizes, own)
+        counts = [int(size) for size in sizes]
+        padded = F.pad(rows, (0, 0, 0, max(counts) - len(rows)))
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded.contiguous())
+        ctx.counts = counts  # type: ignore[attr-defined]
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        rank_parts = grad.split(ctx.counts)  # type: ignore[attr-defined]
+        return rank_parts[dist.get_rank()]

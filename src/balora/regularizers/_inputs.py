@@ -1,0 +1,50 @@
+"""What every term asks of its inputs: two dimensions, equal shapes, enough precision.
+
+Shapes: ``M`` rows that count, ``N`` columns (classes or vocabulary).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_matrix(tensor: Tensor, name: str) -> None:
+    """Refuse a tensor that is not 2-D, by the name of the argument.
+
+    Raises:
+        ValueError: If ``tensor`` is not 2-D.
+    """
+    if tensor.dim() != 2:
+        raise ValueError(
+            f"`{name}` must be 2-D, one row for each token or example that counts, got shape "
+            f"{tuple(tensor.shape)}. Drop masked positions and flatten the rest first."
+        )
+
+
+def check_pair(logits: Tensor, reference_logits: Tensor) -> None:
+    """Refuse logits and reference logits that are not two matrices of one shape.
+
+    Raises:
+        ValueError: If either is not 2-D or the shapes differ.
+    """
+    check_matrix(logits, "logits")
+    check_matrix(reference_logits, "reference_logits")
+    if logits.shape != reference_logits.shape:
+        raise ValueError(
+            f"`logits` has shape {tuple(logits.shape)}, but `reference_logits` has shape "
+            f"{tuple(reference_logits.shape)}. Both must hold the same rows and columns."
+        )
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Promote half precision to float32; float32 and float64 pass through unchanged."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def attached_zero(logits: Tensor) -> Tensor:
+    """Return a zero of shape ``()`` in the graph of ``logits``: backward gives zeros, not None.
+
+    It is the sum of no rows rather than ``0 * logits.sum()``, which is NaN after an overflow.
+    """
+    return at_least_float32(logits[:0]).sum()

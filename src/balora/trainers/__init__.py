@@ -1,0 +1,5 @@
+"""The trainers: thin layers over trl's and transformers' own."""
+
+from balora.trainers.sft import BALoraSFTTrainer
+
+__all__ = ["BALoraSFTTrainer"]

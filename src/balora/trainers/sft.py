@@ -1,0 +1,212 @@
+"""``BALoraSFTTrainer``: trl's ``SFTTrainer`` with anchored PiSSA and the BA-LoRA objective."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import is_torch_bf16_gpu_available
+from trl import SFTConfig, SFTTrainer
+
+from balora.anchored import anchor_adapter, check_adapter, initialise
+from balora.config import BALoraConfig
+from balora.errors import ConfigError, RowError
+from balora.objective import Normalizer, coefficients_at
+from balora.trainers.checks import (
+    check_arguments,
+    check_head_is_frozen,
+    check_needs,
+    check_raw_rows,
+    check_tokenized_rows,
+    is_scored,
+    unshortened,
+)
+from balora.trainers.log import StepLog
+from balora.trainers.save import StagedSaveMixin
+from balora.trainers.step import ObjectiveStep, add_objective
+
+logger = logging.getLogger(__name__)
+
+
+class BALoraSFTTrainer(StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
+    r"""Supervised fine-tuning with BA-LoRA, where ``trl.SFTTrainer`` stood.
+
+    The adapter starts from the principal components of each weight, the base model stays
+    untouched, and the loss is the objective of :mod:`balora.objective`. Responses only are
+    scored: for data with ``messages``, the assistant's turns. Evaluation is trl's own and reports
+    the task loss alone.
+
+    ``save_model`` leaves a plain LoRA adapter of rank 2r that loads with
+    ``PeftModel.from_pretrained`` on the untouched base.
+
+    Args:
+        model: A model id, a folder, a causal language model, or a ``PeftModel`` with one LoRA.
+        args: As for trl. Without it: bf16 where the device has it, no gradient checkpointing.
+        balora_config: The start and the objective; by default the paper's.
+        peft_config: A plain ``LoraConfig``. Without it every weight is trained, which allows no
+            consistency term.
+        overlong_rows: ``"error"`` refuses a row whose response is cut off entirely by
+            ``max_length``, ``"drop"`` leaves it out and says how many there were.
+        **kwargs: Everything else that ``SFTTrainer`` takes, by keyword.
+
+    Raises:
+        ConfigError: For a setting that cannot work, before training starts.
+        RowError: For a row that cannot be trained on.
+    """
+
+    _tag_names = ("trl", "sft", "balora")
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: SFTConfig | None = None,
+        *,
+        balora_config: BALoraConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        overlong_rows: str = "error",
+        **kwargs: Any,
+    ) -> None:
+        self.balora_config = balora_config or BALoraConfig()
+        self.overlong_rows = overlong_rows
+        self._step_log = StepLog()
+        args = args or default_arguments(model)
+        check_arguments(args, kwargs)
+        has_adapter = peft_config is not None or isinstance(model, PeftModel)
+        check_needs(self.balora_config, has_adapter=has_adapter)
+        _score_responses_only(args, kwargs.get("train_dataset"))
+        if args.ddp_broadcast_buffers is None:
+            args.ddp_broadcast_buffers = False  # the anchors never change
+        super().__init__(model, args, peft_config=peft_config, **kwargs)
+        self._check_model()
+        base = self.model.get_base_model() if has_adapter else self.model
+        if has_adapter and self.balora_config.adapter_init == "pissa":
+            anchor_adapter(self.model, self.balora_config)
+        add_objective(base, self.balora_config)
+
+    def _check_model(self) -> None:
+        if self.aux_loss_enabled:
+            raise ConfigError(
+                "the mixture-of-experts auxiliary loss is not part of the objective. Set "
+                "`router_aux_loss_coef: 0`."
+            )
+        if self._is_vision_dataset:
+            raise ConfigError("the data set has images; balora trains on text only.")
+        if isinstance(self.model, PeftModel):
+            check_adapter(self.model, anchored=self.balora_config.adapter_init == "pissa")
+            check_head_is_frozen(self.model)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train as ``SFTTrainer`` does; a resumed run reads its start instead of computing it."""
+        if not resume_from_checkpoint and isinstance(self.model, PeftModel):
+            initialise(self.model)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the objective of one micro-step; in evaluation, trl's task loss."""
+        if not self.model.training or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        step = self._objective_step(inputs, num_items_in_batch)
+        loss, terms, counts = model(**inputs, objective_step=step)
+        self._step_log.add(
+            terms,
+            step.coefficients,
+            counts,
+            num_input_tokens=_num_input_tokens(inputs),
+            num_micro_steps=step.normalizer.num_micro_steps,
+        )
+        return loss
+
+    def _objective_step(
+        self, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None
+    ) -> ObjectiveStep:
+        num_processes, num_micro_steps = self.accelerator.num_processes, 1
+        if num_items_in_batch is None:  # a micro-step outside the training loop
+            num_items_in_batch, num_processes = (inputs["labels"][:, 1:] != -100).sum(), 1
+        else:
+            num_micro_steps = self.current_gradient_accumulation_steps
+            if not self.args.average_tokens_across_devices:
+                num_processes = 1  # the count is this process's own
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        return ObjectiveStep(
+            coefficients_at(self.balora_config, progress),
+            Normalizer(num_items_in_batch, num_processes, num_micro_steps),
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as trl does, with every term of the objective in each training row."""
+        if self.model.training:
+            row = self._step_log.pop(self.accelerator)
+            if row:
+                self._total_train_tokens += round(row.pop("num_input_tokens"))
+                logs.update(row, num_tokens=self._total_train_tokens)
+        super().log(logs, start_time)
+
+    def _prepare_dataset(
+        self,
+        dataset: Any,
+        processing_class: Any,
+        args: SFTConfig,
+        packing: bool,
+        formatting_func: Any,
+        dataset_name: str,
+    ) -> Any:
+        """Let trl tokenize and label, check every row, then let trl truncate and pack."""
+        names = (formatting_func, dataset_name)
+        max_length = None if packing else args.max_length
+        try:
+            check_raw_rows(dataset)
+            whole = super()._prepare_dataset(
+                dataset, processing_class, unshortened(args), False, *names
+            )
+            if self.overlong_rows == "drop":
+                whole = _drop_overlong(whole, max_length)
+            else:
+                check_tokenized_rows(whole, max_length)
+        except RowError as error:
+            raise RowError(error.row, error.problem, dataset=dataset_name) from None
+        return super()._prepare_dataset(whole, processing_class, args, packing, *names)
+
+
+def default_arguments(model: Any) -> SFTConfig:
+    """Return the arguments of a run that was given none: bf16 only where the device has it."""
+    name = model if isinstance(model, str) else model.config.name_or_path or "model"
+    return SFTConfig(
+        output_dir=f"{name.rstrip('/').split('/')[-1]}-BALoRA",
+        bf16=bool(is_torch_bf16_gpu_available()),
+        gradient_checkpointing=False,
+    )
+
+
+def _score_responses_only(args: SFTConfig, dataset: Any) -> None:
+    if dataset is not None and "messages" in (next(iter(dataset), None) or {}):
+        args.assistant_only_loss = True
+
+
+def _drop_overlong(dataset: Any, max_length: int | None) -> Any:
+    kept = dataset.filter(lambda row: is_scored(row, max_length))
+    if isinstance(dataset, Dataset) and len(kept) < len(dataset):
+        logger.warning(
+            "left out %d of %d rows: `max_length` %s cuts their whole response off",
+            len(dataset) - len(kept),
+            len(dataset),
+            max_length,
+        )
+    return kept
+
+
+def _num_input_tokens(inputs: dict[str, Any]) -> Tensor:
+    if "attention_mask" in inputs:
+        return torch.as_tensor(inputs["attention_mask"].sum())
+    return torch.tensor(inputs["input_ids"].numel(), device=inputs["input_ids"].device)
