@@ -73,7 +73,7 @@ ARCHITECTURES = [*CAUSAL, *CLASSIFIERS]
 def make_model(
     architecture: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: object
 ) -> PreTrainedModel:
-    """Return a tiny random model in eval mode; weights are larger than usual, so that it matters."""
+    """Return a tiny random model in eval mode; its weights are larger than usual."""
     is_causal = architecture in CAUSAL
     settings = {**(CAUSAL if is_causal else CLASSIFIERS)[architecture], **overrides}
     config = AutoConfig.for_model(architecture.replace("-v3", "-v2"), **settings)
@@ -88,7 +88,7 @@ def make_model(
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-like tokenizer of 128 ASCII pieces with a chat template that marks its turns."""
+    """Return a tokenizer of 128 ASCII pieces; its chat template marks the assistant's turns."""
     vocab = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
     vocab |= {chr(i): i for i in range(4, VOCAB)}
     tokenizer = Tokenizer(models.BPE(vocab, [], unk_token="<unk>"))

@@ -31,7 +31,7 @@ examples:
 examples:
   balora train --config recipes/math.yaml --model_name_or_path meta-llama/Llama-2-7b-hf
   balora train --config recipe.yaml --svd_coef 0 --seed 1 --output_dir outputs/no-svd
-  balora train --model_name_or_path MODEL --dataset_name rows.jsonl --output_dir outputs/run --dry_run
+  balora train --config recipe.yaml --learning_rate 1e-4 --dry_run
   balora train --config recipe.yaml --resume_from_checkpoint true
   accelerate launch -m balora train --config recipe.yaml
 """,

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from balora.errors import ConfigError
 
@@ -79,7 +80,7 @@ def _scale(config: Any) -> float:
 
 
 @torch.no_grad()
-def check_head(model: nn.Module, input_ids: Tensor) -> None:
+def check_head(model: PreTrainedModel, input_ids: Tensor) -> None:
     """Refuse a model whose logits are not what :func:`head_of` makes of its hidden states.
 
     Args:

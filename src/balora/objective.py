@@ -207,7 +207,7 @@ class _GatherRows(torch.autograd.Function):
     """All-gather of different row counts; backward sums what every process did with the rows."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor) -> Tensor:
         own = torch.tensor([len(rows)], device=rows.device)
         sizes = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
         dist.all_gather(sizes, own)
@@ -219,8 +219,8 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
         grad = grad.contiguous().clone()
         dist.all_reduce(grad)
-        rank_parts = grad.split(ctx.counts)  # type: ignore[attr-defined]
-        return rank_parts[dist.get_rank()]
+        parts: tuple[Tensor, ...] = torch.split(grad, ctx.counts)  # type: ignore[attr-defined]
+        return parts[dist.get_rank()]

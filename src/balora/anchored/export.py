@@ -1,7 +1,7 @@
 r"""From a trained run to what others load: a plain LoRA, a smaller one, or a merged model.
 
-A run folder holds the plain LoRA of rank 2r already. Truncation to rank R keeps, layer by layer, the
-best approximation of the update :math:`s B A` (Eckart and Young), found without ever building it:
+A run folder holds the plain LoRA of rank 2r already. Truncation to rank R keeps, layer by layer,
+the best approximation of the update :math:`s B A` (Eckart and Young), found without building it:
 with :math:`B = Q_B R_B` and :math:`A^\top = Q_A R_A` its singular values are those of the small
 :math:`s R_B R_A^\top`. Merging is done in float32 and cast last.
 """
@@ -142,7 +142,7 @@ def _scaling(config: LoraConfig, layer: str) -> float:
     rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern, layer), config.r)
     alpha_key = get_pattern_key(config.alpha_pattern, layer)
     alpha = config.alpha_pattern.get(alpha_key, config.lora_alpha)
-    return float(alpha) / (rank**0.5 if config.use_rslora else rank)
+    return float(alpha / (rank**0.5 if config.use_rslora else rank))
 
 
 def _load_plain_adapter(source: Path) -> tuple[LoraConfig, dict[str, Tensor]]:

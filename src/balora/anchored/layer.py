@@ -57,7 +57,8 @@ class AnchoredVariant(LoraVariant):  # type: ignore[misc]
         """Return ``result`` plus the anchored update of ``x``."""
         initialise_layer(module, active_adapter)
         down, up = difference_factors(module, active_adapter)
-        return result + F.linear(F.linear(x, down), up) * module.scaling[active_adapter]
+        update: Tensor = F.linear(F.linear(x, down), up) * module.scaling[active_adapter]
+        return result + update
 
     def merge_safe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """Return the merged weight: added in float32, cast last."""
@@ -145,7 +146,7 @@ def _delta_weight(self: Any, adapter: str) -> Tensor:
     initialise_layer(self, adapter)
     down, up = difference_factors(self, adapter)
     dtype = torch.promote_types(down.dtype, torch.float32)
-    delta = up.to(dtype) @ down.to(dtype) * self.scaling[adapter]
+    delta: Tensor = up.to(dtype) @ down.to(dtype) * self.scaling[adapter]
     return delta.mT if self.fan_in_fan_out else delta
 
 

@@ -79,7 +79,8 @@ def anchor_adapter(model: PeftModel, config: BALoraConfig) -> PeftModel:
     check_adapter(model, anchored=True)
     for _, layer in lora_layers(model):
         attach(layer, adapter, config)
-    model.__class__ = _anchored_class(type(model))
+    cls: Any = type(model)
+    model.__class__ = _anchored_class(cls)
     return model
 
 
@@ -156,7 +157,7 @@ class _AnchoredMixin:
 
 
 @lru_cache
-def _anchored_class(cls: type[PeftModel]) -> type[PeftModel]:
+def _anchored_class(cls: Any) -> type[PeftModel]:
     return type(f"Anchored{cls.__name__}", (_AnchoredMixin, cls), {"__doc__": cls.__doc__})
 
 

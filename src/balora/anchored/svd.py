@@ -35,7 +35,7 @@ def principal_components(weight: Tensor, rank: int, config: BALoraConfig) -> Pri
     Args:
         weight: Shape ``(O, I)``; computed in float32, in float64 for float64 weights.
         rank: From 1 to ``min(O, I)``.
-        config: ``pissa_svd`` picks the method; the other ``pissa_*`` fields tune the randomised one.
+        config: ``pissa_svd`` picks the method; other ``pissa_*`` fields tune the randomised one.
 
     Raises:
         ValueError: If ``rank`` is not in that range or ``weight`` holds a NaN or an infinity.
@@ -97,4 +97,5 @@ def _exact(weight: Tensor, rank: int) -> PrincipalComponents:
 
 
 def _orthonormal(matrix: Tensor) -> Tensor:
-    return torch.linalg.qr(matrix).Q
+    q: Tensor = torch.linalg.qr(matrix).Q
+    return q

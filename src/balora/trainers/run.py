@@ -187,8 +187,8 @@ def _setting_named(error: ValueError, recipe: Recipe) -> str:
     message = _first_line(error)
     if "arget modules" in message:
         return (
-            f"`lora_target_modules` {recipe.adapter.lora_target_modules!r} match no linear layer of "
-            f"{recipe.model.model_name_or_path!r}. Use `all-linear` or names such as `q_proj`."
+            f"`lora_target_modules` {recipe.adapter.lora_target_modules!r} match no linear layer "
+            f"of {recipe.model.model_name_or_path!r}. Use `all-linear` or names such as `q_proj`."
         )
     return message
 

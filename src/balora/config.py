@@ -1,0 +1,394 @@
+"""The settings of a run, one dataclass per part of a recipe. Standard library only.
+
+Each field carries one sentence below it. It is the only description: `describe` reads it from here
+for the command line's help. Each class checks itself and lists every problem at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+import typing
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal, NamedTuple
+
+from balora.errors import ConfigError
+from balora.field_types import field_problems, suggestion, type_words
+
+AdapterInit = Literal["pissa", "lora"]
+PissaSvd = Literal["randomized", "exact"]
+SvdDenominator = Literal["nuclear", "frobenius"]
+Schedule = Literal["constant", "iclr2026"]
+Method = Literal["full", "lora", "pissa", "balora"]
+Preset = Literal["paper", "iclr2026"]
+Task = Literal["nlg", "nlu"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+OverlongRows = Literal["error", "drop"]
+
+COEFFICIENTS = ("consistency_coef", "diversity_coef", "svd_coef")
+PISSA_FIELDS = ("pissa_svd", "pissa_oversampling", "pissa_power_iterations", "pissa_seed")
+
+_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    # Bias-Aware Low-Rank Adaptation, Eq. 13 (nlg) and Eq. 9 (nlu)
+    ("paper", "nlg"): {
+        "consistency_coef": 1e-4,
+        "diversity_coef": 3e-4,
+        "svd_coef": 1e-4,
+        "svd_k": 0.3,
+    },
+    ("paper", "nlu"): {
+        "consistency_coef": 1e-4,
+        "diversity_coef": 4e-4,
+        "svd_coef": 1e-4,
+        "svd_k": 0.3,
+    },
+    # the training script that the authors published with the ICLR 2026 version
+    ("iclr2026", "nlg"): {
+        "consistency_coef": 0.025,
+        "diversity_coef": 0.005,
+        "svd_coef": 0.005,
+        "temperature": 2.0,
+        "entropy_top_k": 20,
+        "svd_k": 10,
+        "svd_denominator": "frobenius",
+        "schedule": "iclr2026",
+    },
+}
+
+
+def _refuse(part: str, problems: list[str]) -> None:
+    if problems:
+        raise ConfigError(f"{part}: " + "; ".join(problems) + ".")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BALoraConfig:
+    """The start of the adapter and the three terms added to the task loss.
+
+    The defaults are the preset ``paper`` for text generation (task ``nlg``).
+
+    Raises:
+        ConfigError: If a value has the wrong type or cannot work; all problems in one message.
+    """
+
+    adapter_init: AdapterInit = "pissa"
+    """Where the adapter starts: from each weight's leading singular directions, or as plain LoRA."""
+
+    pissa_svd: PissaSvd = "randomized"
+    """How the singular directions are found: a seeded randomised SVD, or the exact one."""
+
+    pissa_oversampling: int = 16
+    """Directions the randomised SVD carries beyond the rank; more is closer to the exact one."""
+
+    pissa_power_iterations: int = 8
+    """Power iterations of the randomised SVD; more is closer to the exact one."""
+
+    pissa_seed: int = 0
+    """Seed of the randomised SVD, independent of the seed of the run."""
+
+    consistency_coef: float = 1e-4
+    """Multiplies the consistency term (drift from the pre-trained model); 0 runs no reference."""
+
+    diversity_coef: float = 3e-4
+    """Multiplies the diversity term (collapse onto few answers); 0 switches it off."""
+
+    svd_coef: float = 1e-4
+    """Multiplies the SVD term (share of the leading singular values); 0 switches it off."""
+
+    temperature: float = 1.0
+    """Softmax temperature T of the consistency term, which carries the factor T^2."""
+
+    entropy_top_k: int | None = None
+    """Take the entropy over the K likeliest tokens only, renormalised; null takes them all."""
+
+    svd_k: int | float = 0.3
+    """Leading singular values to reward: a whole number counts them, 0.3 is the first 30%."""
+
+    svd_variance_coef: float = 0.0
+    """Multiplies the variance of the leading singular values inside the SVD term (Eq. 12, alpha)."""
+
+    svd_denominator: SvdDenominator = "nuclear"
+    """What the leading singular values are divided by: the sum of all, or the Frobenius norm."""
+
+    svd_max_tokens: int = 1024
+    """At most this many evenly spaced tokens of a batch enter the SVD term."""
+
+    schedule: Schedule = "constant"
+    """How the coefficients move over the run: not at all, or as in the ICLR 2026 code."""
+
+    def __post_init__(self) -> None:
+        _refuse("objective", field_problems(self) or self._range_problems())
+
+    def _range_problems(self) -> list[str]:
+        at_least = dict.fromkeys((*COEFFICIENTS, "svd_variance_coef"), 0)
+        at_least |= {"pissa_oversampling": 0, "pissa_power_iterations": 0, "pissa_seed": 0}
+        at_least |= {"svd_max_tokens": 1, "entropy_top_k": 1}
+        problems = [
+            f"`{name}` must be {least} or greater, got {value}"
+            for name, least in at_least.items()
+            if (value := getattr(self, name)) is not None and not value >= least
+        ]
+        if not self.temperature > 0:
+            problems.append(f"`temperature` must be greater than 0, got {self.temperature}")
+        if isinstance(self.svd_k, float) and not 0 < self.svd_k <= 1:
+            problems.append(
+                f"`svd_k` is the fraction {self.svd_k}, which must lie in (0, 1]; "
+                "write a whole number to count singular values"
+            )
+        elif isinstance(self.svd_k, int) and self.svd_k < 1:
+            problems.append(f"`svd_k` must be 1 or greater, got {self.svd_k}")
+        if self.adapter_init == "lora":
+            problems += [
+                f"`{field.name}` is {getattr(self, field.name)}, but `adapter_init` is lora and "
+                "runs no SVD; leave it out or set `adapter_init` to pissa"
+                for field in fields(self)
+                if field.name in PISSA_FIELDS and getattr(self, field.name) != field.default
+            ]
+        return problems
+
+    @property
+    def needs_reference(self) -> bool:
+        """True when the pre-trained model's outputs are needed in every step."""
+        return self.consistency_coef > 0
+
+    @classmethod
+    def preset(cls, name: str, task: str = "nlg", **overrides: Any) -> BALoraConfig:
+        """Return the published numbers `name` for a `task`, with single fields replaced.
+
+        Args:
+            name: ``paper`` (arXiv 2408.04556, Eq. 9 and 13) or ``iclr2026`` (the authors' script).
+            task: ``nlg`` (text generation) or ``nlu`` (classification and regression).
+            **overrides: Fields of this class that replace the preset's.
+
+        Raises:
+            ConfigError: If there is no such preset for the task, or a value cannot work.
+        """
+        names, tasks = typing.get_args(Preset), typing.get_args(Task)
+        if name not in names or task not in tasks:
+            wrong, known = (name, names) if name not in names else (task, tasks)
+            what = "preset" if name not in names else "task"
+            raise ConfigError(
+                f"`{what}` must be one of {', '.join(known)}, got `{wrong}`"
+                f"{suggestion(str(wrong), known)}."
+            )
+        if (name, task) not in _PRESETS:
+            raise ConfigError(
+                f"`preset` is {name}, which has numbers for text generation (nlg) only; "
+                f"use `paper` for the task {task}."
+            )
+        return cls(**{**_PRESETS[name, task], **overrides})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Which model to start from, and how to load it."""
+
+    model_name_or_path: str
+    """The causal language model to fine-tune: a Hugging Face hub id or a local folder."""
+
+    model_revision: str = "main"
+    """Branch, tag or commit of the model on the hub."""
+
+    dtype: Dtype = "float32"
+    """Type the weights are loaded in; auto takes the checkpoint's own, the paper uses float32."""
+
+    attn_implementation: str | None = None
+    """Attention kernel for transformers, such as sdpa or flash_attention_2; null lets it choose."""
+
+    def __post_init__(self) -> None:
+        problems = field_problems(self)
+        if not problems:
+            problems = _empty(self, "model_name_or_path", "model_revision", "attn_implementation")
+        _refuse("model", problems)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterConfig:
+    """The method by name, and the low-rank adapter."""
+
+    method: Method = "balora"
+    """What is trained: all weights, LoRA, PiSSA, or PiSSA with the three terms (balora)."""
+
+    preset: Preset | None = None
+    """Published numbers for the terms of method balora; null means paper."""
+
+    lora_r: int = 128
+    """Rank r of the adapter, at most the smaller side of every adapted matrix."""
+
+    lora_alpha: int = 128
+    """Scale of the adapter: its output is multiplied by alpha / r."""
+
+    lora_target_modules: str | list[str] = "all-linear"
+    """Layers to adapt: all-linear, a list of name endings, or a regular expression."""
+
+    lora_dropout: float = 0.0
+    """Dropout before the adapter, for method lora only."""
+
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(r) instead of alpha / r."""
+
+    def __post_init__(self) -> None:
+        _refuse("adapter", field_problems(self) or self._range_problems())
+
+    def _range_problems(self) -> list[str]:
+        problems = [
+            f"`{name}` must be 1 or greater, got {getattr(self, name)}"
+            for name in ("lora_r", "lora_alpha")
+            if getattr(self, name) < 1
+        ]
+        if not 0 <= self.lora_dropout < 1:
+            problems.append(f"`lora_dropout` must lie in [0, 1), got {self.lora_dropout}")
+        elif self.lora_dropout > 0 and self.method != "lora":
+            problems.append(
+                f"`lora_dropout` is {self.lora_dropout}, but method {self.method} has no dropout "
+                "on the adapter: the start would no longer equal the pre-trained model; set it to 0"
+            )
+        if self.preset is not None and self.method != "balora":
+            problems.append(
+                f"`preset` is {self.preset}, but it only acts with method balora, and `method` is "
+                f"{self.method}; leave `preset` out"
+            )
+        targets = self.lora_target_modules
+        names = targets if isinstance(targets, list) else [targets]
+        if not names or not all(name.strip() for name in names):
+            problems.append("`lora_target_modules` is empty; write all-linear or a list of names")
+        return problems
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which rows to train on, and how a row becomes a prompt and a response."""
+
+    dataset_name: str
+    """A Hugging Face hub id, a local .jsonl, .json, .csv or .parquet file, or a folder of them."""
+
+    dataset_config: str | None = None
+    """Configuration (subset) of a data set on the hub."""
+
+    dataset_train_split: str = "train"
+    """Rows to train on, such as train, train[:100000] or train[10%:]."""
+
+    eval_dataset_name: str | None = None
+    """Another data set to evaluate on, named like `dataset_name`; null takes the same one."""
+
+    dataset_test_split: str | None = None
+    """Rows to evaluate on; null with no `eval_dataset_name` means no evaluation."""
+
+    prompt_column: str | None = None
+    """Column with the instruction, where its name is not one of the usual ones."""
+
+    input_column: str | None = None
+    """Column with an optional input to the instruction; needs `prompt_column`."""
+
+    response_column: str | None = None
+    """Column with the response, where its name is not one of the usual ones."""
+
+    prompt_template: str | None = None
+    """Text with {instruction} and optionally {input}, or alpaca, or none; null picks by columns."""
+
+    overlong_rows: OverlongRows = "error"
+    """What to do with rows whose response is cut off entirely by `max_length`: error or drop."""
+
+    def __post_init__(self) -> None:
+        problems = field_problems(self)
+        if not problems:
+            problems = _empty(self, *(field.name for field in fields(self)))
+        if not problems:
+            problems = self._column_problems() + self._template_problems()
+        _refuse("data", problems)
+
+    def _column_problems(self) -> list[str]:
+        problems = []
+        for one, other in (
+            ("prompt_column", "response_column"),
+            ("response_column", "prompt_column"),
+            ("input_column", "prompt_column"),
+        ):
+            if getattr(self, one) is not None and getattr(self, other) is None:
+                problems.append(f"`{one}` is {getattr(self, one)}, so `{other}` must be set too")
+        return problems
+
+    def _template_problems(self) -> list[str]:
+        text = self.prompt_template
+        if text is None or text == "alpaca":
+            return []
+        if text != "none" and "{instruction}" not in text:
+            hint = suggestion(text, ("alpaca", "none"))
+            return [
+                f"`prompt_template` is `{text}`, which holds no {{instruction}}{hint}; write "
+                "alpaca, none or a text with {instruction} in it"
+            ]
+        if text.endswith((" ", "\t")):
+            return [
+                "`prompt_template` ends in a space, which tokenizers merge with the first word of "
+                "the response; leave the space out, the response then starts with one"
+            ]
+        if self.input_column is not None and "{input}" not in text:
+            return [
+                f"`input_column` is {self.input_column}, but `prompt_template` has no {{input}}; "
+                "add {input} to it or leave `input_column` out"
+            ]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """What the command does with an existing output, and whether it trains at all."""
+
+    overwrite: bool = False
+    """Replace what is in `output_dir`; without it an output that is not empty is refused."""
+
+    dry_run: bool = False
+    """Check the recipe, the data and the model, say what would be done, and stop."""
+
+    def __post_init__(self) -> None:
+        _refuse("run", field_problems(self))
+
+
+def _empty(config: Any, *names: str) -> list[str]:
+    return [
+        f"`{name}` is empty"
+        for name in names
+        if isinstance(value := getattr(config, name), str) and not value.strip()
+    ]
+
+
+class FieldDescription(NamedTuple):
+    """One field as the help shows it; ``default`` is `dataclasses.MISSING` when it is required."""
+
+    name: str
+    type: str
+    default: Any
+    sentence: str
+
+    @property
+    def required(self) -> bool:
+        """True when the field has no default."""
+        return self.default is MISSING
+
+
+def describe(config_class: type) -> list[FieldDescription]:
+    """Return name, type in words, default and sentence of every field, in source order.
+
+    The sentence is the string below the field in the source of `config_class`; a field without
+    one gets the empty string, and a test demands that there is none.
+    """
+    source = textwrap.dedent(inspect.getsource(config_class))
+    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
+    sentences = {
+        field.target.id: " ".join(below.value.value.split())
+        for field, below in zip(body, body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+    }
+    hints = typing.get_type_hints(config_class)
+    return [
+        FieldDescription(
+            field.name, type_words(hints[field.name]), field.default, sentences.get(field.name, "")
+        )
+        for field in fields(config_class)
+    ]

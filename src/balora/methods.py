@@ -1,0 +1,140 @@
+"""What a method's name stands for: the start of the adapter and the coefficients of the terms.
+
+``full`` has no adapter and no terms, ``lora`` and ``pissa`` are adapters without terms, ``balora``
+is PiSSA with the terms of its preset. A field that is given explicitly replaces what the name
+stands for, so PiSSA with one term is legal; a field that is given and cannot act is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from balora.config import COEFFICIENTS, PISSA_FIELDS, AdapterConfig, BALoraConfig, _refuse
+from balora.errors import ConfigError
+
+_OFF = dict.fromkeys(COEFFICIENTS, 0.0)
+_FIELDS_OF_TERM = {
+    "consistency_coef": ("temperature",),
+    "diversity_coef": ("entropy_top_k",),
+    "svd_coef": ("svd_k", "svd_variance_coef", "svd_denominator", "svd_max_tokens"),
+}
+
+
+class Resolved(NamedTuple):
+    """The adapter and the objective that a set of explicitly given fields stands for."""
+
+    adapter: AdapterConfig
+    objective: BALoraConfig
+
+
+def resolve(given: Mapping[str, Any], *, task: str = "nlg") -> Resolved:
+    """Return adapter and objective for the explicitly `given` fields of both dataclasses.
+
+    Args:
+        given: Values by field name of `AdapterConfig` and `BALoraConfig`; only the fields that
+            the user set, because a field that was set and cannot act is refused.
+        task: ``nlg`` or ``nlu``, for the numbers of the preset.
+
+    Raises:
+        ConfigError: If a value is wrong or cannot act; all problems of one kind in one message.
+    """
+    adapter_names = {field.name for field in fields(AdapterConfig)}
+    adapter = AdapterConfig(**{k: v for k, v in given.items() if k in adapter_names})
+    own = {k: v for k, v in given.items() if k not in adapter_names}
+    problems = method_problems(adapter.method, given)
+    if adapter.method == "balora":
+        objective = BALoraConfig.preset(adapter.preset or "paper", task, **own)
+    else:
+        init = "lora" if adapter.method == "lora" else "pissa"
+        objective = BALoraConfig(**{**_OFF, "adapter_init": init, **own})
+    problems += inert_problems(adapter, objective, given)
+    _refuse(f"method {adapter.method}", problems)
+    return Resolved(adapter, objective)
+
+
+def method_problems(method: str, given: Mapping[str, Any]) -> list[str]:
+    """Return what `full` cannot have: anything of an adapter, and a reference model."""
+    if method != "full":
+        return []
+    of_adapter = [
+        name
+        for name in given
+        if name.startswith("lora_") or name in ("use_rslora", "adapter_init", *PISSA_FIELDS)
+    ]
+    problems = [
+        f"`{name}` is {given[name]}, but full fine-tuning has no adapter; leave it out or choose "
+        "`method` lora, pissa or balora"
+        for name in of_adapter
+    ]
+    if given.get("consistency_coef", 0) > 0:
+        problems.append(
+            f"`consistency_coef` is {given['consistency_coef']}, but full fine-tuning would need a "
+            "second copy of the model as reference; set it to 0 or choose another `method`"
+        )
+    return problems
+
+
+def inert_problems(
+    adapter: AdapterConfig, objective: BALoraConfig, given: Mapping[str, Any]
+) -> list[str]:
+    """Return one half sentence per given field that the other settings keep from acting."""
+    problems = []
+    if adapter.method != "full":
+        problems += _pissa_problems(objective, given)
+        if adapter.lora_dropout > 0 and objective.adapter_init == "pissa":
+            problems.append(
+                f"`lora_dropout` is {adapter.lora_dropout}, but the start from singular directions "
+                "(`adapter_init` pissa) has no dropout; set it to 0"
+            )
+    for coefficient, names in _FIELDS_OF_TERM.items():
+        if getattr(objective, coefficient) == 0:
+            problems += [
+                f"`{name}` is {given[name]}, but `{coefficient}` is 0 and so it cannot act; "
+                f"leave it out or set `{coefficient}`"
+                for name in names
+                if given.get(name) is not None
+            ]
+    if "schedule" in given and not any(getattr(objective, name) for name in COEFFICIENTS):
+        problems.append(
+            f"`schedule` is {given['schedule']}, but every coefficient is 0; leave it out"
+        )
+    return problems
+
+
+def _pissa_problems(objective: BALoraConfig, given: Mapping[str, Any]) -> list[str]:
+    problems = []
+    if objective.adapter_init == "lora":
+        problems += [
+            f"`{name}` is {given[name]}, but `adapter_init` is lora and runs no SVD; leave it out"
+            for name in PISSA_FIELDS
+            if name in given
+        ]
+    elif objective.pissa_svd == "exact":
+        problems += [
+            f"`{name}` is {given[name]}, but `pissa_svd` is exact and has no such setting; "
+            "leave it out"
+            for name in PISSA_FIELDS[1:]
+            if name in given
+        ]
+    return problems
+
+
+def acting_fields(resolved: Resolved) -> dict[str, Any]:
+    """Return the fields that may be written down: given again, they resolve to the same."""
+    adapter, objective = resolved
+    values = {
+        field.name: getattr(part, field.name) for part in resolved for field in fields(part)
+    }
+    if adapter.preset is None:
+        del values["preset"]
+    return {
+        name: value
+        for name, value in values.items()
+        if not method_problems(adapter.method, {name: value})
+        and not inert_problems(adapter, objective, {name: value})
+    }
+
+
+__all__ = ["ConfigError", "Resolved", "acting_fields", "resolve"]
