@@ -227,7 +227,8 @@ def _column_blocks(matrix: Tensor) -> Iterator[slice]:
 def _eigh_descending(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues, largest first, and their vectors as columns; NaN for a non-finite Gram.
 
-    ``eigh`` raises on NaN, which would end a run that a loss scaler (fp16) is about to rescue.
+    There ``eigh`` alone raises, or gives partly finite values, depending on the size; a run that a
+    loss scaler (fp16) is about to rescue must see NaN.
     """
     if not bool(gram.isfinite().all()):
         return torch.full_like(gram[0], torch.nan), torch.full_like(gram, torch.nan)
