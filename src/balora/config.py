@@ -6,15 +6,22 @@ for the command line's help. Each class checks itself and lists every problem at
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
 import typing
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from balora.errors import ConfigError
-from balora.field_types import field_problems, suggestion, type_words
+from balora.field_types import FieldDescription, describe, field_problems, suggestion
+
+__all__ = [
+    "AdapterConfig",
+    "BALoraConfig",
+    "DataConfig",
+    "FieldDescription",
+    "ModelConfig",
+    "RunConfig",
+    "describe",
+]
 
 AdapterInit = Literal["pissa", "lora"]
 PissaSvd = Literal["randomized", "exact"]
@@ -57,7 +64,8 @@ _PRESETS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
-def _refuse(part: str, problems: list[str]) -> None:
+def refuse(part: str, problems: list[str]) -> None:
+    """Raise one ConfigError that lists every problem of a part of the recipe, if there is any."""
     if problems:
         raise ConfigError(f"{part}: " + "; ".join(problems) + ".")
 
@@ -73,7 +81,7 @@ class BALoraConfig:
     """
 
     adapter_init: AdapterInit = "pissa"
-    """Where the adapter starts: from each weight's leading singular directions, or as plain LoRA."""
+    """Where the adapter starts: at each weight's leading singular directions, or as plain LoRA."""
 
     pissa_svd: PissaSvd = "randomized"
     """How the singular directions are found: a seeded randomised SVD, or the exact one."""
@@ -106,7 +114,7 @@ class BALoraConfig:
     """Leading singular values to reward: a whole number counts them, 0.3 is the first 30%."""
 
     svd_variance_coef: float = 0.0
-    """Multiplies the variance of the leading singular values inside the SVD term (Eq. 12, alpha)."""
+    """Multiplies the variance of the leading singular values in the SVD term (Eq. 12, alpha)."""
 
     svd_denominator: SvdDenominator = "nuclear"
     """What the leading singular values are divided by: the sum of all, or the Frobenius norm."""
@@ -118,7 +126,7 @@ class BALoraConfig:
     """How the coefficients move over the run: not at all, or as in the ICLR 2026 code."""
 
     def __post_init__(self) -> None:
-        _refuse("objective", field_problems(self) or self._range_problems())
+        refuse("objective", field_problems(self) or self._range_problems())
 
     def _range_problems(self) -> list[str]:
         at_least = dict.fromkeys((*COEFFICIENTS, "svd_variance_coef"), 0)
@@ -200,7 +208,7 @@ class ModelConfig:
         problems = field_problems(self)
         if not problems:
             problems = _empty(self, "model_name_or_path", "model_revision", "attn_implementation")
-        _refuse("model", problems)
+        refuse("model", problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,7 +237,7 @@ class AdapterConfig:
     """Scale by alpha / sqrt(r) instead of alpha / r."""
 
     def __post_init__(self) -> None:
-        _refuse("adapter", field_problems(self) or self._range_problems())
+        refuse("adapter", field_problems(self) or self._range_problems())
 
     def _range_problems(self) -> list[str]:
         problems = [
@@ -296,7 +304,7 @@ class DataConfig:
             problems = _empty(self, *(field.name for field in fields(self)))
         if not problems:
             problems = self._column_problems() + self._template_problems()
-        _refuse("data", problems)
+        refuse("data", problems)
 
     def _column_problems(self) -> list[str]:
         problems = []
@@ -343,7 +351,7 @@ class RunConfig:
     """Check the recipe, the data and the model, say what would be done, and stop."""
 
     def __post_init__(self) -> None:
-        _refuse("run", field_problems(self))
+        refuse("run", field_problems(self))
 
 
 def _empty(config: Any, *names: str) -> list[str]:
@@ -351,44 +359,4 @@ def _empty(config: Any, *names: str) -> list[str]:
         f"`{name}` is empty"
         for name in names
         if isinstance(value := getattr(config, name), str) and not value.strip()
-    ]
-
-
-class FieldDescription(NamedTuple):
-    """One field as the help shows it; ``default`` is `dataclasses.MISSING` when it is required."""
-
-    name: str
-    type: str
-    default: Any
-    sentence: str
-
-    @property
-    def required(self) -> bool:
-        """True when the field has no default."""
-        return self.default is MISSING
-
-
-def describe(config_class: type) -> list[FieldDescription]:
-    """Return name, type in words, default and sentence of every field, in source order.
-
-    The sentence is the string below the field in the source of `config_class`; a field without
-    one gets the empty string, and a test demands that there is none.
-    """
-    source = textwrap.dedent(inspect.getsource(config_class))
-    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
-    sentences = {
-        field.target.id: " ".join(below.value.value.split())
-        for field, below in zip(body, body[1:], strict=False)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(below, ast.Expr)
-        and isinstance(below.value, ast.Constant)
-        and isinstance(below.value.value, str)
-    }
-    hints = typing.get_type_hints(config_class)
-    return [
-        FieldDescription(
-            field.name, type_words(hints[field.name]), field.default, sentences.get(field.name, "")
-        )
-        for field in fields(config_class)
     ]

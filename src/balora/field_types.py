@@ -1,4 +1,6 @@
-"""Does a value have the type that a dataclass field declares? Standard library only.
+"""The fields of a dataclass: do the values have the declared types, and what do they mean?
+
+Standard library only.
 
 `bool` is never a number here, `int` is accepted where `float` is declared, and a `float` must be
 finite: `learning_rate: true` and `svd_k: .nan` are mistakes, not values.
@@ -6,14 +8,18 @@ finite: `learning_rate: true` and `svd_k: .nan` are mistakes, not values.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import enum
+import inspect
+import itertools
 import math
+import textwrap
 import types
 import typing
 from collections.abc import Iterable
-from typing import Any, Literal, Union
+from typing import Any, Literal, NamedTuple, Union
 
 _WORDS = {
     int: "a whole number",
@@ -80,10 +86,11 @@ def type_words(annotation: Any) -> str:
     """Say a type in words: ``int | None`` is "a whole number or null"."""
     named = choices(annotation)
     if named:
-        words = ["one of " + ", ".join(f"`{name}`" for name in named)]
+        words = [choice_words(named)]
         rest = [m for m in members(annotation) if m is type(None)]
     else:
-        words, rest = [], list(members(annotation))
+        words = []
+        rest = [m for m in members(annotation) if not (m is int and accepts(annotation, float))]
     for member in rest:
         if member in _WORDS:
             words.append(_WORDS[member])
@@ -92,6 +99,12 @@ def type_words(annotation: Any) -> str:
         elif (typing.get_origin(member) or member) is dict:
             words.append("a mapping")
     return " or ".join(words) or "left out of a recipe"
+
+
+def choice_words(names: tuple[str, ...]) -> str:
+    """Say which texts are allowed; of a long list only its length and the first few."""
+    shown = ", ".join(f"`{name}`" for name in names[:12])
+    return f"one of {shown}" if len(names) <= 12 else f"one of {len(names)} names ({shown}, ...)"
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -132,4 +145,42 @@ def field_problems(config: Any) -> list[str]:
         f"`{field.name}` {problem}"
         for field in dataclasses.fields(config)
         if (problem := type_problem(getattr(config, field.name), hints[field.name])) is not None
+    ]
+
+
+class FieldDescription(NamedTuple):
+    """One field as the help shows it; ``default`` is the text "required" where there is none."""
+
+    name: str
+    type: str
+    default: Any
+    sentence: str
+
+
+def describe(config_class: type) -> list[FieldDescription]:
+    """Return name, type in words, default and sentence of every field, in source order.
+
+    The sentence is the string below the field in the source of `config_class`; a field without
+    one gets the empty string, and a test demands that there is none.
+    """
+    source = textwrap.dedent(inspect.getsource(config_class))
+    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
+    sentences = {
+        field.target.id: " ".join(below.value.value.split())
+        for field, below in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+    }
+    hints = typing.get_type_hints(config_class)
+    return [
+        FieldDescription(
+            field.name,
+            type_words(hints[field.name]),
+            "required" if field.default is dataclasses.MISSING else field.default,
+            sentences.get(field.name, ""),
+        )
+        for field in dataclasses.fields(config_class)
     ]

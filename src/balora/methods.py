@@ -7,12 +7,14 @@ stands for, so PiSSA with one term is legal; a field that is given and cannot ac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from balora.config import COEFFICIENTS, PISSA_FIELDS, AdapterConfig, BALoraConfig, _refuse
+from balora.config import COEFFICIENTS, PISSA_FIELDS, AdapterConfig, BALoraConfig
 from balora.errors import ConfigError
+
+T = TypeVar("T")
 
 _OFF = dict.fromkeys(COEFFICIENTS, 0.0)
 _FIELDS_OF_TERM = {
@@ -38,25 +40,44 @@ def resolve(given: Mapping[str, Any], *, task: str = "nlg") -> Resolved:
         task: ``nlg`` or ``nlu``, for the numbers of the preset.
 
     Raises:
-        ConfigError: If a value is wrong or cannot act; all problems of one kind in one message.
+        ConfigError: If a value is wrong or cannot act; all problems in one message.
     """
     adapter_names = {field.name for field in fields(AdapterConfig)}
-    adapter = AdapterConfig(**{k: v for k, v in given.items() if k in adapter_names})
-    own = {k: v for k, v in given.items() if k not in adapter_names}
-    problems = method_problems(adapter.method, given)
-    if adapter.method == "balora":
-        objective = BALoraConfig.preset(adapter.preset or "paper", task, **own)
-    else:
-        init = "lora" if adapter.method == "lora" else "pissa"
-        objective = BALoraConfig(**{**_OFF, "adapter_init": init, **own})
-    problems += inert_problems(adapter, objective, given)
-    _refuse(f"method {adapter.method}", problems)
+    own = {name: value for name, value in given.items() if name not in adapter_names}
+    of_adapter = {name: value for name, value in given.items() if name in adapter_names}
+    errors: list[str] = []
+    adapter = attempt(errors, lambda: AdapterConfig(**of_adapter))
+    objective = attempt(errors, lambda: _objective(given, own, task))
+    problems = method_problems(given)
+    if adapter is not None and objective is not None:
+        problems += inert_problems(adapter, objective, given)
+    if problems:
+        errors.append(f"method {given.get('method', 'balora')}: " + "; ".join(problems) + ".")
+    if adapter is None or objective is None or errors:
+        raise ConfigError(" ".join(errors))
     return Resolved(adapter, objective)
 
 
-def method_problems(method: str, given: Mapping[str, Any]) -> list[str]:
+def attempt(errors: list[str], build: Callable[[], T]) -> T | None:
+    """Return what `build` returns; on a ConfigError add its message to `errors`, return None."""
+    try:
+        return build()
+    except ConfigError as error:
+        errors.append(str(error))
+        return None
+
+
+def _objective(given: Mapping[str, Any], own: Mapping[str, Any], task: str) -> BALoraConfig:
+    method, preset = given.get("method", "balora"), given.get("preset")
+    if method == "balora":
+        return BALoraConfig.preset(preset or "paper", task, **own)
+    init = "lora" if method == "lora" else "pissa"
+    return BALoraConfig(**{**_OFF, "adapter_init": init, **own})
+
+
+def method_problems(given: Mapping[str, Any]) -> list[str]:
     """Return what `full` cannot have: anything of an adapter, and a reference model."""
-    if method != "full":
+    if given.get("method") != "full":
         return []
     of_adapter = [
         name
@@ -64,13 +85,14 @@ def method_problems(method: str, given: Mapping[str, Any]) -> list[str]:
         if name.startswith("lora_") or name in ("use_rslora", "adapter_init", *PISSA_FIELDS)
     ]
     problems = [
-        f"`{name}` is {given[name]}, but full fine-tuning has no adapter; leave it out or choose "
+        f"`{name}` is {given[name]}, but full fine-tuning has no adapter; leave it out (`--{name} null`) or choose "
         "`method` lora, pissa or balora"
         for name in of_adapter
     ]
-    if given.get("consistency_coef", 0) > 0:
+    coefficient = given.get("consistency_coef", 0)
+    if isinstance(coefficient, int | float) and coefficient > 0:
         problems.append(
-            f"`consistency_coef` is {given['consistency_coef']}, but full fine-tuning would need a "
+            f"`consistency_coef` is {coefficient}, but full fine-tuning would need a "
             "second copy of the model as reference; set it to 0 or choose another `method`"
         )
     return problems
@@ -124,17 +146,12 @@ def _pissa_problems(objective: BALoraConfig, given: Mapping[str, Any]) -> list[s
 def acting_fields(resolved: Resolved) -> dict[str, Any]:
     """Return the fields that may be written down: given again, they resolve to the same."""
     adapter, objective = resolved
-    values = {
-        field.name: getattr(part, field.name) for part in resolved for field in fields(part)
-    }
+    values = {field.name: getattr(part, field.name) for part in resolved for field in fields(part)}
     if adapter.preset is None:
         del values["preset"]
     return {
         name: value
         for name, value in values.items()
-        if not method_problems(adapter.method, {name: value})
+        if not method_problems({"method": adapter.method, name: value})
         and not inert_problems(adapter, objective, {name: value})
     }
-
-
-__all__ = ["ConfigError", "Resolved", "acting_fields", "resolve"]

@@ -171,13 +171,12 @@ def _svd_term(hidden: Tensor, head: LMHead, config: BALoraConfig) -> Tensor:
     """Return the SVD term of the rows of all processes, on logits before any soft cap."""
     rows = gather_rows(hidden)
     rows = rows[evenly_spaced_rows(len(rows), config.svd_max_tokens).to(rows.device)]
-    logits = head.linear(rows)
     return nlg.svd_loss(
-        logits,
+        head.linear(rows),
         k=config.svd_k,
         variance_coef=config.svd_variance_coef,
         denominator=config.svd_denominator,
-        max_rank=min(*logits.shape, head.max_rank),
+        max_rank=head.max_rank,
     )
 
 

@@ -9,16 +9,13 @@ from torch import Tensor
 
 from balora.objective import Coefficients, LossTerms, TokenCounts
 
-_TERMS = LossTerms._fields
-_REGULARIZERS = LossTerms._fields[1:]
-
 
 class StepLog:
-    """Sums over the micro-steps since the last log row; no device sync before :meth:`pop`."""
+    """Sums over the micro-steps since the last log row; no device sync before a ``pop``."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._num_steps = 0.0
+        self._num_input_tokens: Tensor | None = None
 
     def add(
         self,
@@ -30,44 +27,60 @@ class StepLog:
         num_micro_steps: int,
     ) -> None:
         """Add one micro-step of an optimizer step of ``num_micro_steps``."""
-        values = {f"{k}_loss": v for k, v in terms._asdict().items() if v is not None}
+        share = 1 / num_micro_steps
+        values: dict[str, Any] = counts._asdict() | {"steps": share, "task_loss": terms.task}
         for name, coefficient in coefficients._asdict().items():
-            if f"{name}_loss" in values:
-                values[f"{name}_coef"] = coefficient * values[f"{name}_loss"]
-                values[f"{name}_coef_mean"] = torch.tensor(coefficient / num_micro_steps)
-        values |= counts._asdict() | {"num_input_tokens": num_input_tokens}
+            term = getattr(terms, name)
+            if term is not None:
+                values[f"{name}_loss"] = term
+                values[f"{name}_product"] = coefficient * term.detach().double()
+                values[f"{name}_coef"] = coefficient * share
+                values[f"{name}_steps"] = share
         for name, value in values.items():
-            value = value.detach().to(torch.float64)
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._num_steps += 1 / num_micro_steps
+            self._sums[name] = _sum(self._sums.get(name), value)
+        self._num_input_tokens = _sum(self._num_input_tokens, num_input_tokens)
+
+    def pop_num_input_tokens(self, accelerator: Any) -> int:
+        """Return the tokens that all processes read since the last call, padding left out."""
+        if self._num_input_tokens is None:
+            return 0
+        count = accelerator.reduce(self._num_input_tokens.to(accelerator.device), "sum")
+        self._num_input_tokens = None
+        return int(count)
 
     def pop(self, accelerator: Any) -> dict[str, float]:
         r"""Return the row and start a new one: means per optimizer step, over all processes.
 
-        ``loss = task_loss + sum of X_coef * X_loss`` holds in every row. Where a schedule moves
-        a coefficient within the row, ``X_coef`` is its mean weighted by the term,
-        :math:`\sum_t c_t L_t / \sum_t L_t`, so that the row still adds up.
+        ``loss = task_loss + sum of X_coef * X_loss`` holds in every row. ``X_loss`` is the mean
+        over the steps in which the term was on. Where a schedule moves a coefficient within the
+        row, ``X_coef`` is its mean weighted by the term, :math:`\sum_t c_t L_t / \sum_t L_t`, a
+        step without the term counting as 0, so that the row still adds up.
 
-        ``num_input_tokens`` is the sum over the row, not a mean. Empty without a micro-step.
+        Entropy and accuracy are means over the tokens. Empty without a micro-step.
         """
         if not self._sums:
             return {}
-        names, num_steps = list(self._sums), round(self._num_steps)
-        sums = torch.stack([self._sums[n].to(accelerator.device) for n in names])
+        names = list(self._sums)
+        sums = torch.stack([self._sums[name].to(accelerator.device) for name in names])
         mean = dict(zip(names, accelerator.reduce(sums, "mean").tolist(), strict=True))
-        self._sums, self._num_steps = {}, 0.0
-        row = {f"{name}_loss": mean[f"{name}_loss"] / num_steps for name in _present(mean, _TERMS)}
-        for name in _present(mean, _REGULARIZERS):
-            contribution, term = mean[f"{name}_coef"], mean[f"{name}_loss"]
-            row[f"{name}_coef"] = (
-                contribution / term if term else mean[f"{name}_coef_mean"] / num_steps
-            )
+        self._sums = {}
+        row = {"task_loss": mean["task_loss"] / mean["steps"]}
+        for name in Coefficients._fields:
+            if f"{name}_loss" in mean:
+                row |= _term_and_coefficient(name, mean)
         num_tokens = max(mean["num_tokens"], 1.0)
         row["entropy"] = mean["entropy"] / num_tokens
         row["mean_token_accuracy"] = mean["num_correct"] / num_tokens
-        row["num_input_tokens"] = mean["num_input_tokens"] * accelerator.num_processes
         return row
 
 
-def _present(values: dict[str, float], names: tuple[str, ...]) -> list[str]:
-    return [name for name in names if f"{name}_loss" in values]
+def _term_and_coefficient(name: str, sums: dict[str, float]) -> dict[str, float]:
+    term = sums[f"{name}_loss"] / sums[f"{name}_steps"]
+    # a term of exactly 0 (the consistency at the start) says nothing about its coefficient
+    weighted = sums[f"{name}_product"] / term if term else sums[f"{name}_coef"]
+    return {f"{name}_loss": term, f"{name}_coef": weighted / sums["steps"]}
+
+
+def _sum(total: Tensor | None, value: Tensor | float) -> Tensor:
+    value = torch.as_tensor(value, dtype=torch.float64).detach()
+    return value if total is None else total + value

@@ -1,0 +1,150 @@
+"""The values of a recipe: YAML from a file, text from the command line, one reading for both.
+
+YAML 1.1 reads ``no`` as false, ``2e-4`` as text, ``010`` as 8 and ``1:30`` as 90. A recipe is read
+by the rules of YAML 1.2 instead: only ``true`` and ``false`` are booleans, ``2e-4`` is a number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from balora.errors import ConfigError
+from balora.field_types import accepts, accepts_list, members, suggestion, type_problem
+
+_NULLS = ("null", "Null", "NULL", "~")
+_INT = re.compile(r"^[-+]?[0-9][0-9_]*$")
+_FLOAT = re.compile(
+    r"^[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+)
+_BOOL = re.compile(r"^(true|True|TRUE|false|False|FALSE)$")
+
+
+class _Loader(yaml.SafeLoader):
+    """`yaml.SafeLoader` with the scalars of YAML 1.2, and without duplicate keys."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict) or key in seen:
+                problem = f"`{key}` is given twice" if key in seen else "a key must be text"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _number(text: str) -> int | float:
+    plain = text.replace("_", "").lower()
+    return (
+        int(plain)
+        if _INT.match(text)
+        else float(plain.replace(".inf", "inf").replace(".nan", "nan"))
+    )
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOL, list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""]
+)
+for _tag in ("int", "float"):
+    _Loader.add_constructor(
+        f"tag:yaml.org,2002:{_tag}", lambda loader, node: _number(loader.construct_scalar(node))
+    )
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return the mapping of a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        ConfigError: If the file is missing or unreadable, is not YAML (with the line), gives a key
+            twice, or holds something else than a mapping with text keys.
+    """
+    text = _read_text(path)
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: {error.problem or error.context}.") from error
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not YAML: {reason}.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold `field: value` lines, got {type(content).__name__}.")
+    strange = [key for key in content if not isinstance(key, str)]
+    if strange:
+        raise ConfigError(f"{path}: `{strange[0]}` is no field name; write `field: value`.")
+    return content
+
+
+def _read_text(path: Path) -> str:
+    if path.is_dir():
+        raise ConfigError(f"`--config` {path} is a folder; name a YAML file in it.")
+    if not path.is_file():
+        there = [*path.parent.glob("*.yaml"), *path.parent.glob("*.yml")]
+        hint = suggestion(path.name, [file.name for file in there])
+        raise ConfigError(f"`--config` {path} does not exist{hint}.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}).") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def parse_text(text: str, annotation: Any, *, names: Collection[str] = ()) -> Any:
+    """Return the value that a command-line `text` stands for in a field of type `annotation`.
+
+    ``null`` and ``none`` are None, unless ``none`` is one of the field's own `names`. A text field
+    takes the text as it is; a list is ``[a,b]`` or ``a,b``; everything else is read as YAML. What
+    fits nothing is returned as it reads, and the type check refuses it.
+    """
+    if text in _NULLS or (text.lower() == "none" and "none" not in names):
+        return None
+    value = _scalar(text)
+    if accepts_list(annotation) and not isinstance(value, list):
+        only_lists = not accepts(annotation, str)
+        if only_lists or ("," in text and not text.lstrip().startswith("{")):
+            return [part.strip() for part in text.split(",")]
+    takes_text = any(isinstance(m, type) and issubclass(m, str) for m in members(annotation))
+    if takes_text and (isinstance(value, str) or type_problem(value, annotation) is not None):
+        return text
+    return value
+
+
+class _Dumper(yaml.SafeDumper):
+    """`yaml.SafeDumper` that quotes what YAML 1.1 or 1.2 would read as something else than text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+            *_Loader.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+    }
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def dump_mapping(mapping: Mapping[str, Any]) -> str:
+    """Return YAML that `read_mapping` reads back to an equal mapping, in the same order."""
+    return yaml.dump(dict(mapping), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return text

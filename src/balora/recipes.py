@@ -1,0 +1,231 @@
+"""A recipe: one flat YAML file, changed field by field from the command line, checked as a whole.
+
+Every key, type and choice is checked before anything is built, and all problems are listed in one
+`ConfigError`. The keys are the fields of balora's own dataclasses and of trl's `SFTConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from balora.config import AdapterConfig, BALoraConfig, DataConfig, ModelConfig, RunConfig
+from balora.errors import ConfigError
+from balora.field_types import accepts, choice_words, suggestion, type_problem
+from balora.methods import Resolved, acting_fields, attempt, resolve
+from balora.recipe_values import dump_mapping, parse_text, read_mapping
+from balora.training_args import training_arguments
+
+__all__ = ["Recipe", "load_recipe", "training_arguments"]
+
+_OWN = {
+    "model": ModelConfig,
+    "adapter": AdapterConfig,
+    "data": DataConfig,
+    "run": RunConfig,
+    "objective": BALoraConfig,
+}
+_REQUIRED = ("model_name_or_path", "dataset_name", "output_dir")
+_NONE_IS_A_NAME = ("prompt_template", "report_to")
+_NULL_IS_UNSET = ("preset", "report_to")
+_REPLACED_BY = {  # names that other tools or versions use for the same thing
+    "warmup_ratio": "warmup_steps",
+    "torch_dtype": "dtype",
+    "max_seq_length": "max_length",
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+    "model": "model_name_or_path",
+    "dataset": "dataset_name",
+    "rank": "lora_r",
+    "lora_rank": "lora_r",
+    "alpha": "lora_alpha",
+    "target_modules": "lora_target_modules",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A checked recipe: the settings of one run, by part."""
+
+    model: ModelConfig
+    adapter: AdapterConfig
+    data: DataConfig
+    run: RunConfig
+    objective: BALoraConfig
+    training: dict[str, Any]
+    source: Path | None = field(default=None, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the resolved flat recipe: every field that acts, with its value.
+
+        Loaded again, it gives an equal recipe. Fields that cannot act under the other settings are
+        left out, because a recipe that sets one is refused.
+        """
+        flat: dict[str, Any] = {}
+        for part in (self.model, self.data, self.run):
+            flat |= {k: v for k, v in dataclasses.asdict(part).items() if v is not None}
+        return flat | acting_fields(Resolved(self.adapter, self.objective)) | self.training
+
+    def to_yaml(self) -> str:
+        """Return `to_dict` as YAML, which `load_recipe` reads."""
+        return dump_mapping(self.to_dict())
+
+
+class _Known(NamedTuple):
+    part: str
+    annotation: Any
+    choices: tuple[str, ...]
+
+
+@cache
+def known_fields() -> dict[str, _Known]:
+    """Return every field of a recipe by name: balora's own, then those of trl's `SFTConfig`."""
+    from trl import SFTConfig
+
+    known = {}
+    for part, config_class in (*_OWN.items(), ("training", SFTConfig)):
+        hints = typing.get_type_hints(config_class)
+        for entry in fields(cast(Any, config_class)):
+            if entry.init:
+                choices = tuple(entry.metadata.get("choices") or ())
+                known[entry.name] = _Known(part, hints[entry.name], choices)
+    return known
+
+
+def load_recipe(path: Path | str | None, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """Read the recipe at `path`, replace single fields by `overrides`, and check everything.
+
+    Args:
+        path: A YAML file, or None when every field is given as an override.
+        overrides: Field names to the text given on the command line. ``null`` or ``none`` takes a
+            field out again that the file sets.
+
+    Raises:
+        ConfigError: One message with every problem: unknown keys, wrong types, values that are no
+            choice, missing fields, settings that cannot act or are refused.
+    """
+    source = None if path is None else Path(path)
+    from_file = read_mapping(source) if source else {}
+    known = known_fields()
+    from_user = {
+        name: parse_text(
+            text, known[name].annotation, names=("none",) if name in _NONE_IS_A_NAME else ()
+        )
+        if name in known
+        else text
+        for name, text in (overrides or {}).items()
+    }
+    if isinstance(resume := from_file.get("resume_from_checkpoint"), bool):
+        from_file["resume_from_checkpoint"] = str(resume).lower()  # transformers takes text here
+    labels = {**{name: name for name in from_file}, **{name: f"--{name}" for name in from_user}}
+    values = _without_unset({**from_file, **from_user}, from_user)
+    problems = [
+        problem for name, value in values.items() if (problem := _problem(name, value, labels))
+    ]
+    problems += _missing(values)
+    if problems:
+        where = f"{source}: " if source else ""
+        raise ConfigError(where + "; ".join(problems) + ".")
+    return _build(values, source)
+
+
+def _without_unset(values: dict[str, Any], from_user: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop the fields that the user took out again with ``--field null``."""
+    known = known_fields()
+    return {
+        name: value
+        for name, value in values.items()
+        if value is not None
+        or not (
+            name in _NULL_IS_UNSET
+            or (name in known and name in from_user and not _takes_null(known[name]))
+        )
+    }
+
+
+def _takes_null(entry: _Known) -> bool:
+    return accepts(entry.annotation, type(None))
+
+
+def _missing(values: Mapping[str, Any]) -> list[str]:
+    return [
+        f"`{name}` is missing: add it to the recipe or pass `--{name}`"
+        for name in _REQUIRED
+        if values.get(name) is None
+    ]
+
+
+def _problem(name: str, value: Any, labels: Mapping[str, str]) -> str | None:
+    """Return what is wrong with one key and its value, named as the user wrote it."""
+    known, label = known_fields(), labels[name]
+    if name not in known:
+        return _unknown(name, label)
+    entry = known[name]
+    if value is None and not _takes_null(entry):
+        return None if name in _REQUIRED else f"`{label}` is empty; give it a value or leave it out"
+    wrong_type = type_problem(value, entry.annotation)
+    if wrong_type:
+        return f"`{label}` {wrong_type}"
+    if entry.choices and value is not None and value not in entry.choices:
+        hint = suggestion(str(value), entry.choices)
+        return f"`{label}` must be {choice_words(entry.choices)}, got `{value}`{hint}"
+    return _refused(name, value, label)
+
+
+def _unknown(name: str, label: str) -> str:
+    if name == "compute_loss_func":
+        return f"`{label}` is refused: it would replace the objective; leave it out"
+    if name in _REPLACED_BY:
+        return f"`{label}` is no field of a recipe; it is called `{_REPLACED_BY[name]}` here"
+    return f"`{label}` is no field of a recipe{suggestion(name, known_fields())}"
+
+
+def _refused(name: str, value: Any, label: str) -> str | None:
+    """Refuse what replaces or bypasses the objective, and sizes below their least value."""
+    if name == "loss_type" and value == "dft":
+        return f"`{label}` is dft, which replaces the task loss; set it to nll"
+    if name == "label_smoothing_factor" and value > 0:
+        return f"`{label}` is {value}, which changes the task loss; set it to 0"
+    if name == "use_liger_kernel" and value:
+        return f"`{label}` is true, which replaces the model's loss; set it to false"
+    if name == "output_dir" and value is not None and not value.strip():
+        return f"`{label}` is empty; name a folder"
+    least = {
+        "per_device_train_batch_size": 1,
+        "per_device_eval_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "max_length": 1,
+        "num_train_epochs": 0,
+        "learning_rate": 0,
+        "weight_decay": 0,
+    }
+    if name in least and value is not None and value < least[name]:
+        return f"`{label}` must be {least[name]} or greater, got {value}"
+    return None
+
+
+def _build(values: Mapping[str, Any], source: Path | None) -> Recipe:
+    by_part: dict[str, dict[str, Any]] = {part: {} for part in (*_OWN, "training")}
+    for name, value in values.items():
+        by_part[known_fields()[name].part][name] = value
+    errors: list[str] = []
+    model = attempt(errors, lambda: ModelConfig(**by_part["model"]))
+    data = attempt(errors, lambda: DataConfig(**by_part["data"]))
+    run = attempt(errors, lambda: RunConfig(**by_part["run"]))
+    resolved = attempt(errors, lambda: resolve({**by_part["adapter"], **by_part["objective"]}))
+    if model is None or data is None or run is None or resolved is None:
+        raise ConfigError((f"{source}: " if source else "") + " ".join(errors))
+    return Recipe(
+        model=model,
+        adapter=resolved.adapter,
+        data=data,
+        run=run,
+        objective=resolved.objective,
+        training=by_part["training"],
+        source=source,
+    )

@@ -1,0 +1,98 @@
+"""A trainer of a tiny model on a few rows, for the tests of the trainers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PreTrainedModel
+from trl import SFTConfig, SFTTrainer
+
+from balora.config import BALoraConfig
+from balora.trainers import BALoraSFTTrainer
+from tiny_models import make_model, make_tokenizer
+
+OFF = {"consistency_coef": 0.0, "diversity_coef": 0.0, "svd_coef": 0.0}
+LARGE = {"consistency_coef": 0.7, "diversity_coef": 0.3, "svd_coef": 0.5}
+REGULARIZERS = ("consistency", "diversity", "svd")
+
+
+def make_rows(number: int = 8) -> Dataset:
+    """Return prompt/completion rows of clearly different lengths."""
+    rows = [
+        {"prompt": f"{i}+{i * 7 % 5}=", "completion": "abcdefghij"[: 1 + i * 3 % 7] + str(i)}
+        for i in range(number)
+    ]
+    return Dataset.from_list(rows)
+
+
+def sft_config(output_dir: Path, **settings: Any) -> SFTConfig:
+    """Return arguments for a few quick steps on the CPU, every step in the log."""
+    defaults: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "bf16": False,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "max_steps": 3,
+        "learning_rate": 0.02,
+        "lr_scheduler_type": "constant",
+        "per_device_train_batch_size": 4,
+    }
+    return SFTConfig(**(defaults | settings))
+
+
+def lora_config(**settings: Any) -> LoraConfig:
+    """Return a LoRA of rank 2 on every linear layer."""
+    defaults = {"task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": "all-linear"}
+    return LoraConfig(**(defaults | settings))
+
+
+def make_trainer(
+    output_dir: Path,
+    *,
+    model: PreTrainedModel | None = None,
+    objective: dict[str, Any] | None = None,
+    rows: Any = None,
+    options: dict[str, Any] | None = None,
+    **settings: Any,
+) -> BALoraSFTTrainer:
+    """Return a trainer of a tiny Llama; ``options`` go to it, ``settings`` to ``SFTConfig``."""
+    defaults: dict[str, Any] = {
+        "peft_config": lora_config(),
+        "processing_class": make_tokenizer(),
+        "train_dataset": make_rows() if rows is None else rows,
+    }
+    return BALoraSFTTrainer(
+        make_model("llama") if model is None else model,
+        sft_config(output_dir, **settings),
+        balora_config=BALoraConfig(**(objective or {})),
+        **(defaults | (options or {})),
+    )
+
+
+def make_plain_trainer(output_dir: Path, **settings: Any) -> SFTTrainer:
+    """Return trl's own trainer with the same model, rows and adapter."""
+    return SFTTrainer(
+        make_model("llama"),
+        sft_config(output_dir, **settings),
+        peft_config=lora_config(),
+        processing_class=make_tokenizer(),
+        train_dataset=make_rows(),
+    )
+
+
+def loss_rows(trainer: SFTTrainer) -> list[dict[str, float]]:
+    """Return the log rows that have a training loss."""
+    return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def recomposed(row: dict[str, float]) -> float:
+    """Return what the loss of a log row should be: the task loss plus coefficient times term."""
+    terms = [name for name in REGULARIZERS if f"{name}_loss" in row]
+    return row["task_loss"] + sum(row[f"{n}_coef"] * row[f"{n}_loss"] for n in terms)
