@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from balora.config import BALoraConfig
 from balora.trainers import BALoraSFTTrainer
 from tiny_models import make_model, make_tokenizer
 
+CHECKPOINTING = (
+    "activation_checkpointing"
+    if "activation_checkpointing" in SFTConfig.__dataclass_fields__
+    else "gradient_checkpointing"
+)
 OFF = {"consistency_coef": 0.0, "diversity_coef": 0.0, "svd_coef": 0.0}
 LARGE = {"consistency_coef": 0.7, "diversity_coef": 0.3, "svd_coef": 0.5}
 REGULARIZERS = ("consistency", "diversity", "svd")
@@ -34,7 +40,7 @@ def sft_config(output_dir: Path, **settings: Any) -> SFTConfig:
         "output_dir": str(output_dir),
         "bf16": False,
         "use_cpu": True,
-        "gradient_checkpointing": False,
+        CHECKPOINTING: False,
         "report_to": "none",
         "disable_tqdm": True,
         "logging_steps": 1,
@@ -57,7 +63,7 @@ def make_trainer(
     output_dir: Path,
     *,
     model: PreTrainedModel | None = None,
-    objective: dict[str, Any] | None = None,
+    objective: BALoraConfig | dict[str, Any] | None = None,
     rows: Any = None,
     options: dict[str, Any] | None = None,
     **settings: Any,
@@ -68,23 +74,33 @@ def make_trainer(
         "processing_class": make_tokenizer(),
         "train_dataset": make_rows() if rows is None else rows,
     }
+    if not isinstance(objective, BALoraConfig):
+        objective = BALoraConfig(**(objective or {}))
     return BALoraSFTTrainer(
         make_model("llama") if model is None else model,
         sft_config(output_dir, **settings),
-        balora_config=BALoraConfig(**(objective or {})),
+        balora_config=objective,
         **(defaults | (options or {})),
     )
 
 
-def make_plain_trainer(output_dir: Path, **settings: Any) -> SFTTrainer:
+def make_plain_trainer(
+    output_dir: Path, *, options: dict[str, Any] | None = None, **settings: Any
+) -> SFTTrainer:
     """Return trl's own trainer with the same model, rows and adapter."""
-    return SFTTrainer(
-        make_model("llama"),
-        sft_config(output_dir, **settings),
-        peft_config=lora_config(),
-        processing_class=make_tokenizer(),
-        train_dataset=make_rows(),
-    )
+    defaults: dict[str, Any] = {
+        "model": make_model("llama"),
+        "peft_config": lora_config(),
+        "processing_class": make_tokenizer(),
+        "train_dataset": make_rows(),
+    }
+    return SFTTrainer(args=sft_config(output_dir, **settings), **(defaults | (options or {})))
+
+
+def run(trainer: SFTTrainer, **arguments: Any) -> list[dict[str, float]]:
+    """Train and return the log rows that have a training loss."""
+    trainer.train(**arguments)
+    return loss_rows(trainer)
 
 
 def loss_rows(trainer: SFTTrainer) -> list[dict[str, float]]:
@@ -96,3 +112,26 @@ def recomposed(row: dict[str, float]) -> float:
     """Return what the loss of a log row should be: the task loss plus coefficient times term."""
     terms = [name for name in REGULARIZERS if f"{name}_loss" in row]
     return row["task_loss"] + sum(row[f"{n}_coef"] * row[f"{n}_loss"] for n in terms)
+
+
+def trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of the parameters that are trained, by name."""
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def is_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Return whether two sets of tensors are equal bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+class GradientRecorder(TrainerCallback):
+    """Keeps the gradients of every optimizer step as they were before the step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        trained_parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self.steps.append({n: p.grad.detach().clone() for n, p in trained_parameters})

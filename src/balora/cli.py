@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         options, rest = build_parser().parse_known_args(arguments)
-        if rest and options.command not in ("train", "quickstart"):
+        if rest and options.command not in ("train", "quickstart", "eval"):
             raise ConfigError(f"unknown option `{rest[0]}`; see `balora {options.command} --help`.")
         options.run(options, rest)
     except KeyboardInterrupt:
@@ -129,12 +129,15 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser,
         "eval",
         "Measure what fine-tuning did to a model: exact match, drift from the pre-trained model, "
-        "response entropy, and the loss on text that it should have kept.",
+        "response entropy, and the loss on text that it should have kept. The rows are those of "
+        "the run's recipe unless `--dataset_name` names others; the other data fields of a recipe "
+        "(`--dataset_test_split`, `--prompt_column`, ...) are taken as well.",
     )
-    evaluate.add_argument("runs", nargs="+", metavar="OUT", help="folders `balora train` wrote")
+    evaluate.usage = "balora eval OUT [OUT ...] --base MODEL [--FIELD VALUE ...]"
+    evaluate.add_argument(
+        "runs", nargs="+", type=Path, metavar="OUT", help="folders `balora train` wrote"
+    )
     evaluate.add_argument("--base", required=True, metavar="MODEL", help="the pre-trained model")
-    evaluate.add_argument("--dataset_name", required=True, help="held-out rows: hub id or file")
-    evaluate.add_argument("--dataset_split", default="train", help="their split (train)")
     evaluate.add_argument("--retention_file", type=Path, help="plain text the model should keep")
     evaluate.add_argument("--num_rows", type=int, help="at most this many rows")
     evaluate.add_argument("--max_new_tokens", type=int, default=256, help="of an answer (256)")
@@ -209,12 +212,12 @@ def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
         return
     from balora.trainers.run import run_recipe
 
-    output_dir = run_recipe(recipe)
+    trainer = run_recipe(recipe)
     if _is_first_process():
-        print(_where(output_dir, recipe.adapter.method))
+        print(_where(trainer.args.output_dir, recipe.adapter.method))
 
 
-def _where(output_dir: Path, method: str) -> str:
+def _where(output_dir: str, method: str) -> str:
     if method == "full":
         return f'The model is in {output_dir}: from_pretrained("{output_dir}").'
     return (
@@ -249,9 +252,20 @@ def _quickstart(options: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 def _eval(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    from balora.evaluation.run import evaluate_runs
+    from balora.evaluation import MeasureOptions, format_table
+    from balora.evaluation.run import data_config, evaluate_runs, write_json
 
-    print(evaluate_runs(options))
+    figures = evaluate_runs(
+        options.runs,
+        options.base,
+        data_config(options.runs[0], overrides(rest)),
+        retention_file=options.retention_file,
+        num_rows=options.num_rows,
+        options=MeasureOptions(options.batch_size, options.max_new_tokens),
+    )
+    if options.json:
+        write_json(figures, options.json)
+    print(format_table(figures))
 
 
 def _export(options: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ import yaml
 from balora.errors import ConfigError
 from balora.field_types import accepts, accepts_list, members, suggestion, type_problem
 
+_RARE_BREAKS = ("\r", "\x85", "\u2028", "\u2029")
 _NULLS = ("null", "Null", "NULL", "~")
 _INT = re.compile(r"^[-+]?[0-9][0-9_]*$")
 _FLOAT = re.compile(
@@ -33,19 +34,18 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, list | dict) or key in seen:
-                problem = f"`{key}` is given twice" if key in seen else "a key must be text"
+            is_text = not isinstance(key, list | dict)
+            if not is_text or key in seen:
+                problem = f"`{key}` is given twice" if is_text else "a key must be text"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-def _number(text: str) -> int | float:
-    plain = text.replace("_", "").lower()
+def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
+    text = str(loader.construct_scalar(node)).replace("_", "").lower()
     return (
-        int(plain)
-        if _INT.match(text)
-        else float(plain.replace(".inf", "inf").replace(".nan", "nan"))
+        int(text) if _INT.match(text) else float(text.replace(".inf", "inf").replace(".nan", "nan"))
     )
 
 
@@ -55,10 +55,8 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""]
 )
-for _tag in ("int", "float"):
-    _Loader.add_constructor(
-        f"tag:yaml.org,2002:{_tag}", lambda loader, node: _number(loader.construct_scalar(node))
-    )
+_Loader.add_constructor("tag:yaml.org,2002:int", _number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -136,6 +134,15 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Write line breaks that are no newline as escapes: PyYAML reads them back as a space."""
+    style = '"' if any(mark in text for mark in _RARE_BREAKS) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def dump_mapping(mapping: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 from balora.data.templates import PLAIN, PromptTemplate
@@ -234,7 +235,7 @@ def as_messages(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _first_pair(turns: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    for asked, answered in zip(turns, turns[1:], strict=False):
+    for asked, answered in pairwise(turns):
         if _role(asked) == "user" and _role(answered) == "assistant":
             return _content(asked), _content(answered)
     return None

@@ -1,21 +1,25 @@
-"""Where rows come from: local files or the hub, splits of them, and the line that a row stands on."""
+"""Where rows come from: local files or the hub, and which of their rows a split takes."""
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import datasets
+from datasets import Dataset, Features, Value
+from datasets.exceptions import DatasetsError
+
+from balora.data.lines import csv_header, first_bad_record
 from balora.errors import DataError
 from balora.field_types import suggestion
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 _ENDINGS = ", ".join(BUILDERS)
+_SPLIT = re.compile(
+    r"\w+(\.\w+)*(\[(-?[\d_]+%?)?:(-?[\d_]+%?)?\])?(\((closest|pct1_dropremainder)\))?"
+)
 _SPLIT_WORDS = {  # words in file names, as the hub reads them
     "train": "train",
     "training": "train",
@@ -93,141 +97,82 @@ def _folder(path: Path) -> dict[str, list[Path]]:
     return files
 
 
-@contextmanager
-def _long_csv_fields() -> Iterator[None]:
-    """Lift the csv module's limit of 128 KiB per field, which is one for the whole process."""
-    limit = csv.field_size_limit(sys.maxsize)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
-
-
-def csv_header(file: Path) -> list[str]:
-    """Return the column names of a CSV file.
+def load_rows(
+    name: str, files: LocalFiles | None, subset: str | None, split: str
+) -> tuple[Dataset, dict[str, int]]:
+    """Return the rows of a split as they are stored, and the size of each whole split.
 
     Raises:
-        DataError: If the file is empty, not text, or names a column twice.
+        DataError: If the split or a file cannot be read, or the split has no rows.
     """
+    if not all(_SPLIT.fullmatch(part.strip()) for part in split.split("+")):
+        raise DataError(
+            f"the split `{split}` of {name} cannot be read; write for example train, "
+            "train[:1000] or train[10%:20%]."
+        )
+    rows = _load_local(files, subset, split) if files else _load_hub(name, subset, split)
+    sizes = {key: info.num_examples for key, info in (rows.info.splits or {}).items()}
+    if not len(rows) or any(stop <= start for _, start, stop in split_ranges(split, sizes)):
+        raise DataError(f"{name} has no rows in `{split}`.")
+    return rows, sizes
+
+
+def split_ranges(split: str, sizes: dict[str, int]) -> list[tuple[str, int, int]]:
+    """Return split, first row and row after the last for each part of a split text."""
+    parts = [part.strip() for part in split.split("+")]
+    if not sizes or any(re.split(r"[\[(]", part)[0] not in sizes for part in parts):
+        return []
+    absolute = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
+    return [(part.splitname, part.from_ or 0, part.to) for part in absolute]
+
+
+def _load_local(files: LocalFiles, subset: str | None, split: str) -> Dataset:
+    if subset is not None:
+        raise DataError(
+            f"`dataset_config` is {subset}, but {files.name} is on disk and has no "
+            "configurations; leave it out."
+        )
+    for part in split.split("+"):
+        wanted = re.split(r"[\[(]", part.strip())[0]
+        if wanted not in files.files:
+            raise DataError(f"{files.name} has no split `{wanted}`, only {', '.join(files.files)}.")
+    every_file = [file for of_split in files.files.values() for file in of_split]
+    for file in every_file:
+        if not file.stat().st_size:
+            raise DataError(f"{file} is empty.")
+    options: dict[str, Any] = {}
+    if files.builder == "csv":
+        header = csv_header(every_file[0])
+        for file in every_file:  # the reader would shift or pad such a row silently
+            if problem := first_bad_record(file):
+                raise DataError(problem + ".")
+        # every value is text as it stands: no numbers, and "None" and "NA" are no gaps
+        options = {"features": Features({column: Value("string") for column in header})}
+        options["keep_default_na"] = False
+    data_files = {key: [str(file) for file in of] for key, of in files.files.items()}
     try:
-        with _long_csv_fields(), file.open(encoding="utf-8-sig", newline="") as lines:
-            header = next((row for row in csv.reader(lines) if not _is_blank(row)), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}, line 1: not CSV in UTF-8 ({error}).") from error
-    twice = [name for name in header if header.count(name) > 1]
-    if twice:
-        raise DataError(f"{file}, line 1: the column `{twice[0]}` is there twice.")
-    return header
+        return datasets.load_dataset(files.builder, data_files=data_files, split=split, **options)
+    except (DatasetsError, ValueError, OSError, StopIteration, TypeError) as error:
+        if "corresponds to no data" in str(error):
+            raise DataError(f"{files.name} has no rows in `{split}`.") from error
+        problem = next((found for file in every_file if (found := first_bad_record(file))), None)
+        reason = problem or f"{files.name} cannot be read: {_reason(error)}"
+        raise DataError(reason.rstrip(".") + ".") from error
 
 
-def record_lines(file: Path) -> Iterator[int] | None:
-    """Yield the line each record of a file starts on, from 1; None when records have no lines."""
-    suffix = file.suffix.lower()
-    if suffix == ".csv":
-        return _csv_lines(file)
-    if suffix == ".parquet" or (suffix == ".json" and not _is_json_lines(file)):
-        return None
-    return _text_lines(file)
-
-
-def _is_json_lines(file: Path) -> bool:
-    with file.open("rb") as content:
-        first = next((line.strip() for line in content if line.strip()), b"")
+def _load_hub(name: str, subset: str | None, split: str) -> Dataset:
     try:
-        return isinstance(json.loads(first), dict)  # a whole object on the first line
-    except ValueError:
-        return False
+        return datasets.load_dataset(name, subset, split=split)
+    except (DatasetsError, ValueError, OSError, RuntimeError) as error:
+        if "corresponds to no data" in str(error):
+            raise DataError(f"{name} has no rows in `{split}`.") from error
+        raise DataError(
+            f"{name} is no file or folder here, and the hub does not give it: "
+            f"{_reason(error).rstrip('.')}. Check the name, the split `{split}` and the connection."
+        ) from error
 
 
-def _text_lines(file: Path) -> Iterator[int]:
-    with file.open("rb") as lines:
-        yield from (number for number, line in enumerate(lines, start=1) if line.strip())
-
-
-def _csv_lines(file: Path) -> Iterator[int]:
-    with _long_csv_fields(), file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines)
-        start, is_header = 1, True
-        for row in reader:
-            if not _is_blank(row) and not is_header:
-                yield start
-            is_header = is_header and _is_blank(row)
-            start = reader.line_num + 1
-
-
-def _is_blank(row: list[str]) -> bool:
-    """Say whether the reader skips a line: nothing on it, or only spaces."""
-    return not row or (len(row) == 1 and not row[0].strip())
-
-
-def first_bad_record(file: Path) -> str | None:
-    """Return where and why a file cannot be read, for an error message; None when unknown."""
-    if file.suffix.lower() == ".csv":
-        return _bad_csv(file)
-    if record_lines(file) is None:
-        return _bad_json(file) if file.suffix.lower() == ".json" else None
-    return _bad_json_line(file)
-
-
-def _bad_csv(file: Path) -> str | None:
-    width = len(csv_header(file))
-    start = 1
-    with _long_csv_fields(), file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines)
-        try:
-            for row in reader:
-                if not _is_blank(row) and len(row) != width:
-                    return f"{file}, line {start}: {len(row)} values for {width} columns"
-                start = reader.line_num + 1
-        except (csv.Error, UnicodeDecodeError) as error:
-            return f"{file}, line {start}: {error}"
-    return None
-
-
-def _bad_json(file: Path) -> str | None:
-    try:
-        content = json.loads(file.read_bytes())
-    except json.JSONDecodeError as error:
-        return f"{file}, line {error.lineno}: not JSON ({error.msg})"
-    except UnicodeDecodeError as error:
-        return f"{file}: not UTF-8 text (byte {error.start})"
-    rows = content if isinstance(content, list) else [content]
-    strange = [number for number, row in enumerate(rows) if not isinstance(row, dict)]
-    if strange:
-        return f"row {strange[0]} of {file}, counted from 0: not a mapping of columns to values"
-    return None
-
-
-def _bad_json_line(file: Path) -> str | None:
-    seen: dict[str, tuple[str, int]] = {}
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                return f"{file}, line {number}: not JSON ({error.msg}, column {error.colno})"
-            except UnicodeDecodeError:
-                return f"{file}, line {number}: not UTF-8 text"
-            if not isinstance(row, dict):
-                return f"{file}, line {number}: not a mapping of columns to values"
-            for name, value in row.items():
-                kind = _json_kind(value)
-                before, where = seen.setdefault(name, (kind, number)) if kind else ("", 0)
-                if before != kind:
-                    return (
-                        f"{file}, line {number}: `{name}` is {kind}, but in line {where} "
-                        f"it is {before}"
-                    )
-    return None
-
-
-def _json_kind(value: object) -> str:
-    """Return the kind of a JSON value in words; null is of every kind."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true or false"
-    names = {str: "text", list: "a list", dict: "a mapping"}
-    return names.get(type(value), "a number")
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
+    text = " ".join(str(cause).split()) or type(cause).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,8 +1,8 @@
-"""How a plain instruction becomes a prompt, and what stands between prompt and response.
+r"""How a plain instruction becomes a prompt, and what stands between prompt and response.
 
 The boundary. A tokenizer reads prompt and response as one text, so the last token of the prompt may
 swallow the first characters of the response: after ``### Response:`` the vocabulary of GPT-4 (most
-of LLaMA-3's) has the tokens ``:The``, ``:def`` and ``:\\n``. With nothing in between, the prompt's
+of LLaMA-3's) has the tokens ``:The``, ``:def`` and ``:\n``. With nothing in between, the prompt's
 tokens are then not a prefix of the row's tokens in 24% of GSM8K's answers and 82% of MBPP's
 programs; with a newline in all of them; with one space in none, because byte-pair tokenizers and
 sentencepiece alike start a new piece at a space that follows text. The completion therefore starts

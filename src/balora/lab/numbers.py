@@ -26,12 +26,12 @@ _SUBTRACTION = (
 _GAIN_STORIES = (
     "{one} has {a} {a_things} and gets {b} more. Now there are {c} {c_things}. {a} + {b} = {c}.",
     "{other} gives {b} {b_things} to {one}, who had {a}. So {one} has {c}. {a} + {b} = {c}.",
-    "In the {place} were {a} {a_things}. {one} puts in {b} more, which makes {c}. {a} + {b} = {c}.",
+    "The {place} held {a} {a_things}. {one} puts in {b} more, which makes {c}. {a} + {b} = {c}.",
 )
 _LOSS_STORIES = (
     "{one} has {a} {a_things} and loses {b} of them. Now there are {c} left. {a} - {b} = {c}.",
     "{one} gives {b} {b_things} to {other}. Before there were {a}, now {c}. {a} - {b} = {c}.",
-    "In the {place} were {a} {a_things}. {one} takes {b} away, so {c} are left. {a} - {b} = {c}.",
+    "The {place} held {a} {a_things}. {one} takes {b} away, so {c} are left. {a} - {b} = {c}.",
 )
 
 

@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from balora.lab import words
-from balora.lab.numbers import MAX_OPERAND, draw_operands
+from balora.lab.numbers import MAX_OPERAND, MAX_RESULT, draw_operands
 
 _STARTS = (
     "{one} has {a} {a_things}.",
-    "There are {a} {a_things} in the {place} of {one}.",
+    "The {place} of {one} holds {a} {a_things}.",
     "At first {one} owns {a} {a_things}.",
 )
 _GAINS = (
     "{other} gives {her} {b} more.",
     "Then {she} finds {b} {b_things}.",
-    "Now {she} buys {b} more from {other}.",
+    "Later {she} buys {b} more from {other}.",
 )
 _LOSSES = (
     "Then {she} gives {b} of them to {other}.",
@@ -146,8 +146,8 @@ def _draw_problem(rng: random.Random, num_steps: int) -> Problem:
 
 
 def _draw_step(rng: random.Random, value: int) -> Step:
-    # 0 can only grow, and 18 can only shrink
-    is_gain = value == 0 or (value + 1 <= 18 and rng.random() < 0.5)
+    # what cannot shrink grows, what cannot grow shrinks
+    is_gain = value == 0 or (value < MAX_RESULT and rng.random() < 0.5)
     _, amount = draw_operands(rng, is_gain=is_gain, start=value)
     wording = rng.randrange(len(_GAINS if is_gain else _LOSSES))
     return Step(amount if is_gain else -amount, wording)

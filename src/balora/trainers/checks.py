@@ -1,18 +1,18 @@
-"""Settings and rows that trl would accept and that would train something else than asked."""
+"""Settings that trl would accept and that would train something else than asked."""
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any
 
-from datasets import Dataset, IterableDataset
+from accelerate import ParallelismConfig
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from trl import SFTConfig
 
+from balora.anchored import lora_layers, only_adapter
 from balora.config import BALoraConfig
-from balora.errors import ConfigError, RowError
+from balora.errors import ConfigError
 
 
 def check_arguments(args: SFTConfig, kwargs: dict[str, Any]) -> None:
@@ -75,60 +75,44 @@ def check_needs(config: BALoraConfig, *, has_adapter: bool) -> None:
         )
 
 
-def check_raw_rows(dataset: Dataset | IterableDataset) -> None:
-    """Refuse a row whose completion is empty: trl would train it as a lone end-of-text token.
+_BASE_UNTOUCHED = (True, False, "gaussian", "eva", "orthogonal")
+"""Values of ``init_lora_weights`` that leave the base weights as they are."""
+
+
+def check_start(model: PeftModel, config: BALoraConfig) -> None:
+    """Refuse an adapter whose start would lose something: its training, or the reference.
 
     Raises:
-        RowError: For the first such row.
+        ConfigError: If the PiSSA start would overwrite a trained adapter, or if PEFT's own start
+            has changed the base weights that the consistency term compares with.
     """
-    _each_row(dataset, _check_completion)
-
-
-def _check_completion(row: dict[str, Any], index: int) -> None:
-    completion = row.get("completion")
-    if isinstance(completion, str) and not completion.strip():
-        raise RowError(index, "the `completion` is empty. Remove the row or fill it in.")
-
-
-def is_scored(row: dict[str, Any], max_length: int | None) -> bool:
-    """Return whether any label is left to predict within ``max_length`` tokens."""
-    return any(label != -100 for label in row["labels"][1:max_length])
-
-
-def check_tokenized_rows(dataset: Dataset | IterableDataset, max_length: int | None) -> None:
-    """Refuse a row whose response is cut off entirely: trl would drop it silently.
-
-    Raises:
-        RowError: For the first such row.
-    """
-
-    def check(row: dict[str, Any], index: int) -> None:
-        if is_scored(row, max_length):
-            return
-        if not is_scored(row, None):
-            raise RowError(index, "no token of it is to be predicted. Remove the row.")
-        raise RowError(
-            index,
-            f"`max_length` {max_length} cuts the whole response off (the prompt alone has "
-            f"{_prompt_length(row)} tokens). Raise `max_length`, shorten the row, or set "
-            "`overlong_rows: drop`.",
+    adapter = only_adapter(model)
+    if config.adapter_init == "pissa":
+        factors = [m.lora_B[adapter] for _, m in lora_layers(model) if adapter in m.lora_B]
+        if any(bool(factor.weight.any()) for factor in factors):
+            raise ConfigError(
+                "the model's adapter is trained already, and the PiSSA start would overwrite it. "
+                "Merge it into the base model first, or set `adapter_init: lora`."
+            )
+    init = model.peft_config[adapter].init_lora_weights
+    if config.needs_reference and init not in _BASE_UNTOUCHED:
+        raise ConfigError(
+            f"`init_lora_weights` is {init!r}, which changes the base weights, so switching the "
+            "adapter off no longer gives the pre-trained model. Leave it at True (`adapter_init: "
+            "pissa` starts from the same directions), or set `consistency_coef: 0`."
         )
 
-    _each_row(dataset, check)
 
+def check_parallelism(config: ParallelismConfig | None) -> None:
+    """Refuse to split a sequence or a matrix over processes: rows would be counted wrongly.
 
-def _prompt_length(row: dict[str, Any]) -> int:
-    return next(i for i, label in enumerate(row["labels"]) if label != -100)
-
-
-def _each_row(dataset: Dataset | IterableDataset, check: Any) -> None:
-    if isinstance(dataset, Dataset):
-        for index, row in enumerate(dataset):
-            check(row, index)
-
-
-def unshortened(args: SFTConfig) -> SFTConfig:
-    """Return ``args`` with which trl tokenizes and labels, and keeps every row in its place."""
-    plain = copy(args)
-    plain.max_length, plain.shuffle_dataset = None, False
-    return plain
+    Raises:
+        ConfigError: Naming the setting.
+    """
+    for name in ("tp_size", "cp_size", "sp_size"):
+        size = getattr(config, name, 1)
+        if size > 1:
+            raise ConfigError(
+                f"`{name}` is {size}, but the objective needs whole sequences on each process. "
+                "Set it to 1."
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from balora.environment import describe_environment
 from balora.errors import BaloraError, ConfigError, DataError, RowError
 from balora.recipes import Recipe, training_arguments
 from balora.trainers.sft import BALoraSFTTrainer
+
+logger = logging.getLogger(__name__)
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _LAST_WRITTEN = "trainer_state.json"
@@ -41,8 +44,8 @@ class SaveProvenance(TrainerCallback):  # type: ignore[misc]
         (folder / "environment.json").write_text(facts + "\n", encoding="utf-8")
 
 
-def run_recipe(recipe: Recipe) -> Path:
-    """Train what ``recipe`` says and save it in its ``output_dir``, which is returned.
+def run_recipe(recipe: Recipe) -> BALoraSFTTrainer:
+    """Train what ``recipe`` says and save it in its ``output_dir``; return the trainer.
 
     Raises:
         ConfigError: If a setting cannot work; before anything is written.
@@ -63,13 +66,15 @@ def run_recipe(recipe: Recipe) -> Path:
     trainer.save_state()
     if args.should_save:
         provenance.write(output_dir)
-    return output_dir
+    return trainer
 
 
 def build_trainer(recipe: Recipe, args: SFTConfig) -> BALoraSFTTrainer:
     """Load data and model and return the trainer of ``recipe``, ready to train."""
     train = load_examples(recipe.data, split=recipe.data.dataset_train_split, name="train")
     evaluation = _evaluation_examples(recipe, args)
+    for note in (*train.notes, *(evaluation.notes if evaluation else ())):
+        logger.warning(note)
     args.model_init_kwargs = _model_init_kwargs(recipe) | dict(args.model_init_kwargs or {})
     try:
         return BALoraSFTTrainer(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+
+_STAGE = ".tmp-save"
+"""The folder inside the target that is written to first."""
 
 _LAST = ("model.safetensors", "adapter_model.safetensors", "config.json", "adapter_config.json")
 """Moved last, in this order: an adapter is complete when its ``adapter_config.json`` is there."""
@@ -17,22 +19,26 @@ class StagedSaveMixin:
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as transformers' Trainer does; a crash on the way leaves the target as it was."""
         target = Path(output_dir or self.args.output_dir)  # type: ignore[attr-defined]
-        stage = target / ".tmp-save"
+        stage = target / _STAGE
+        if self.args.should_save and stage.is_dir():  # type: ignore[attr-defined]
+            shutil.rmtree(stage)  # an earlier save crashed half way
         super().save_model(str(stage), _internal_call=True)  # type: ignore[misc]
         if self.args.should_save and stage.is_dir():  # type: ignore[attr-defined]
             move_files(stage, target)
         if self.args.push_to_hub and not _internal_call:  # type: ignore[attr-defined]
-            self.push_to_hub(commit_message="Model save")  # type: ignore[attr-defined]
+            self.push_to_hub(  # type: ignore[attr-defined]
+                commit_message="Model save",
+                revision=self.args.hub_revision,  # type: ignore[attr-defined]
+            )
 
 
 def move_files(stage: Path, target: Path) -> None:
-    """Rename every file of ``stage`` into ``target``, those that make it valid last."""
-    names = sorted((p.name for p in stage.iterdir()), key=lambda n: (n in _LAST, n))
-    for name in names:
+    """Rename everything in ``stage`` into ``target``, the files that make it valid last."""
+    names = [path.name for path in stage.iterdir()]
+    for name in sorted(names, key=lambda name: (_LAST.index(name) if name in _LAST else -1, name)):
         if name == "README.md" and (target / name).exists():
             continue  # the run's own card says more than PEFT's
+        if (target / name).is_dir():
+            shutil.rmtree(target / name)
         os.replace(stage / name, target / name)
     shutil.rmtree(stage)
-
-
-__all__: list[Any] = ["StagedSaveMixin", "move_files"]

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import logging
+from copy import copy
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig, SFTTrainer
 
 from balora.anchored import anchor_adapter, check_adapter, initialise
 from balora.config import BALoraConfig
-from balora.errors import ConfigError, RowError
+from balora.errors import ConfigError
 from balora.objective import Normalizer, coefficients_at
 from balora.trainers.checks import (
     check_arguments,
     check_head_is_frozen,
     check_needs,
-    check_raw_rows,
-    check_tokenized_rows,
-    is_scored,
-    unshortened,
+    check_parallelism,
+    check_start,
 )
 from balora.trainers.log import StepLog
+from balora.trainers.rows import (
+    check_raw_rows,
+    check_tokenized_rows,
+    drop_overlong_rows,
+    kept_part,
+    scores_responses_only,
+    unshortened,
+)
 from balora.trainers.save import StagedSaveMixin
 from balora.trainers.step import ObjectiveStep, add_objective
 
-logger = logging.getLogger(__name__)
+# transformers renamed it and warns of the old name
+_CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in SFTConfig.__dataclass_fields__
+)
 
 
 class BALoraSFTTrainer(StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
@@ -75,15 +85,17 @@ class BALoraSFTTrainer(StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
         self.balora_config = balora_config or BALoraConfig()
         self.overlong_rows = overlong_rows
         self._step_log = StepLog()
-        args = args or default_arguments(model)
+        args = _own_arguments(model, args)
         check_arguments(args, kwargs)
         has_adapter = peft_config is not None or isinstance(model, PeftModel)
         check_needs(self.balora_config, has_adapter=has_adapter)
-        _score_responses_only(args, kwargs.get("train_dataset"))
-        if args.ddp_broadcast_buffers is None:
-            args.ddp_broadcast_buffers = False  # the anchors never change
+        if scores_responses_only(kwargs.get("train_dataset")):
+            args.assistant_only_loss = True
         super().__init__(model, args, peft_config=peft_config, **kwargs)
         self._check_model()
+        # the normaliser is always the number of shifted labels; transformers leaves it out for a
+        # model without loss arguments and counts GPT-2's labels unshifted
+        self.model_accepts_loss_kwargs = self._loss_shifts_labels = True
         base = self.model.get_base_model() if has_adapter else self.model
         if has_adapter and self.balora_config.adapter_init == "pissa":
             anchor_adapter(self.model, self.balora_config)
@@ -97,12 +109,15 @@ class BALoraSFTTrainer(StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
             )
         if self._is_vision_dataset:
             raise ConfigError("the data set has images; balora trains on text only.")
+        check_parallelism(self.accelerator.parallelism_config)
         if isinstance(self.model, PeftModel):
             check_adapter(self.model, anchored=self.balora_config.adapter_init == "pissa")
+            check_start(self.model, self.balora_config)
             check_head_is_frozen(self.model)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train as ``SFTTrainer`` does; a resumed run reads its start instead of computing it."""
+        self._step_log = StepLog()  # what an earlier call left unlogged is not of this run
         if not resume_from_checkpoint and isinstance(self.model, PeftModel):
             initialise(self.model)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -145,13 +160,20 @@ class BALoraSFTTrainer(StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as trl does, with every term of the objective in each training row."""
-        if self.model.training:
-            row = self._step_log.pop(self.accelerator)
-            if row:
-                self._total_train_tokens += round(row.pop("num_input_tokens"))
-                logs.update(row, num_tokens=self._total_train_tokens)
+        """Log as trl does, with every term of the objective in each row of the training loss."""
+        if "loss" in logs:
+            self._count_input_tokens()
+            logs.update(self._step_log.pop(self.accelerator), num_tokens=self._total_train_tokens)
         super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as trl does: the task loss alone."""
+        self._count_input_tokens()  # trl's `eval_num_tokens` reads the total
+        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        return metrics
+
+    def _count_input_tokens(self) -> None:
+        self._total_train_tokens += self._step_log.pop_num_input_tokens(self.accelerator)
 
     def _prepare_dataset(
         self,
@@ -163,20 +185,17 @@ class BALoraSFTTrainer(StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
         dataset_name: str,
     ) -> Any:
         """Let trl tokenize and label, check every row, then let trl truncate and pack."""
-        names = (formatting_func, dataset_name)
-        max_length = None if packing else args.max_length
-        try:
-            check_raw_rows(dataset)
-            whole = super()._prepare_dataset(
-                dataset, processing_class, unshortened(args), False, *names
-            )
-            if self.overlong_rows == "drop":
-                whole = _drop_overlong(whole, max_length)
-            else:
-                check_tokenized_rows(whole, max_length)
-        except RowError as error:
-            raise RowError(error.row, error.problem, dataset=dataset_name) from None
-        return super()._prepare_dataset(whole, processing_class, args, packing, *names)
+        checked = check_raw_rows(dataset, dataset_name)
+        whole = super()._prepare_dataset(
+            checked, processing_class, unshortened(args), False, formatting_func, dataset_name
+        )
+        kept = kept_part(args, packing=packing)
+        if self.overlong_rows == "drop":
+            whole = drop_overlong_rows(whole, kept, dataset_name)
+        else:
+            whole = check_tokenized_rows(whole, kept, dataset_name)
+        # the rows are tokenized by now: trl would warn that it ignores the formatting function
+        return super()._prepare_dataset(whole, processing_class, args, packing, None, dataset_name)
 
 
 def default_arguments(model: Any) -> SFTConfig:
@@ -185,25 +204,21 @@ def default_arguments(model: Any) -> SFTConfig:
     return SFTConfig(
         output_dir=f"{name.rstrip('/').split('/')[-1]}-BALoRA",
         bf16=bool(is_torch_bf16_gpu_available()),
-        gradient_checkpointing=False,
+        **{_CHECKPOINTING: False},
     )
 
 
-def _score_responses_only(args: SFTConfig, dataset: Any) -> None:
-    if dataset is not None and "messages" in (next(iter(dataset), None) or {}):
-        args.assistant_only_loss = True
-
-
-def _drop_overlong(dataset: Any, max_length: int | None) -> Any:
-    kept = dataset.filter(lambda row: is_scored(row, max_length))
-    if isinstance(dataset, Dataset) and len(kept) < len(dataset):
-        logger.warning(
-            "left out %d of %d rows: `max_length` %s cuts their whole response off",
-            len(dataset) - len(kept),
-            len(dataset),
-            max_length,
-        )
-    return kept
+def _own_arguments(model: Any, args: TrainingArguments | None) -> SFTConfig:
+    """Return arguments that may be changed without the caller's changing too."""
+    if args is None:
+        own = default_arguments(model)
+    elif isinstance(args, SFTConfig):
+        own = copy(args)
+    else:  # as trl does
+        own = SFTConfig(**(args.to_dict() | {"hub_token": args.hub_token}))
+    if own.ddp_broadcast_buffers is None:
+        own.ddp_broadcast_buffers = False  # the anchors never change
+    return own
 
 
 def _num_input_tokens(inputs: dict[str, Any]) -> Tensor:

@@ -27,6 +27,7 @@ from balora.objective import (
     next_token_targets,
     nlg_terms,
 )
+from balora.trainers.packing import check_packing, is_packed
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def add_objective(model: PreTrainedModel, config: BALoraConfig) -> None:
         if not checked:  # once, on real tokens, when the model is where it will be trained
             with reference_mode(self):
                 check_head(self, kwargs["input_ids"][:1, :4])
+                if is_packed(kwargs):
+                    check_packing(self, kwargs["input_ids"][:1, :4])
             checked = True
         return _objective(self, config, objective_step, args, kwargs)
 

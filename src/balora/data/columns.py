@@ -1,0 +1,64 @@
+"""What the columns of a data set mean, by the names the user gave or by their usual names."""
+
+from __future__ import annotations
+
+from datasets import Dataset
+
+from balora.config import DataConfig
+from balora.data.layouts import (
+    ChatLayout,
+    ChatPairLayout,
+    FirstPairLayout,
+    InstructionLayout,
+    Layout,
+)
+from balora.data.templates import ALPACA, PLAIN, template_named
+from balora.errors import DataError
+
+_PLAIN_COLUMNS = (  # instruction, response, input
+    ("query", "response", None),
+    ("query", "answer", None),
+    ("instruction", "output", "input"),
+    ("instruction", "response", None),
+)
+
+
+def pick_layout(dataset: Dataset, config: DataConfig, name: str) -> Layout:
+    """Return how to read the rows: by the columns that `config` names, else by the usual names.
+
+    Raises:
+        DataError: If a named column is missing or no usual ones are there, with those that are.
+    """
+    columns = dataset.column_names
+    template = template_named(config.prompt_template) if config.prompt_template else None
+    there = "; the columns are " + ", ".join(f"`{column}`" for column in columns)
+    if config.prompt_column and config.response_column:
+        for wanted in (config.prompt_column, config.response_column, config.input_column):
+            if wanted is not None and wanted not in columns:
+                raise DataError(f"{name} has no column `{wanted}`{there}.")
+        pair = (config.prompt_column, config.response_column, config.input_column)
+        return InstructionLayout(*pair, template or ALPACA)
+    if "messages" in columns:
+        return FirstPairLayout("messages", template) if template else ChatLayout("messages")
+    if {"prompt", "completion"} <= set(columns):
+        if not isinstance(dataset[0]["prompt"], list):
+            return InstructionLayout("prompt", "completion", None, template or PLAIN)
+        if template:
+            raise DataError(
+                f"`prompt_template` is set, but `prompt` of {name} is a list of chat turns and "
+                "the model's chat template lays it out; leave `prompt_template` out."
+            )
+        return ChatPairLayout()
+    for prompt, response, given_input in _PLAIN_COLUMNS:
+        if {prompt, response} <= set(columns):
+            given_input = given_input if given_input in columns else None
+            return InstructionLayout(prompt, response, given_input, template or ALPACA)
+    if "conversations" in columns:
+        return (
+            FirstPairLayout("conversations", template) if template else ChatLayout("conversations")
+        )
+    raise DataError(
+        f"{name} has none of the usual columns (messages; prompt and completion; query and "
+        "response or answer; instruction and output or response; conversations)"
+        f"{there}. Name two of them with `prompt_column` and `response_column`."
+    )

@@ -1,0 +1,155 @@
+"""Which line of a file a record stands on, and the first line that cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from balora.errors import DataError
+
+
+@contextmanager
+def _long_csv_fields() -> Iterator[None]:
+    """Lift the csv module's limit of 128 KiB per field, which is one for the whole process."""
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def csv_header(file: Path) -> list[str]:
+    """Return the column names of a CSV file.
+
+    Raises:
+        DataError: If the file is empty, not text, or names a column twice.
+    """
+    try:
+        with _long_csv_fields(), file.open(encoding="utf-8-sig", newline="") as lines:
+            header = next((row for row in csv.reader(lines) if not _is_blank(row)), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}, line 1: not CSV in UTF-8 ({error}).") from error
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:
+        raise DataError(f"{file}, line 1: the column `{twice[0]}` is there twice.")
+    return header
+
+
+def record_lines(file: Path) -> Iterator[int] | None:
+    """Yield the line each record of a file starts on, from 1; None when records have no lines."""
+    suffix = file.suffix.lower()
+    if suffix == ".csv":
+        return _csv_lines(file)
+    if suffix == ".parquet" or (suffix == ".json" and not _is_json_lines(file)):
+        return None
+    return _text_lines(file)
+
+
+def _is_json_lines(file: Path) -> bool:
+    with file.open("rb") as content:
+        first = next((line.strip() for line in content if line.strip()), b"")
+    try:
+        return isinstance(json.loads(first), dict)  # a whole object on the first line
+    except ValueError:
+        return False
+
+
+def _text_lines(file: Path) -> Iterator[int]:
+    with file.open("rb") as lines:
+        yield from (number for number, line in enumerate(lines, start=1) if line.strip())
+
+
+def _csv_lines(file: Path) -> Iterator[int]:
+    with _long_csv_fields(), file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines)
+        start, is_header = 1, True
+        for row in reader:
+            if not _is_blank(row) and not is_header:
+                yield start
+            is_header = is_header and _is_blank(row)
+            start = reader.line_num + 1
+
+
+def _is_blank(row: list[str]) -> bool:
+    """Say whether the reader skips a line: nothing on it, or only spaces."""
+    return not row or (len(row) == 1 and not row[0].strip())
+
+
+def first_bad_record(file: Path) -> str | None:
+    """Return where and why a file cannot be read, for an error message; None when unknown."""
+    if file.suffix.lower() == ".csv":
+        return _bad_csv(file)
+    if record_lines(file) is None:
+        return _bad_json(file) if file.suffix.lower() == ".json" else None
+    return _bad_json_line(file)
+
+
+def _bad_csv(file: Path) -> str | None:
+    width = len(csv_header(file))
+    start = 1
+    with _long_csv_fields(), file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines)
+        try:
+            for row in reader:
+                if not _is_blank(row) and len(row) != width:
+                    return f"{file}, line {start}: {len(row)} values for {width} columns"
+                start = reader.line_num + 1
+        except (csv.Error, UnicodeDecodeError) as error:
+            return f"{file}, line {start}: {error}"
+    return None
+
+
+def _bad_json(file: Path) -> str | None:
+    try:
+        content = json.loads(file.read_bytes())
+    except json.JSONDecodeError as error:
+        return f"{file}, line {error.lineno}: not JSON ({error.msg})"
+    except UnicodeDecodeError as error:
+        return f"{file}: not UTF-8 text (byte {error.start})"
+    rows = content if isinstance(content, list) else [content]
+    strange = [number for number, row in enumerate(rows) if not isinstance(row, dict)]
+    if strange:
+        return f"row {strange[0]} of {file}, counted from 0: not a mapping of columns to values"
+    return None
+
+
+def _bad_json_line(file: Path) -> str | None:
+    seen: dict[str, tuple[str, int]] = {}
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                return f"{file}, line {number}: not JSON ({error.msg}, column {error.colno})"
+            except UnicodeDecodeError:
+                return f"{file}, line {number}: not UTF-8 text"
+            if not isinstance(row, dict):
+                return f"{file}, line {number}: not a mapping of columns to values"
+            for name, value in row.items():
+                kind = _json_kind(value)
+                before, where = seen.setdefault(name, (kind, number)) if kind else ("", 0)
+                if before != kind:
+                    return (
+                        f"{file}, line {number}: `{name}` is {kind}, but in line {where} "
+                        f"it is {before}"
+                    )
+    return None
+
+
+def _json_kind(value: object) -> str:
+    """Return the kind of a JSON value in words; null is of every kind."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list):
+        return "a list"
+    return "a mapping" if isinstance(value, dict) else "a number"

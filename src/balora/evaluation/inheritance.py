@@ -1,0 +1,295 @@
+r"""What fine-tuning did to a model: what it learned, how far it drifted, what it forgot.
+
+All losses are in nats per token, from float32 logits. Logits at position t are scored against the
+token at t + 1, as in training.
+
+Shapes: ``B`` rows of a batch, ``S`` positions, ``M`` response tokens, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from balora.evaluation.answers import extract_answer
+from balora.objective import next_token_targets
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """One model against the pre-trained one, on held-out examples and on text it should keep."""
+
+    exact_match: float | None
+    """Share of generated answers equal to the gold one; None where no example has an answer."""
+    kl: float
+    """Mean forward KL per response token, pre-trained to fine-tuned model, in nats; 0 or more."""
+    entropy: float
+    """Mean entropy of the next-token distribution over the response tokens, in nats."""
+    response_loss: float
+    """Mean cross-entropy per response token, in nats."""
+    retention_loss: float | None
+    """Mean cross-entropy per token of the retention text, in nats; None without a text."""
+    num_examples: int
+    """Examples measured."""
+    num_tokens: int
+    """Response tokens measured."""
+    num_truncated: int
+    """Examples of which the start was cut off to fit the model."""
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How to measure; the defaults suit small models."""
+
+    batch_size: int = 16
+    """Examples at once."""
+    max_new_tokens: int = 256
+    """Longest answer to generate."""
+    max_length: int | None = None
+    """Longest sequence; None takes the model's own limit."""
+    generate: bool = True
+    """Whether to generate answers; without it `exact_match` is None."""
+
+
+class Example(NamedTuple):
+    """A held-out prompt and its gold completion."""
+
+    prompt: str
+    completion: str
+
+
+def measure(
+    model: PreTrainedModel,
+    reference_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[tuple[str, str]],
+    retention_text: str | None,
+    *,
+    options: MeasureOptions | None = None,
+) -> Inheritance:
+    """Measure ``model`` against the pre-trained ``reference_model``.
+
+    Args:
+        model: The fine-tuned causal language model (or the pre-trained one itself).
+        reference_model: The pre-trained model, on the same device.
+        tokenizer: Of both.
+        examples: Held-out prompts and completions; at least one.
+        retention_text: Plain text the model should still model well; None leaves it out.
+        options: Batch size and lengths.
+
+    Returns:
+        The figures; a model against itself has a KL of exactly 0.
+
+    Raises:
+        ValueError: If ``examples`` is empty.
+    """
+    if not examples:
+        raise ValueError("`examples` is empty: there is nothing to measure on.")
+    options = options or MeasureOptions()
+    limit = options.max_length or max_positions(model)
+    rows = [_encode(tokenizer, *example, limit) for example in examples]
+    sums = torch.zeros(4, dtype=torch.float64)
+    with _evaluating(model), _evaluating(reference_model):
+        for batch in _batches(rows, options.batch_size, "Scoring responses"):
+            sums += _score(model, reference_model, tokenizer, batch)
+        exact_match = None
+        if options.generate:
+            exact_match = measure_exact_match(model, tokenizer, examples, options=options)
+        retention = None
+        if retention_text is not None:
+            retention = text_loss(model, tokenizer, retention_text, block=min(limit, 512))
+    num_tokens, kl, entropy, loss = sums.tolist()
+    return Inheritance(
+        exact_match=exact_match,
+        kl=kl / num_tokens,
+        entropy=entropy / num_tokens,
+        response_loss=loss / num_tokens,
+        retention_loss=retention,
+        num_examples=len(examples),
+        num_tokens=int(num_tokens),
+        num_truncated=sum(row.truncated for row in rows),
+    )
+
+
+def max_positions(model: PreTrainedModel) -> int:
+    """Return the longest sequence the model was made for, 2048 where its config does not say."""
+    config = model.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or 2048)
+
+
+@torch.no_grad()
+def measure_exact_match(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[tuple[str, str]],
+    *,
+    options: MeasureOptions,
+) -> float | None:
+    """Return the share of greedily generated answers that equal the gold one, from 0 to 1.
+
+    Examples whose completion has no answer are left out; None if that leaves none.
+    """
+    gold = [(prompt, extract_answer(completion)) for prompt, completion in examples]
+    asked = [(prompt, answer) for prompt, answer in gold if answer is not None]
+    if not asked:
+        return None
+    correct = 0
+    for batch in _batches(asked, options.batch_size, "Generating answers"):
+        texts = generate(model, tokenizer, [prompt for prompt, _ in batch], options=options)
+        answers = [extract_answer(text) for text in texts]
+        correct += sum(a == b for a, (_, b) in zip(answers, batch, strict=True))
+    return correct / len(asked)
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    options: MeasureOptions,
+) -> list[str]:
+    """Return the greedy continuation of each prompt, generated as one left-padded batch.
+
+    A prompt that leaves no room for an answer keeps its end.
+    """
+    limit = options.max_length or max_positions(model)
+    room = max(limit - options.max_new_tokens, 1)
+    ids = [_prompt_ids(tokenizer, prompt)[-room:] for prompt in prompts]
+    input_ids, attention_mask = _left_padded(ids, _pad_id(tokenizer))
+    output = model.generate(
+        input_ids=input_ids.to(model.device),
+        attention_mask=attention_mask.to(model.device),
+        max_new_tokens=min(options.max_new_tokens, limit - input_ids.shape[1]),
+        do_sample=False,
+        pad_token_id=_pad_id(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    new_tokens = output[:, input_ids.shape[1] :]
+    return [str(text) for text in tokenizer.batch_decode(new_tokens, skip_special_tokens=True)]
+
+
+@torch.no_grad()
+def text_loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, *, block: int
+) -> float:
+    """Return the mean cross-entropy per token of ``text``, in nats.
+
+    The text is cut into windows of ``block`` tokens that do not overlap; the first token of each
+    is not scored.
+
+    Raises:
+        ValueError: If the text has fewer than two tokens.
+    """
+    ids = tokenizer(text, return_tensors="pt", verbose=False).input_ids[0]
+    windows = [window for window in ids.split(block) if len(window) > 1]
+    if not windows:
+        raise ValueError("the retention text has fewer than two tokens.")
+    total, count = 0.0, 0
+    for window in tqdm(windows, desc="Reading text", leave=False):
+        window = window.to(model.device)[None]
+        logits = model(input_ids=window, use_cache=False).logits[0, :-1].float()
+        total += float(F.cross_entropy(logits, window[0, 1:], reduction="sum"))
+        count += window.shape[1] - 1
+    return total / count
+
+
+class _Row(NamedTuple):
+    input_ids: list[int]
+    num_prompt: int
+    truncated: bool
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str, limit: int) -> _Row:
+    """Return the row as it was trained: tokenized as one text, closed by the end-of-text token."""
+    prompt_ids = _prompt_ids(tokenizer, prompt)
+    ids = _prompt_ids(tokenizer, prompt + completion)
+    if ids[-1] != tokenizer.eos_token_id:
+        ids.append(tokenizer.eos_token_id)
+    cut = max(len(ids) - limit, 0)
+    shared = next(
+        (i for i, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b),
+        len(prompt_ids),
+    )
+    return _Row(ids[cut:], max(shared - cut, 1), cut > 0)
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids = list(tokenizer(text, verbose=False).input_ids)
+    if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        ids.pop()  # some tokenizers close every text
+    return ids
+
+
+@torch.no_grad()
+def _score(
+    model: PreTrainedModel,
+    reference_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Sequence[_Row],
+) -> Tensor:
+    """Return the sums over response tokens: their number, KL, entropy, cross-entropy."""
+    input_ids, labels, attention_mask = _right_padded(batch, _pad_id(tokenizer))
+    inputs = {
+        "input_ids": input_ids.to(model.device),
+        "attention_mask": attention_mask.to(model.device),
+        "use_cache": False,
+    }
+    mask, targets = next_token_targets(labels.to(model.device))
+    log_q = F.log_softmax(model(**inputs).logits[mask].float(), dim=-1)
+    log_p = F.log_softmax(reference_model(**inputs).logits[mask].float(), dim=-1)
+    kl = (log_p.exp() * (log_p - log_q)).sum()
+    entropy = -(log_q.exp() * log_q).sum()
+    loss = F.nll_loss(log_q, targets, reduction="sum")
+    count = torch.tensor(float(len(targets)), device=kl.device)
+    return torch.stack([count, kl, entropy, loss]).double().cpu()
+
+
+def _right_padded(batch: Sequence[_Row], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    length = max(len(row.input_ids) for row in batch)
+    input_ids = torch.full((len(batch), length), pad_id)
+    labels, attention_mask = torch.full_like(input_ids, -100), torch.zeros_like(input_ids)
+    for i, row in enumerate(batch):
+        ids = torch.tensor(row.input_ids)
+        input_ids[i, : len(ids)] = ids
+        attention_mask[i, : len(ids)] = 1
+        labels[i, row.num_prompt : len(ids)] = ids[row.num_prompt :]
+    return input_ids, labels, attention_mask
+
+
+def _left_padded(rows: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    length = max(map(len, rows))
+    input_ids = torch.tensor([[pad_id] * (length - len(row)) + row for row in rows])
+    attention_mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    return input_ids, attention_mask
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    pad_id = tokenizer.pad_token_id
+    return int(tokenizer.eos_token_id if pad_id is None else pad_id)
+
+
+def _batches(rows: Sequence[Any], size: int, title: str) -> Iterator[Sequence[Any]]:
+    starts = range(0, len(rows), size)
+    for start in tqdm(starts, desc=title, leave=False):
+        yield rows[start : start + size]
+
+
+class _evaluating:
+    """Eval mode inside the block; the mode of before after it."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model, self.training = model, model.training
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.model.train(self.training)

@@ -1,0 +1,168 @@
+"""``balora eval``: measure finished runs against the model they started from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from balora.config import DataConfig
+from balora.data import load_examples
+from balora.errors import ConfigError
+from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
+from balora.field_types import suggestion, type_problem
+from balora.recipe_values import parse_text, read_mapping
+
+
+def evaluate_runs(
+    runs: Sequence[Path],
+    base: str,
+    data: DataConfig,
+    *,
+    retention_file: Path | None = None,
+    num_rows: int | None = None,
+    options: MeasureOptions | None = None,
+) -> dict[str, Inheritance]:
+    """Measure the pre-trained model and every run, on the same rows and the same text.
+
+    Args:
+        runs: Folders with an adapter, or with a whole model.
+        base: The pre-trained model, id or folder.
+        data: The held-out rows: `eval_dataset_name` or `dataset_name`, and `dataset_test_split`.
+        retention_file: Plain text that the model should still model well.
+        num_rows: At most this many rows, from the first on.
+        options: Batch size and lengths.
+
+    Returns:
+        The figures by name: ``base`` first, then each run by its folder's name.
+
+    Raises:
+        ConfigError: If a folder or the base model cannot be loaded, or a name repeats.
+        DataError: If the rows cannot be read.
+    """
+    names = [run.name for run in runs]
+    if len({"base", *names}) != len(names) + 1:
+        raise ConfigError(f"the runs {names} must have different names, and none may be `base`.")
+    retention_text = None if retention_file is None else read_text(retention_file)
+    examples = load_examples(data, split=data.dataset_test_split or "train", name="eval")
+    dataset = examples.dataset
+    if num_rows is not None:
+        dataset = dataset.select(range(min(num_rows, len(dataset))))
+    reference = load_model(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    pairs = prompt_pairs(dataset, tokenizer)
+    figures = {
+        "base": measure(reference, reference, tokenizer, pairs, retention_text, options=options)
+    }
+    for run in runs:
+        tuned = load_run(run, base)
+        figures[run.name] = measure(
+            tuned, reference, tokenizer, pairs, retention_text, options=options
+        )
+    return figures
+
+
+def load_run(run: Path, base: str) -> PreTrainedModel:
+    """Return the model of a run: plain PEFT on the untouched base, or the whole model."""
+    if (run / "adapter_config.json").is_file():
+        return PeftModel.from_pretrained(load_model(base), str(run))
+    if (run / "config.json").is_file():
+        return load_model(str(run))
+    raise ConfigError(f"`{run}` holds neither an adapter nor a model; name a finished run.")
+
+
+def load_model(name: str) -> PreTrainedModel:
+    """Return a causal language model on the accelerator, where there is one.
+
+    Raises:
+        ConfigError: If it cannot be loaded.
+    """
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"the model {name!r} cannot be loaded: {reason}") from error
+
+
+def prompt_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
+    """Return prompt and gold completion of each row; of a chat, its last assistant turn.
+
+    Raises:
+        ConfigError: If the rows are chats and the tokenizer has no chat template.
+    """
+    columns = dataset.column_names
+    if {"prompt", "completion"} <= set(columns) and isinstance(dataset[0]["prompt"], str):
+        return list(zip(dataset["prompt"], dataset["completion"], strict=True))
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            "the rows are chats, but the tokenizer of the model has no chat template."
+        )
+    return [_last_turn(row, tokenizer) for row in dataset]
+
+
+def _last_turn(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    turns = row["messages"] if "messages" in row else row["prompt"] + row["completion"]
+    last = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
+    prompt = tokenizer.apply_chat_template(turns[:last], tokenize=False, add_generation_prompt=True)
+    return str(prompt), str(turns[last]["content"])
+
+
+def data_config(run: Path, given: Mapping[str, str]) -> DataConfig:
+    """Return the data settings of a run's own recipe, with the given fields replaced.
+
+    A data set that is named anew is read from its split ``train``, unless one is given.
+
+    Raises:
+        ConfigError: If a field is unknown or wrong, or no data set is named anywhere.
+    """
+    hints = typing.get_type_hints(DataConfig)
+    unknown = [name for name in given if name not in hints]
+    if unknown:
+        raise ConfigError(f"unknown option `--{unknown[0]}`{suggestion(unknown[0], hints)}.")
+    recipe = run / "recipe.yaml"
+    fields = {
+        k: v for k, v in (read_mapping(recipe) if recipe.is_file() else {}).items() if k in hints
+    }
+    values = {name: parse_text(text, hints[name]) for name, text in given.items()}
+    if "dataset_name" in values:
+        for name in ("eval_dataset_name", "dataset_test_split", "dataset_config"):
+            fields.pop(name, None)
+    problems = [f"`--{k}` {p}" for k, v in values.items() if (p := type_problem(v, hints[k]))]
+    if problems:
+        raise ConfigError("; ".join(problems) + ".")
+    fields |= values
+    if "dataset_name" not in fields:
+        raise ConfigError("no data set is named: pass `--dataset_name` with held-out rows.")
+    return DataConfig(**fields)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"`--retention_file` {str(path)!r} cannot be read: {error}.") from error
+
+
+def write_json(figures: Mapping[str, Inheritance], path: Path) -> None:
+    """Write the figures of every model by name."""
+    rows = {name: dataclasses.asdict(row) for name, row in figures.items()}
+    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

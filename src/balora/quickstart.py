@@ -1,0 +1,107 @@
+"""``balora quickstart``: the main job on embedded defaults, from a recipe to what it changed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from balora.assets import asset_path
+from balora.config import DataConfig
+from balora.errors import BaloraError
+from balora.evaluation import MeasureOptions, format_table
+from balora.evaluation.run import evaluate_runs
+from balora.recipes import load_recipe
+from balora.trainers import BALoraSFTTrainer
+from balora.trainers.run import run_recipe
+
+_PLAIN_PEFT = """
+import sys, torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+base, adapter, inputs, expected = sys.argv[1:]
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
+with torch.no_grad():
+    logits = model(input_ids=torch.load(inputs)).logits
+expected = torch.load(expected)
+assert "balora" not in sys.modules
+print(f"{float((logits - expected).abs().max() / expected.abs().max()):.1e}")
+"""
+"""Run in a process of its own, which never imports balora."""
+
+
+def quickstart(given: Mapping[str, str]) -> str:
+    """Fine-tune the embedded model on the embedded data and return what changed, as text.
+
+    Args:
+        given: Recipe fields that replace those of the embedded recipe.
+
+    Raises:
+        ConfigError: As for ``balora train``.
+        BaloraError: If the saved adapter does not reproduce the trained model in plain PEFT.
+    """
+    base = asset_path("tiny_lm")
+    embedded = {
+        "model_name_or_path": str(base),
+        "dataset_name": str(asset_path("quickstart/train.jsonl")),
+    }
+    recipe = load_recipe(asset_path("quickstart/recipe.yaml"), embedded | dict(given))
+    trainer = run_recipe(recipe)
+    run = Path(trainer.args.output_dir)
+    figures = evaluate_runs(
+        [run],
+        recipe.model.model_name_or_path,
+        DataConfig(dataset_name=str(asset_path("quickstart/test.jsonl"))),
+        retention_file=asset_path("quickstart/retention.txt"),
+        options=MeasureOptions(batch_size=64, max_new_tokens=48),
+    )
+    figures = {"before": figures["base"], "after": figures[run.name]}
+    counts = figures["after"]
+    lines = [
+        f"{recipe.adapter.method}, {counts.num_examples} held-out problems:",
+        "",
+        format_table(figures),
+        "",
+    ]
+    if recipe.adapter.method == "full":
+        return "\n".join([*lines, f"The model is in {run}."])
+    return "\n".join([*lines, _plain_peft_line(trainer)])
+
+
+def _plain_peft_line(trainer: BALoraSFTTrainer) -> str:
+    run, base = trainer.args.output_dir, trainer.model.config.name_or_path
+    return (
+        f"The adapter is in {run}, a plain LoRA. Loaded in plain PEFT, in a process without "
+        f"balora, its logits differ from the trained model's by {plain_peft_error(trainer)}:\n"
+        f'  PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{run}")'
+    )
+
+
+def plain_peft_error(trainer: BALoraSFTTrainer) -> str:
+    """Return the largest difference between the saved adapter in plain PEFT and the trained model.
+
+    Relative to the largest logit, on a few tokens; the adapter is loaded by another process.
+
+    Raises:
+        BaloraError: If that process fails; its last line says how.
+    """
+    model, run = trainer.model.eval(), Path(trainer.args.output_dir)
+    input_ids = torch.arange(2, 34, device=model.device)[None]
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    files = [run / ".tmp-inputs.pt", run / ".tmp-logits.pt"]
+    try:
+        for file, tensor in zip(files, (input_ids, logits), strict=True):
+            torch.save(tensor.cpu(), file)
+        words = [model.config.name_or_path, str(run), *map(str, files)]
+        command = [sys.executable, "-c", _PLAIN_PEFT, *words]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)
+    if result.returncode:
+        raise BaloraError(f"plain PEFT cannot load {run}: {result.stderr.strip().splitlines()[-1]}")
+    return result.stdout.strip()

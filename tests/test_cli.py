@@ -1,0 +1,267 @@
+"""The command line: what it prints, what it refuses and with which exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from balora.cli import build_parser, main, overrides
+from balora.errors import ConfigError
+from tiny_models import make_model, make_tokenizer
+
+COMMANDS = ["train", "quickstart", "eval", "export", "env"]
+ROWS = [{"prompt": f"{i}+{i}=", "completion": str(2 * i)} for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    make_model("llama").save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, object]] = ROWS) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def train(model_folder: Path, tmp_path: Path) -> Callable[..., int]:
+    """Run a two-step `balora train` with some fields changed; return its exit status."""
+
+    def run(*options: str, rows: Sequence[dict[str, object]] = ROWS) -> int:
+        fields = {
+            "model_name_or_path": str(model_folder),
+            "dataset_name": str(write_rows(tmp_path / "rows.jsonl", rows)),
+            "output_dir": str(tmp_path / "out"),
+            "max_steps": "2",
+            "lora_r": "2",
+            "lora_alpha": "2",
+            "logging_steps": "1",
+            "disable_tqdm": "true",
+            "save_strategy": "no",
+        }
+        given = overrides(options)
+        words = [f"--{name}={value}" for name, value in (fields | given).items() if value != "-"]
+        return main(["train", *words])
+
+    return run
+
+
+def test_help_answers_at_once_and_does_not_import_torch():
+    code = "import sys, balora.cli as c; c.build_parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    start = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, "-m", "balora", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "train" in result.stdout
+    # half a second is the promise; a loaded machine is given more, an import of torch takes 2
+    assert time.perf_counter() - start < 1.5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_three_examples_and_the_exit_status(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        build_parser().parse_args([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "exit status" in text
+    assert sum(f"balora {command}" in line for line in text.splitlines()[1:]) >= 3
+
+
+def test_overrides_read_values_equal_signs_flags_and_negative_numbers():
+    words = ["--seed", "1", "--lr=2e-4", "--overwrite", "--logging_steps", "-1", "--last"]
+    expected = {
+        "seed": "1",
+        "lr": "2e-4",
+        "overwrite": "true",
+        "logging_steps": "-1",
+        "last": "true",
+    }
+    assert overrides(words) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["value"], "`value` belongs to no option"),
+        (["--a", "1", "--a", "2"], "`--a` is given twice"),
+    ],
+)
+def test_overrides_refuse(words, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        overrides(words)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "pissa", "balora"])
+def test_train_every_method(method, train, tmp_path, capsys):
+    rank = () if method != "full" else ("--lora_r", "-", "--lora_alpha", "-")
+    assert train("--method", method, *rank) == 0
+    printed = capsys.readouterr().out
+    assert f'from_pretrained({"base, " if method != "full" else ""}"{tmp_path / "out"}")' in printed
+    saved = {path.name for path in (tmp_path / "out").iterdir()}
+    weights = "model.safetensors" if method == "full" else "adapter_model.safetensors"
+    assert {weights, "recipe.yaml", "environment.json", "tokenizer.json"} <= saved
+    assert ("anchor.safetensors" in saved) == (method in ("pissa", "balora"))
+
+
+def test_dry_run_prints_a_recipe_that_loads_and_writes_nothing(train, tmp_path, capsys):
+    assert train("--dry_run") == 0
+    printed = tmp_path / "again.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert not (tmp_path / "out").exists()
+    assert main(["train", "--config", str(printed), "--dry_run", "false"]) == 0
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_checkpoint_carries_the_recipe_and_the_environment(train, tmp_path):
+    assert train("--save_strategy", "steps", "--save_steps", "1") == 0
+    checkpoint = tmp_path / "out" / "checkpoint-1"
+    assert "method: balora" in (checkpoint / "recipe.yaml").read_text()
+    assert "torch" in json.loads((checkpoint / "environment.json").read_text())
+
+
+def test_output_that_is_not_empty_is_refused_kept_and_overwritten_on_request(
+    train, tmp_path, capsys
+):
+    assert train("--save_strategy", "steps", "--save_steps", "1") == 0
+    before = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    capsys.readouterr()
+    assert train("--learning_rate", "0.1") == 2
+    assert "is not empty. Name another folder, pass `--overwrite`" in capsys.readouterr().err
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == before
+    assert train("--learning_rate", "0.1", "--overwrite") == 0
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() != before
+    # an old checkpoint must not be taken for one of the new run
+    assert train("--resume_from_checkpoint", "true") == 2
+
+
+def test_resume_goes_on_from_the_last_complete_checkpoint(train, tmp_path, capsys):
+    saving = ("--save_strategy", "steps", "--save_steps", "1")
+    assert train(*saving) == 0
+    whole = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    # the second checkpoint was cut off while it was written
+    (tmp_path / "out" / "checkpoint-2" / "trainer_state.json").unlink()
+    assert train(*saving, "--resume_from_checkpoint", "true") == 0
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == whole
+
+
+BAD_SETTINGS = {
+    "unknown key": (["--learning_rat", "1"], "did you mean `learning_rate`"),
+    "abbreviation": (["--learning", "1"], "`--learning` is no field"),
+    "wrong type": (["--lora_r", "12.5"], "`--lora_r` must be a whole number, got 12.5"),
+    "bool for a number": (["--learning_rate", "true"], "`--learning_rate` must be a number"),
+    "wrong choice": (["--method", "lroa"], "did you mean `lora`"),
+    "missing recipe": (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
+    "missing data": (["--dataset_name", "./no.jsonl"], "no.jsonl does not exist"),
+    "missing model": (["--model_name_or_path", "./no-model"], "`model_name_or_path` './no-model'"),
+    "missing column": (
+        ["--prompt_column", "question", "--response_column", "completion"],
+        "has no column `question`; the columns are `prompt`, `completion`",
+    ),
+    "rank": (["--lora_r", "33"], "`lora_r` is 33, but `model.layers.0"),
+    "dropout": (["--lora_dropout", "0.1"], "`lora_dropout` is 0.1"),
+    "no targets": (["--lora_target_modules", "nothing"], "match no linear layer"),
+    "adapted head": (["--lora_target_modules", "lm_head"], "lm_head"),
+    "full with consistency": (
+        ["--method", "full", "--lora_r", "-", "--lora_alpha", "-", "--consistency_coef", "0.1"],
+        "`consistency_coef` is 0.1, but full fine-tuning would need",
+    ),
+    "dft": (["--loss_type", "dft"], "replaces the task loss"),
+    "label smoothing": (["--label_smoothing_factor", "0.1"], "changes the task loss"),
+    "liger": (["--use_liger_kernel", "true"], "replaces the model's loss"),
+    "evaluation without data": (["--eval_strategy", "steps"], "nothing to evaluate on"),
+    "no checkpoint": (["--resume_from_checkpoint", "true"], "holds no complete checkpoint"),
+    "wrong checkpoint": (["--resume_from_checkpoint", "nowhere"], "is no complete checkpoint"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SETTINGS)
+def test_bad_setting_is_one_sentence_and_status_2(case, train, tmp_path, capsys):
+    options, sentence = BAD_SETTINGS[case]
+    assert train(*options) == 2
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("balora: ")]
+    assert len(lines) == 1
+    assert sentence in lines[0]
+    assert "Traceback" not in error
+    out = tmp_path / "out"
+    assert not out.exists() or not any(out.iterdir())
+
+
+BAD_ROWS = {
+    "empty": ([], "rows.jsonl is empty"),
+    "empty response": (
+        [*ROWS, {"prompt": "1+1=", "completion": " "}],
+        "rows.jsonl, line 9: ",
+    ),
+    "cut off": (
+        [*ROWS, {"prompt": "1" * 30, "completion": "2"}],
+        "rows.jsonl, line 9: `max_length` 20 cuts the whole response off",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_bad_rows_name_file_and_line(case, train, capsys):
+    rows, sentence = BAD_ROWS[case]
+    assert train("--max_length", "20", rows=rows) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_cut_off_rows_are_dropped_on_request(train):
+    rows, _ = BAD_ROWS["cut off"]
+    assert train("--max_length", "20", "--overlong_rows", "drop", rows=rows) == 0
+
+
+def test_unknown_options_of_other_commands_are_refused(capsys):
+    assert main(["env", "--nonsense"]) == 2
+    assert "unknown option `--nonsense`; see `balora env --help`" in capsys.readouterr().err
+    assert main(["export"]) == 2
+    assert "the following arguments are required" in capsys.readouterr().err
+
+
+def test_unforeseen_error_is_one_line_and_status_1(tmp_path):
+    code = (
+        "import sys, balora.cli as c; sys.argv = ['balora', 'env']\n"
+        "c._env = lambda *_: 1 / 0\n"
+        "c.entry_point()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip().startswith("balora: ZeroDivisionError: division by zero")
+    assert "Traceback" not in result.stderr
+
+
+def test_debug_shows_the_traceback(train):
+    with pytest.raises(ConfigError):
+        main(["train", "--debug", "--config", "nowhere.yaml"])
+
+
+def test_env_names_the_versions(capsys):
+    assert main(["env"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("balora", "torch", "peft", "trl", "python"))
+
+
+def test_export_plain_truncated_and_merged(train, model_folder, tmp_path, capsys):
+    assert train() == 0
+    out, base = str(tmp_path / "out"), ("--base", str(model_folder))
+    assert main(["export", out, *base]) == 0
+    assert main(["export", out, *base, "--rank", "1"]) == 0
+    assert "of the update" in capsys.readouterr().out
+    assert main(["export", out, *base, "--merge", "--to", str(tmp_path / "whole")]) == 0
+    assert (tmp_path / "out-export" / "adapter_config.json").is_file()
+    assert (tmp_path / "whole" / "model.safetensors").is_file()
+    assert main(["export", out, *base]) == 2
+    assert "exists. Name another folder, or pass `--overwrite`" in capsys.readouterr().err
