@@ -13,6 +13,7 @@ from balora.config import AdapterConfig, BALoraConfig, DataConfig, ModelConfig, 
 from balora.errors import ConfigError
 from balora.recipes import known_fields, load_recipe
 
+OFF = dict.fromkeys(("consistency_coef", "diversity_coef", "svd_coef"), 0.0)
 NEEDED = {"model_name_or_path": "gpt2", "dataset_name": "rows.jsonl", "output_dir": "out"}
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 
@@ -54,6 +55,32 @@ def test_null_on_the_command_line_takes_a_field_out_again(recipe_file):
     assert load_recipe(path, {"method": "full", "lora_r": "null", "preset": "none"}).adapter == (
         AdapterConfig(method="full")
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "rank", "objective"),
+    [
+        ("full", AdapterConfig().lora_r, BALoraConfig(**OFF)),
+        ("lora", 8, BALoraConfig(adapter_init="lora", **OFF)),
+        ("pissa", 8, BALoraConfig(pissa_svd="exact", **OFF)),
+        ("balora", 8, BALoraConfig.preset("iclr2026", pissa_svd="exact", svd_coef=0.1)),
+    ],
+)
+def test_method_on_the_command_line_sets_aside_what_is_another_methods(
+    recipe_file, method, rank, objective
+):
+    path = recipe_file("lora_r: 8\npreset: iclr2026\npissa_svd: exact\nsvd_coef: 0.1\n")
+    recipe = load_recipe(path, {"method": method})
+    assert recipe.adapter.lora_r == rank
+    assert recipe.objective == objective
+
+
+def test_what_is_given_beside_the_method_is_not_set_aside(recipe_file):
+    path = recipe_file("lora_r: 8\nconsistency_coef: 0.1\n")
+    recipe = load_recipe(path, {"method": "lora", "consistency_coef": "0.5"})
+    assert recipe.objective.consistency_coef == 0.5
+    with pytest.raises(ConfigError, match="`lora_r` is 4, but full"):
+        load_recipe(path, {"method": "full", "lora_r": "4"})
 
 
 def test_null_is_a_value_where_the_field_has_one():

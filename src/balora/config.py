@@ -272,7 +272,7 @@ class DataConfig:
     """A Hugging Face hub id, a local .jsonl, .json, .csv or .parquet file, or a folder of them."""
 
     dataset_config: str | None = None
-    """Configuration (subset) of a data set on the hub."""
+    """Configuration (subset) of `dataset_name`, where that is a data set on the hub."""
 
     dataset_train_split: str = "train"
     """Rows to train on, such as train, train[:100000] or train[10%:]."""

@@ -75,6 +75,22 @@ def _objective(given: Mapping[str, Any], own: Mapping[str, Any], task: str) -> B
     return BALoraConfig(**{**_OFF, "adapter_init": init, **own})
 
 
+def foreign_fields(method: str) -> frozenset[str]:
+    """Return the fields that `method` has no use for and another method may have set.
+
+    A recipe written for one method runs as the baseline of another when these are set aside.
+    """
+    terms = {field.name for field in fields(BALoraConfig)} | {"preset"}
+    adapter = {name.name for name in fields(AdapterConfig)} - {"method", "preset"}
+    if method == "full":
+        return frozenset(terms | adapter)
+    if method == "lora":
+        return frozenset(terms)
+    if method == "pissa":
+        return frozenset(terms - {"adapter_init", *PISSA_FIELDS})
+    return frozenset()
+
+
 def method_problems(given: Mapping[str, Any]) -> list[str]:
     """Return what `full` cannot have: anything of an adapter, and a reference model."""
     if given.get("method") != "full":
@@ -85,8 +101,8 @@ def method_problems(given: Mapping[str, Any]) -> list[str]:
         if name.startswith("lora_") or name in ("use_rslora", "adapter_init", *PISSA_FIELDS)
     ]
     problems = [
-        f"`{name}` is {given[name]}, but full fine-tuning has no adapter; leave it out (`--{name} null`) or choose "
-        "`method` lora, pissa or balora"
+        f"`{name}` is {given[name]}, but full fine-tuning has no adapter; leave it out "
+        f"(`--{name} null`) or choose `method` lora, pissa or balora"
         for name in of_adapter
     ]
     coefficient = given.get("consistency_coef", 0)

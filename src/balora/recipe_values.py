@@ -44,9 +44,9 @@ class _Loader(yaml.SafeLoader):
 
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
     text = str(loader.construct_scalar(node)).replace("_", "").lower()
-    return (
-        int(text) if _INT.match(text) else float(text.replace(".inf", "inf").replace(".nan", "nan"))
-    )
+    if _INT.match(text):
+        return int(text)
+    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOL, list("tTfF"))

@@ -85,8 +85,9 @@ def load_examples(config: DataConfig, *, split: str, name: str = "train") -> Exa
     dataset_name = config.dataset_name
     if name == "eval" and config.eval_dataset_name is not None:
         dataset_name = config.eval_dataset_name
+    subset = config.dataset_config if dataset_name == config.dataset_name else None
     files = find_local(dataset_name)
-    raw, sizes = load_rows(dataset_name, files, config.dataset_config, split)
+    raw, sizes = load_rows(dataset_name, files, subset, split)
     where = Examples(raw, dataset_name, split, (), files, tuple(sizes.items()))
     layout = pick_layout(raw, config, dataset_name)
     notes = _check_rows(where, layout)

@@ -79,6 +79,17 @@ def _is_blank(row: list[str]) -> bool:
     return not row or (len(row) == 1 and not row[0].strip())
 
 
+def undecodable(file: Path) -> str | None:
+    """Return where a text file is not UTF-8, for an error message; None when all of it is."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f"{file}, line {number}: not UTF-8 text"
+    return None
+
+
 def first_bad_record(file: Path) -> str | None:
     """Return where and why a file cannot be read, for an error message; None when unknown."""
     if file.suffix.lower() == ".csv":
@@ -108,8 +119,6 @@ def _bad_json(file: Path) -> str | None:
         content = json.loads(file.read_bytes())
     except json.JSONDecodeError as error:
         return f"{file}, line {error.lineno}: not JSON ({error.msg})"
-    except UnicodeDecodeError as error:
-        return f"{file}: not UTF-8 text (byte {error.start})"
     rows = content if isinstance(content, list) else [content]
     strange = [number for number, row in enumerate(rows) if not isinstance(row, dict)]
     if strange:
@@ -127,8 +136,6 @@ def _bad_json_line(file: Path) -> str | None:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 return f"{file}, line {number}: not JSON ({error.msg}, column {error.colno})"
-            except UnicodeDecodeError:
-                return f"{file}, line {number}: not UTF-8 text"
             if not isinstance(row, dict):
                 return f"{file}, line {number}: not a mapping of columns to values"
             for name, value in row.items():

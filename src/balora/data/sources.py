@@ -11,7 +11,7 @@ import datasets
 from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetsError
 
-from balora.data.lines import csv_header, first_bad_record
+from balora.data.lines import csv_header, first_bad_record, undecodable
 from balora.errors import DataError
 from balora.field_types import suggestion
 
@@ -138,16 +138,12 @@ def _load_local(files: LocalFiles, subset: str | None, split: str) -> Dataset:
             raise DataError(f"{files.name} has no split `{wanted}`, only {', '.join(files.files)}.")
     every_file = [file for of_split in files.files.values() for file in of_split]
     for file in every_file:
-        if not file.stat().st_size:
-            raise DataError(f"{file} is empty.")
+        _check_file(file, files.builder)
     options: dict[str, Any] = {}
     if files.builder == "csv":
-        header = csv_header(every_file[0])
-        for file in every_file:  # the reader would shift or pad such a row silently
-            if problem := first_bad_record(file):
-                raise DataError(problem + ".")
         # every value is text as it stands: no numbers, and "None" and "NA" are no gaps
-        options = {"features": Features({column: Value("string") for column in header})}
+        columns = csv_header(every_file[0])
+        options = {"features": Features({column: Value("string") for column in columns})}
         options["keep_default_na"] = False
     data_files = {key: [str(file) for file in of] for key, of in files.files.items()}
     try:
@@ -158,6 +154,15 @@ def _load_local(files: LocalFiles, subset: str | None, split: str) -> Dataset:
         problem = next((found for file in every_file if (found := first_bad_record(file))), None)
         reason = problem or f"{files.name} cannot be read: {_reason(error)}"
         raise DataError(reason.rstrip(".") + ".") from error
+
+
+def _check_file(file: Path, builder: str) -> None:
+    """Refuse what the loader would take silently: shifted or padded CSV rows, broken text."""
+    if not file.stat().st_size:
+        raise DataError(f"{file} is empty.")
+    checks = {"csv": first_bad_record, "json": undecodable}
+    if builder in checks and (problem := checks[builder](file)):
+        raise DataError(problem + ".")
 
 
 def _load_hub(name: str, subset: str | None, split: str) -> Dataset:
