@@ -69,15 +69,17 @@ def make_trainer(
     **settings: Any,
 ) -> BALoraSFTTrainer:
     """Return a trainer of a tiny Llama; ``options`` go to it, ``settings`` to ``SFTConfig``."""
+    model = make_model("llama") if model is None else model
+    is_conv1d = getattr(model.config, "model_type", None) == "gpt2"
     defaults: dict[str, Any] = {
-        "peft_config": lora_config(),
+        "peft_config": lora_config(fan_in_fan_out=is_conv1d),
         "processing_class": make_tokenizer(),
         "train_dataset": make_rows() if rows is None else rows,
     }
     if not isinstance(objective, BALoraConfig):
         objective = BALoraConfig(**(objective or {}))
     return BALoraSFTTrainer(
-        make_model("llama") if model is None else model,
+        model,
         sft_config(output_dir, **settings),
         balora_config=objective,
         **(defaults | (options or {})),

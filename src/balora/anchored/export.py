@@ -57,7 +57,7 @@ def export_adapter(
 
     Raises:
         ConfigError: If ``source`` is no adapter, does not fit ``base``, ``rank`` is below 1 or not
-            below the adapter's own, or ``destination`` exists.
+            below the adapter's own, or ``destination`` exists or holds the ``source`` or ``base``.
     """
     config, tensors = _load_plain_adapter(source)
     _check_fits(tensors, base, source)
@@ -65,7 +65,7 @@ def export_adapter(
     if rank is not None:
         tensors, truncation = truncate(config, tensors, rank)
     config.base_model_name_or_path, config.inference_mode = base, True
-    with _new_folder(destination, overwrite=overwrite) as stage:
+    with _new_folder(destination, (source, Path(base)), overwrite=overwrite) as stage:
         save_file(tensors, stage / ADAPTER_FILE, metadata={"format": "pt"})
         config.save_pretrained(str(stage))
         _copy_tokenizer(source, stage)
@@ -86,10 +86,10 @@ def export_merged(source: Path, base: str, destination: Path, *, overwrite: bool
     """
     _, tensors = _load_plain_adapter(source)
     _check_fits(tensors, base, source)
-    with _new_folder(destination, overwrite=overwrite) as stage:
-        dtype = AutoModelForCausalLM.from_pretrained(base, dtype="auto").dtype
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        merged = PeftModel.from_pretrained(model, str(source)).merge_and_unload()
+    with _new_folder(destination, (source, Path(base)), overwrite=overwrite) as stage:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        dtype = model.dtype
+        merged = PeftModel.from_pretrained(model.float(), str(source)).merge_and_unload()
         merged.to(dtype).save_pretrained(str(stage))
         _save_tokenizer(source, base, stage)
 
@@ -161,23 +161,29 @@ def _check_fits(tensors: dict[str, Tensor], base: str, source: Path) -> None:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"`--base` {base!r} cannot be loaded: {reason}") from error
-    weights = dict(model.named_parameters())
-    for key, down in tensors.items():
-        if not key.endswith("lora_A.weight"):
-            continue
-        layer = key.removesuffix(".lora_A.weight").removeprefix("base_model.model.")
+    weights = dict(model.named_parameters(remove_duplicate=False))  # a tied head too
+    for key in [k for k in tensors if k.endswith("lora_A.weight")]:
+        name = key.removesuffix(".lora_A.weight")
+        layer = name.removeprefix("base_model.model.")
+        shape = (len(tensors[f"{name}.lora_B.weight"]), tensors[key].shape[1])
         weight = weights.get(f"{layer}.weight")
-        if weight is None or down.shape[1] not in weight.shape:
+        # GPT-2's Conv1D holds the transpose
+        if weight is None or tuple(weight.shape) not in (shape, shape[::-1]):
             found = "no such layer" if weight is None else f"shape {tuple(weight.shape)}"
             raise ConfigError(
                 f"the adapter in `{source}` does not fit `--base` {base!r}: it adapts `{layer}` "
-                f"with {down.shape[1]} inputs, and the model has {found}."
+                f"of shape {shape}, and the model has {found}. Name the model it was trained on."
             )
 
 
 @contextmanager
-def _new_folder(destination: Path, *, overwrite: bool) -> Iterator[Path]:
+def _new_folder(destination: Path, inputs: tuple[Path, ...], *, overwrite: bool) -> Iterator[Path]:
     """Yield an empty folder that becomes ``destination`` when the block ends without an error."""
+    for path in inputs:  # a hub id resolves to a path that nothing is at, which does no harm
+        if path.resolve().is_relative_to(destination.resolve()):
+            raise ConfigError(
+                f"`{destination}` holds `{path}`, which the export reads. Name another folder."
+            )
     if destination.exists() and not overwrite:
         raise ConfigError(f"`{destination}` exists. Name another folder, or pass `--overwrite`.")
     stage = destination.with_name(f".tmp-{destination.name}")

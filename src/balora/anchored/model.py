@@ -73,9 +73,15 @@ def anchor_adapter(model: PeftModel, config: BALoraConfig) -> PeftModel:
         ``model`` itself.
 
     Raises:
-        ConfigError: If the adapter's settings do not go with anchored PiSSA: each is named.
+        ConfigError: If the adapter's settings do not go with anchored PiSSA (each is named), or if
+            it is anchored already.
     """
     adapter = only_adapter(model)
+    if isinstance(model, _AnchoredMixin):
+        raise ConfigError(
+            "the adapter is anchored already, and anchoring it again would drop its start. Use the "
+            "model as it is, or pass the base model and a `LoraConfig`."
+        )
     check_adapter(model, anchored=True)
     for _, layer in lora_layers(model):
         attach(layer, adapter, config)
@@ -145,7 +151,10 @@ class _AnchoredMixin:
             kwargs["state_dict"] = _plain_lora_state(self, state_dict)
             super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         if kwargs.get("is_main_process", True):
-            save_file(_anchor_state(self), Path(save_directory) / ANCHOR_FILE)
+            adapter = only_adapter(self)
+            # PEFT gives an adapter with a name of its own a subfolder
+            folder = Path(save_directory, adapter if adapter != "default" else "")
+            save_file(_anchor_state(self), folder / ANCHOR_FILE)
 
     def load_adapter(
         self, model_id: str, adapter_name: str | None = None, *args: Any, **kwargs: Any
@@ -227,8 +236,9 @@ def _load_checkpoint(model: Any, folder: Path) -> Any:
     _check_shapes(model, anchor, folder)
     for name, layer in model.named_modules():
         if is_anchored(layer):
-            device = layer.lora_A[only_adapter(model)].weight.device
-            pair = (anchor.pop(f"{name}.anchor_{factor}").to(device) for factor in "AB")
+            # where and as A and B are: a difference of two dtypes would not be zero where it should
+            like = layer.lora_A[only_adapter(model)].weight
+            pair = (anchor.pop(f"{name}.anchor_{factor}").to(like) for factor in "AB")
             set_anchor(layer, *pair)
     # what is not a LoRA matrix (a classification head, say) comes from PEFT's own file
     rest = {key: value for key, value in saved.items() if "lora_" not in key}

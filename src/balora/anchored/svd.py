@@ -45,15 +45,17 @@ def principal_components(weight: Tensor, rank: int, config: BALoraConfig) -> Pri
     weight = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
     if not torch.isfinite(weight).all():
         raise ValueError("the weight holds a NaN or an infinity, so it has no singular values")
-    if config.pissa_svd == "exact":
-        return _exact(weight, rank)
-    return randomized_svd(
-        weight,
-        rank,
-        oversampling=config.pissa_oversampling,
-        power_iterations=config.pissa_power_iterations,
-        seed=config.pissa_seed,
-    )
+    # the first forward pass may be the one that asks, and autocast would run the products in bf16
+    with torch.autocast(weight.device.type, enabled=False):
+        if config.pissa_svd == "exact":
+            return _exact(weight, rank)
+        return randomized_svd(
+            weight,
+            rank,
+            oversampling=config.pissa_oversampling,
+            power_iterations=config.pissa_power_iterations,
+            seed=config.pissa_seed,
+        )
 
 
 def randomized_svd(

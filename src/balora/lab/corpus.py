@@ -6,15 +6,29 @@ the training text, while its fact or its sum does, in other words.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from balora.lab.numbers import counting_sentences, story_sentences, sum_sentences
 from balora.lab.world import Person, Statement, build_world
 
 T = TypeVar("T")
+
+
+class Repeats(NamedTuple):
+    """How often one pass through the sentences says those of each kind."""
+
+    statements: int = 1
+    counts: int = 1
+    sums: int = 1
+    stories: int = 1
+
+
+# a fact takes few words and a sum fewer: without repeats the stories drown both
+TRAIN_REPEATS = Repeats(statements=2, counts=2, sums=4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +66,13 @@ class Corpus:
     def train_lines(self, num_passes: int) -> list[str]:
         """Return ``num_passes`` passes through the training sentences, composed anew each time."""
         rng = random.Random(f"train {self.seed}")
-        return [line for _ in range(num_passes) for line in compose_lines(self.train, rng)]
+        passes = (compose_lines(self.train, rng, TRAIN_REPEATS) for _ in range(num_passes))
+        return list(itertools.chain.from_iterable(passes))
 
-    def held_out_lines(self) -> list[str]:
-        """Return one pass through the held-out sentences."""
-        return compose_lines(self.held_out, random.Random(f"held out {self.seed}"))
+    def held_out_text(self) -> str:
+        """Return one pass through the held-out sentences, a line for a few that belong together."""
+        lines = compose_lines(self.held_out, random.Random(f"held out {self.seed}"), Repeats())
+        return "\n".join(lines) + "\n"
 
 
 def build_corpus(settings: CorpusSettings) -> Corpus:
@@ -76,19 +92,20 @@ def build_corpus(settings: CorpusSettings) -> Corpus:
     statements = _split(world.statements(), fraction, rng)
     counts = _split(counting_sentences(), fraction, rng)
     sums = _split(sum_sentences(), fraction, rng)
-    stories = _split(
-        story_sentences(seed=settings.seed, count=settings.num_stories), fraction, rng
-    )
+    stories = _split(story_sentences(seed=settings.seed, count=settings.num_stories), fraction, rng)
     train, held_out = zip(statements, counts, sums, stories, strict=True)
     return Corpus(Sentences(*train), Sentences(*held_out), settings.seed)
 
 
-def compose_lines(sentences: Sentences, rng: random.Random) -> list[str]:
-    """Return every sentence once, in lines of a few that belong together, in random order."""
-    lines = _portraits(sentences.statements, rng)
-    for kind, size in ((sentences.counts, 1), (sentences.sums, 3), (sentences.stories, 1)):
-        shuffled = rng.sample(kind, len(kind))
-        lines += [" ".join(group) for group in _groups(shuffled, size)]
+def compose_lines(sentences: Sentences, rng: random.Random, repeats: Repeats) -> list[str]:
+    """Return one pass through the sentences in random order; a line holds up to three of a kind."""
+    lines = []
+    for _ in range(repeats.statements):
+        lines += _portraits(sentences.statements, rng)
+    for name, size in (("counts", 1), ("sums", 3), ("stories", 1)):
+        kind = getattr(sentences, name)
+        for _ in range(getattr(repeats, name)):
+            lines += [" ".join(group) for group in _groups(rng.sample(kind, len(kind)), size)]
     rng.shuffle(lines)
     return lines
 

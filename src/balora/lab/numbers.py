@@ -27,11 +27,23 @@ _GAIN_STORIES = (
     "{one} has {a} {a_things} and gets {b} more. Now there are {c} {c_things}. {a} + {b} = {c}.",
     "{other} gives {b} {b_things} to {one}, who had {a}. So {one} has {c}. {a} + {b} = {c}.",
     "The {place} held {a} {a_things}. {one} puts in {b} more, which makes {c}. {a} + {b} = {c}.",
+    "First {one} owns {a} {a_things}, later {c}, because {one} finds {b}. {a} + {b} = {c}.",
+    "When {one} buys {b} {b_things} from {other}, {a} become {c} at last. {a} + {b} = {c}.",
 )
 _LOSS_STORIES = (
     "{one} has {a} {a_things} and loses {b} of them. Now there are {c} left. {a} - {b} = {c}.",
     "{one} gives {b} {b_things} to {other}. Before there were {a}, now {c}. {a} - {b} = {c}.",
     "The {place} held {a} {a_things}. {one} takes {b} away, so {c} are left. {a} - {b} = {c}.",
+    "Of the {a} {a_things} of {one} {other} takes {b}, so {c} are left. {a} - {b} = {c}.",
+    "At the start {one} owns {a} {a_things}, then loses {b}. The end is {c}. {a} - {b} = {c}.",
+)
+_SIGHTS = (
+    "The {place} of {one} holds {a} {a_things}.",
+    "The number of {things} in the {place} is {a}.",
+    "How many {things} does {one} have? {one} has {a} {a_things}.",
+    "What does {one} find in the {place}? {one} finds {a} {a_things}.",
+    "At first {one} buys {a} {a_things}. Later {other} gives {her} a {thing}.",
+    "Then {other} asks {one} for {a} {a_things}, but {she} has no {thing} now.",
 )
 
 
@@ -61,7 +73,10 @@ def sum_sentences() -> list[str]:
 
 
 def story_sentences(*, seed: int, count: int) -> list[str]:
-    """Return ``count`` different stories of gain and loss; the same seed gives the same ones."""
+    """Return ``count`` different stories of gain, of loss, and of things that are only counted.
+
+    The same seed gives the same stories.
+    """
     rng = random.Random(seed)
     stories: dict[str, None] = {}
     while len(stories) < count:
@@ -70,15 +85,17 @@ def story_sentences(*, seed: int, count: int) -> list[str]:
 
 
 def _draw_story(rng: random.Random) -> str:
-    is_gain = rng.random() < 0.5
-    a, b = draw_operands(rng, is_gain=is_gain, start=rng.randint(1, MAX_OPERAND))
-    c = a + b if is_gain else a - b
+    kind = rng.choice((_GAIN_STORIES, _GAIN_STORIES, _LOSS_STORIES, _LOSS_STORIES, _SIGHTS))
+    start = rng.randint(1, MAX_OPERAND)
+    a, b = draw_operands(rng, is_gain=kind is _GAIN_STORIES, start=start)
+    c = a + b if kind is _GAIN_STORIES else a - b
     one, other = rng.sample(words.FEMALE_NAMES + words.MALE_NAMES, 2)
     thing = rng.choice(words.THINGS)
-    named = {key: words.plural(thing, n) for key, n in zip("abc", (a, b, c), strict=True)}
-    return rng.choice(_GAIN_STORIES if is_gain else _LOSS_STORIES).format(
-        **{"one": one, "other": other, "place": rng.choice(words.PLACES), "a": a, "b": b, "c": c},
-        **{f"{key}_things": word for key, word in named.items()},
+    return rng.choice(kind).format(
+        **{"a": a, "b": b, "c": c, "place": rng.choice(words.PLACES), "other": other},
+        **{f"{key}_things": words.plural(thing, n) for key, n in (("a", a), ("b", b), ("c", c))},
+        **{"thing": thing, "things": thing + "s"},
+        **words.mention(one),
     )
 
 

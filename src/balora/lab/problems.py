@@ -25,7 +25,7 @@ _GAINS = (
 )
 _LOSSES = (
     "Then {she} gives {b} of them to {other}.",
-    "{she_first} loses {b} {b_things}.",
+    "{She} loses {b} {b_things}.",
     "{other} takes {b} of them away.",
 )
 _QUESTIONS = (
@@ -95,20 +95,12 @@ class Problem:
         return {"instruction": self.instruction(), "output": self.output()}
 
     def _names(self) -> dict[str, str]:
-        is_female = self.one in words.FEMALE_NAMES
-        return {
-            "one": self.one,
-            "other": self.other,
-            "place": self.place,
-            "things": self.thing + "s",
-            "she": "she" if is_female else "he",
-            "she_first": "She" if is_female else "He",
-            "her": "her" if is_female else "him",
-        }
+        rest = {"other": self.other, "place": self.place, "things": self.thing + "s"}
+        return {**words.mention(self.one), **rest}
 
 
 def draw_problems(
-    *, seed: int, count: int, max_steps: int, exclude: Iterable[Problem] = ()
+    *, seed: int | str, count: int, max_steps: int, exclude: Iterable[Problem] = ()
 ) -> list[Problem]:
     """Return ``count`` problems of which no two, and none of ``exclude``, share an identity.
 

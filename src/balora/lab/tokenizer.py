@@ -16,7 +16,7 @@ INSTRUCTION_WORDING = (
     "the request.\n\n### Instruction:\n\n### Response:",
     "Below is an instruction that describes a task, paired with an input that provides further "
     "context.\n\n### Input:\n",
-    "How many are left in the end? What is the number? The answer is: ",
+    "The answer is: ",
 )
 """Wording of instruction data, so that it costs words rather than single letters.
 

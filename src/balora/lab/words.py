@@ -40,9 +40,10 @@ THINGS = (
 PLACES = ("bag", "basket", "box", "drawer", "garden", "room")
 
 
-def pronoun(first_name: str) -> str:
-    """Return the pronoun of a first name of these lists, as the subject of a sentence."""
-    return "She" if first_name in FEMALE_NAMES else "He"
+def mention(first_name: str) -> dict[str, str]:
+    """Return the ways to speak of someone, by the names that templates use for them."""
+    subject, other = ("she", "her") if first_name in FEMALE_NAMES else ("he", "him")
+    return {"one": first_name, "she": subject, "She": subject.capitalize(), "her": other}
 
 
 def plural(thing: str, count: int) -> str:

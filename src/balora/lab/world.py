@@ -68,7 +68,7 @@ class Person:
     @property
     def pronoun(self) -> str:
         """``She`` or ``He``."""
-        return words.pronoun(self.first_name)
+        return words.mention(self.first_name)["She"]
 
 
 @dataclass(frozen=True)

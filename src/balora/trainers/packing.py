@@ -20,7 +20,8 @@ from balora.head import agree
 
 def is_packed(inputs: dict[str, Any]) -> bool:
     """Return whether a micro-batch holds rows that only their position ids keep apart."""
-    return "position_ids" in inputs and "attention_mask" not in inputs
+    has_positions = inputs.get("position_ids") is not None
+    return has_positions and inputs.get("attention_mask") is None  # PEFT passes it as None
 
 
 @torch.no_grad()
@@ -34,9 +35,11 @@ def check_packing(model: PreTrainedModel, input_ids: Tensor) -> None:
     Raises:
         ConfigError: If the row comes out differently alone and packed.
     """
-    row = input_ids[0].tolist()
+    row, vocab_size = input_ids[0].tolist(), model.config.get_text_config().vocab_size
+    # other tokens: near-uniform attention over the same ones twice would come out the same
+    first = [(token + 1) % vocab_size for token in row]
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
-    packed = collate([{"input_ids": row[::-1]}, {"input_ids": row}])
+    packed = collate([{"input_ids": first}, {"input_ids": row}])
     del packed["labels"]
     on_device = {
         name: value.to(input_ids.device) if isinstance(value, Tensor) else value

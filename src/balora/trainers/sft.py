@@ -204,6 +204,7 @@ def default_arguments(model: Any) -> SFTConfig:
     return SFTConfig(
         output_dir=f"{name.rstrip('/').split('/')[-1]}-BALoRA",
         bf16=bool(is_torch_bf16_gpu_available()),
+        use_cpu=not torch.accelerator.is_available(),
         **{_CHECKPOINTING: False},
     )
 

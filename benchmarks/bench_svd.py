@@ -1,0 +1,183 @@
+"""Time and error of the randomised SVD behind the PiSSA start, next to the exact SVD.
+
+    python -m benchmarks.bench_svd --out bench_svd.jsonl
+    python -m benchmarks.bench_svd --sizes 4096x4096 --rank 64 --repeats 5
+    python -m benchmarks.bench_svd --gpt2_attention FOLDER
+
+Writes one JSON line per weight and prints a table. The exact SVD is the yardstick: in time, and as
+the optimum of Eckart and Young. The randomised one runs with the package's defaults. The two are
+timed in turns, so that both see the same machine; the exact one of a large weight takes minutes, so
+it is repeated only while `--exact_budget` lasts, and the row says how often it ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from balora.anchored import PrincipalComponents, principal_components
+from balora.config import BALoraConfig
+from balora.environment import git_commit
+
+RANDOMIZED = BALoraConfig()
+EXACT = BALoraConfig(pissa_svd="exact")
+DECAY = 0.5
+"""Of the power law: the i-th singular value is i^-0.5, flatter than in the weights of GPT-2."""
+
+
+def gaussian(num_rows: int, num_columns: int, generator: torch.Generator) -> Tensor:
+    """Return a matrix of independent normal entries: the flattest spectrum, the hardest case."""
+    return torch.randn(num_rows, num_columns, generator=generator)
+
+
+def power_law(num_rows: int, num_columns: int, generator: torch.Generator) -> Tensor:
+    """Return a matrix with singular values i^-DECAY and random singular vectors."""
+    num_values = min(num_rows, num_columns)
+    u = torch.linalg.qr(torch.randn(num_rows, num_values, generator=generator)).Q
+    v = torch.linalg.qr(torch.randn(num_columns, num_values, generator=generator)).Q
+    return (u * torch.arange(1, num_values + 1) ** -DECAY) @ v.mT
+
+
+def gpt2_attention(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield the 768 x 768 weights of a folder of raw big-endian float32 files."""
+    for path in sorted(folder.glob("*.w.dat")):
+        weight = np.fromfile(path, dtype=">f4").astype(np.float32).reshape(768, 768)
+        yield f"GPT-2 {path.name.removesuffix('.w.dat')}", torch.from_numpy(weight).mT.contiguous()
+
+
+def relative_error(weight: Tensor, components: PrincipalComponents) -> float:
+    """Return the Frobenius error of the approximation over the norm of ``weight``."""
+    approximation = (components.u * components.s) @ components.vh
+    error = torch.linalg.vector_norm(weight - approximation, dtype=torch.float64)
+    return float(error / torch.linalg.vector_norm(weight, dtype=torch.float64))
+
+
+def timed(weight: Tensor, rank: int, config: BALoraConfig) -> tuple[float, PrincipalComponents]:
+    """Return the seconds of one SVD and its result."""
+    start = time.perf_counter()
+    components = principal_components(weight, rank, config)
+    return time.perf_counter() - start, components
+
+
+def quantiles(seconds: list[float]) -> dict[str, float | int]:
+    """Return the 20th percentile, the median and the 80th percentile of some times."""
+    p20, median, p80 = np.quantile(seconds, [0.2, 0.5, 0.8]).round(4).tolist()
+    return {"p20": p20, "median": median, "p80": p80, "runs": len(seconds)}
+
+
+def measure(weight: Tensor, rank: int, *, repeats: int, exact_budget: float) -> dict[str, Any]:
+    """Return times and errors of both methods, run in turns."""
+    randomized_seconds: list[float] = []
+    exact_seconds: list[float] = []
+    for _ in range(repeats):
+        seconds, randomized = timed(weight, rank, RANDOMIZED)
+        randomized_seconds.append(seconds)
+        if not exact_seconds or sum(exact_seconds) + exact_seconds[0] <= exact_budget:
+            seconds, exact = timed(weight, rank, EXACT)
+            exact_seconds.append(seconds)
+    error, optimum = relative_error(weight, randomized), relative_error(weight, exact)
+    return {
+        "rank": rank,
+        "oversampling": RANDOMIZED.pissa_oversampling,
+        "power_iterations": RANDOMIZED.pissa_power_iterations,
+        "randomized_seconds": quantiles(randomized_seconds),
+        "exact_seconds": quantiles(exact_seconds),
+        "times_faster": round(float(np.median(exact_seconds) / np.median(randomized_seconds)), 1),
+        "relative_error": error,
+        "optimal_relative_error": optimum,
+        "above_optimum": error / optimum - 1,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what the times depend on."""
+    return {
+        "machine": f"{os.cpu_count()} cores {platform.machine()}",
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": git_commit(),
+    }
+
+
+def weights(options: argparse.Namespace) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights to measure, one at a time, with their names."""
+    if options.gpt2_attention:
+        yield from gpt2_attention(options.gpt2_attention)
+    for size in options.sizes:
+        num_rows, num_columns = map(int, size.split("x"))
+        for name, make in {"Gaussian": gaussian, "power law": power_law}.items():
+            yield name, make(num_rows, num_columns, torch.Generator().manual_seed(options.seed))
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=100),
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--sizes", nargs="+", default=["768x768", "4096x4096", "4096x11008"], metavar="ROWSxCOLUMNS"
+    )
+    add("--rank", type=int, default=128)
+    add("--repeats", type=int, default=5, help="runs of the randomised SVD per weight")
+    add("--exact_budget", type=float, default=60.0, help="seconds of exact SVD per weight")
+    add("--gpt2_attention", type=Path, help="folder of real 768 x 768 weights, *.w.dat")
+    add("--threads", type=int, default=os.cpu_count())
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, help="file of JSON lines to write")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure every weight, print a table and write the rows."""
+    options = parse()
+    torch.set_num_threads(options.threads)
+    timed(torch.randn(256, 256), 16, RANDOMIZED)  # warm up
+    rows = []
+    print("| Size | Spectrum | Exact | Randomised | Times faster | Error | Above optimum |")
+    print("|---|---|---|---|---|---|---|")
+    for name, weight in weights(options):
+        figures = measure(
+            weight, options.rank, repeats=options.repeats, exact_budget=options.exact_budget
+        )
+        size = " x ".join(map(str, weight.shape))
+        rows.append({"size": size, "spectrum": name, **figures, **machine()})
+        print(table_row(rows[-1]), flush=True)
+        if options.out:  # after every weight: the large ones take minutes
+            options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def table_row(row: dict[str, Any]) -> str:
+    """Return one line of the table: medians, in brackets the 20th and 80th percentiles."""
+    times = [
+        f"{t['median']:.3g} s ({t['p20']:.3g}-{t['p80']:.3g}, {t['runs']} runs)"
+        for t in (row["exact_seconds"], row["randomized_seconds"])
+    ]
+    cells = [
+        row["size"],
+        row["spectrum"],
+        *times,
+        f"{row['times_faster']:.0f}",
+        f"{row['relative_error']:.4f}",
+        f"{row['above_optimum']:.3%}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""What the README promises: its commands parse, its recipes load, its names exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import balora
+from balora.cli import build_parser, main, overrides
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"^`?(balora [^`\n#|]+)", README.replace("| `", "\n`"), re.M)))
+
+
+def test_the_readme_names_commands():
+    assert sum(command.startswith("balora train --config") for command in COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("balora train --config")])
+def test_train_commands_of_the_readme_resolve(command, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main([*shlex.split(command)[1:], "--dry_run"]) == 0
+    assert "method: balora" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if " | " not in c and "train" not in c])
+def test_other_commands_of_the_readme_parse(command):
+    _, rest = build_parser().parse_known_args(shlex.split(command)[1:])
+    overrides(rest)
+
+
+def test_the_two_commands_of_the_readme_are_targets_of_the_makefile():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert re.findall(r"^make ([a-z-]+)", README, re.M) == ["quickstart", "test"]
+    assert {"quickstart", "test", "check"} <= set(targets)
+
+
+def test_public_names_exist():
+    assert all(getattr(balora, name) is not None for name in balora.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = balora.nothing
+
+
+def test_links_of_the_documents_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "AGENTS.md"]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

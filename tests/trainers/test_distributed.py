@@ -1,0 +1,126 @@
+"""Two processes of half a batch are one process of a whole one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+from tiny_models import make_model
+from tiny_training import REGULARIZERS, recomposed
+
+SCRIPT = Path(__file__).with_name("process.py")
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(SCRIPT.parents[1]),
+    "PYTHONWARNINGS": "ignore",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(output, **environment):
+    output.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(output)],
+        env=ENVIRONMENT | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Return the results of one process, and of two."""
+    folder, port = tmp_path_factory.mktemp("runs"), str(free_port())
+    processes = [start(folder / "one")]
+    for rank in "01":
+        processes.append(
+            start(
+                folder / "two",
+                RANK=rank,
+                LOCAL_RANK=rank,
+                WORLD_SIZE="2",
+                LOCAL_WORLD_SIZE="2",
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+            )
+        )
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    files = {"one": "one/rank-0", "two": "two/rank-0", "second": "two/rank-1"}
+    found = {name: torch.load(folder / f"{file}.pt") for name, file in files.items()}
+    return {**found, "folder": folder}
+
+
+NAMES = ["plain", "accumulated", "checkpointed", "schedule", "one rank without tokens"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_is_the_same(runs, name):
+    one, two = runs["one"][name]["rows"], runs["two"][name]["rows"]
+    assert len(one) == len(two) == 5
+    for row, other in zip(two, one, strict=True):
+        assert row.keys() == other.keys()
+        for key in row:
+            assert row[key] == pytest.approx(other[key], abs=1e-6, rel=1e-6), key
+        assert recomposed(row) == pytest.approx(row["loss"], abs=1e-6)
+    assert all(f"{term}_loss" in two[-1] for term in REGULARIZERS)
+    assert two[-1]["consistency_loss"] > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_the_same(runs, name):
+    one, two, second = (runs[key][name]["gradients"] for key in ("one", "two", "second"))
+    for step, other, of_rank_1 in zip(two, one, second, strict=True):
+        for parameter, gradient in step.items():
+            torch.testing.assert_close(gradient, other[parameter], rtol=1e-4, atol=1e-6)
+            assert torch.equal(gradient, of_rank_1[parameter])
+
+
+def test_rows_add_up_when_each_process_counts_its_own_tokens(runs):
+    rows = runs["two"]["own counts"]["rows"]
+    for row in rows:
+        assert recomposed(row) == pytest.approx(row["loss"], abs=1e-6)
+    # a mean of two means is not the mean over all tokens
+    assert rows[0]["task_loss"] != pytest.approx(runs["one"]["plain"]["rows"][0]["task_loss"])
+
+
+def test_rows_are_gathered_in_the_order_of_the_ranks_and_gradients_summed(runs):
+    rows = torch.arange(6.0).reshape(3, 2) + 1
+    assert torch.equal(runs["two"]["gather"]["gathered"], rows)
+    assert torch.equal(runs["second"]["gather"]["gathered"], rows)
+    # d/dx of (1 + 2) x^2: what both ranks did with the rows
+    assert torch.equal(runs["two"]["gather"]["grad"], 6 * rows)
+    assert runs["second"]["gather"]["grad"].shape == (0, 2)
+
+
+def test_two_processes_save_one_adapter(runs):
+    ids = torch.arange(5, 17)[None]
+    logits = [
+        PeftModel.from_pretrained(make_model("llama"), runs["folder"] / number / "plain")
+        .eval()(input_ids=ids)
+        .logits
+        for number in ("one", "two")
+    ]
+    torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
+    assert not (runs["folder"] / "two" / "plain" / ".tmp-save").exists()

@@ -1,0 +1,115 @@
+"""A resumed run is the run that never stopped, bit for bit on a CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from balora.anchored import layer as anchored_layer
+from balora.config import BALoraConfig
+from balora.errors import ConfigError
+from tiny_models import make_model
+from tiny_training import LARGE, OFF, is_equal, loss_rows, make_rows, make_trainer, run, trained
+
+# measured in seconds, or counted from the start of a process by trl
+NOT_COMPARED = ("_runtime", "_per_second", "num_tokens", "train_loss", "total_flos")
+
+OBJECTIVES = {
+    "balora": BALoraConfig(**LARGE),
+    "iclr2026": BALoraConfig.preset("iclr2026"),
+    "lora": BALoraConfig(**LARGE, adapter_init="lora"),
+    "full": BALoraConfig(**OFF),
+}
+BEST = {
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "eval_loss",
+}
+
+
+def make(output_dir, method="balora", **settings):
+    options = {"eval_dataset": make_rows(3)}
+    if method == "full":
+        options["peft_config"] = None
+    defaults = {
+        "model": make_model("gpt2"),  # with dropout: the random state must come back too
+        "objective": OBJECTIVES[method],
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "lr_scheduler_type": "cosine",
+        "options": options,
+    }
+    return make_trainer(output_dir, **(defaults | settings))
+
+
+def comparable(rows):
+    return [{k: v for k, v in row.items() if not k.endswith(NOT_COMPARED)} for row in rows]
+
+
+def refuse_svd(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("a resumed run computed singular vectors")
+
+    monkeypatch.setattr(anchored_layer, "principal_components", refuse)
+
+
+@pytest.mark.parametrize("method", OBJECTIVES)
+@pytest.mark.parametrize("settings", [{}, BEST], ids=["plain", "best"])
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, method, settings, monkeypatch):
+    whole = make(tmp_path, method, **settings)
+    whole.train()
+    refuse_svd(monkeypatch)
+    resumed = make(tmp_path, method, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert len(loss_rows(whole)) == 6
+    assert comparable(resumed.state.log_history) == comparable(whole.state.log_history)
+    assert is_equal(trained(whole.model), trained(resumed.model))
+
+
+def test_resuming_in_the_middle_of_an_epoch_with_accumulation(tmp_path, monkeypatch):
+    settings = {
+        "rows": make_rows(11),
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 3,
+    }
+    whole = make(tmp_path, **settings)
+    whole.train()
+    refuse_svd(monkeypatch)
+    resumed = make(tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert comparable(resumed.state.log_history) == comparable(whole.state.log_history)
+
+
+def test_the_best_model_is_loaded_at_the_end(tmp_path):
+    # the worst counts as the best, so that it is not the last
+    trainer = make(tmp_path, greater_is_better=True, **BEST)
+    trainer.train()
+    losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] > losses[1]
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
+    assert trainer.evaluate()["eval_loss"] == losses[0]
+    held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in trainer.model.parameters() if p.requires_grad}
+
+
+def test_another_methods_checkpoint_is_refused(tmp_path):
+    make(tmp_path, "lora").train()
+    with pytest.raises(ConfigError, match=r"has no anchor\.safetensors"):
+        make(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_a_resumed_run_saves_what_the_uninterrupted_one_does(tmp_path):
+    whole = make(tmp_path)
+    run(whole)
+    resumed = make(tmp_path)
+    run(resumed, resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    for trainer, name in ((whole, "whole"), (resumed, "resumed")):
+        trainer.save_model(str(tmp_path / name))
+    for file in ("adapter_model.safetensors", "anchor.safetensors"):
+        assert (tmp_path / "whole" / file).read_bytes() == (
+            tmp_path / "resumed" / file
+        ).read_bytes()
+    assert torch.equal(*(t.model.get_base_model().lm_head.weight for t in (whole, resumed)))
