@@ -51,6 +51,7 @@ def test_every_flag_is_put_back(crashes, rng):
     try:
         with reference_mode(model):
             inside = flags_of(model)
+            assert not torch.is_grad_enabled()
             logits = model(**batch).logits
             if crashes:
                 raise KeyError

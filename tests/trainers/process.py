@@ -38,6 +38,8 @@ RUNS = {
         "dataset_kwargs": {"skip_prepare_dataset": True},
     },
     "own counts": {"objective": LARGE, "batch": 8, "average_tokens_across_devices": False},
+    # what each of two processes sees of the first batch of eight, one after the other
+    "halves": {"objective": LARGE, "batch": 4, "learning_rate": 0.0, "max_steps": 2},
 }
 
 

@@ -101,8 +101,11 @@ def test_rows_add_up_when_each_process_counts_its_own_tokens(runs):
     rows = runs["two"]["own counts"]["rows"]
     for row in rows:
         assert recomposed(row) == pytest.approx(row["loss"], abs=1e-6)
-    # a mean of two means is not the mean over all tokens
-    assert rows[0]["task_loss"] != pytest.approx(runs["one"]["plain"]["rows"][0]["task_loss"])
+    # then the row is the mean of the two processes' means, not the mean over all tokens
+    first, second = (row["task_loss"] for row in runs["one"]["halves"]["rows"])
+    assert rows[0]["task_loss"] == pytest.approx((first + second) / 2, abs=1e-6)
+    over_all = runs["one"]["plain"]["rows"][0]["task_loss"]
+    assert rows[0]["task_loss"] != pytest.approx(over_all, abs=1e-4)
 
 
 def test_rows_are_gathered_in_the_order_of_the_ranks_and_gradients_summed(runs):
