@@ -11,6 +11,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
+torch.set_num_threads(1)  # two workers with a thread pool each get in one another's way
+
 
 @pytest.fixture
 def rng() -> torch.Generator:

@@ -222,6 +222,13 @@ def test_cut_off_rows_are_dropped_on_request(train):
     assert train("--max_length", "20", "--overlong_rows", "drop", rows=rows) == 0
 
 
+def test_a_run_that_is_done_is_not_resumed(train, capsys):
+    saving = ("--save_strategy", "steps", "--save_steps", "1")
+    assert train(*saving) == 0
+    assert train(*saving, "--resume_from_checkpoint", "true") == 2
+    assert "has done 2 steps and `max_steps` is 2, so nothing is left" in capsys.readouterr().err
+
+
 def test_unknown_options_of_other_commands_are_refused(capsys):
     assert main(["env", "--nonsense"]) == 2
     assert "unknown option `--nonsense`; see `balora env --help`" in capsys.readouterr().err
@@ -265,3 +272,44 @@ def test_export_plain_truncated_and_merged(train, model_folder, tmp_path, capsys
     assert (tmp_path / "whole" / "model.safetensors").is_file()
     assert main(["export", out, *base]) == 2
     assert "exists. Name another folder, or pass `--overwrite`" in capsys.readouterr().err
+
+
+def test_eval_takes_the_data_of_the_run_and_compares_several(train, model_folder, tmp_path, capsys):
+    assert train() == 0
+    assert train("--method", "lora", "--output_dir", str(tmp_path / "lora")) == 0
+    text = tmp_path / "text.txt"
+    text.write_text("1+1=2\n" * 20)
+    figures = tmp_path / "figures.json"
+    words = ["eval", str(tmp_path / "out"), str(tmp_path / "lora"), "--base", str(model_folder)]
+    words += ["--retention_file", str(text), "--max_new_tokens", "4", "--json", str(figures)]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("base", "out", "lora", "retained text"))
+    rows = json.loads(figures.read_text())
+    assert rows["base"]["kl"] == 0.0 < rows["out"]["kl"]
+    assert rows["out"]["num_examples"] == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--base", "./nowhere"], "the model './nowhere' cannot be loaded"),
+        (["--dataset_nam", "x"], "did you mean `dataset_name`"),
+        (["--retention_file", "nowhere.txt"], "`--retention_file` 'nowhere.txt' cannot be read"),
+        (["--dataset_name", "./nowhere.jsonl"], "nowhere.jsonl does not exist"),
+    ],
+)
+def test_eval_refuses(options, sentence, train, model_folder, tmp_path, capsys):
+    assert train() == 0
+    words = ["eval", str(tmp_path / "out")]
+    if "--base" not in options:
+        words += ["--base", str(model_folder)]
+    assert main([*words, *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_eval_refuses_a_folder_without_a_run(model_folder, tmp_path, capsys):
+    data = str(write_rows(tmp_path / "rows.jsonl"))
+    words = ["eval", str(tmp_path), "--base", str(model_folder), "--dataset_name", data]
+    assert main([*words, "--max_new_tokens", "2"]) == 2
+    assert "holds neither an adapter nor a model" in capsys.readouterr().err

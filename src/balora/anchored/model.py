@@ -103,7 +103,7 @@ def check_adapter(model: PeftModel, *, anchored: bool) -> None:
             f"`{name}` is {getattr(peft_config, name)!r}, which does not go with the PiSSA start: "
             f"leave it at {neutral!r}"
             for name, neutral in _NEUTRAL.items()
-            if getattr(peft_config, name, neutral) not in (neutral, neutral or None)
+            if (getattr(peft_config, name, neutral) or None) != (neutral or None)
         ]
         if problems:
             raise ConfigError("; ".join(problems) + ".")

@@ -151,11 +151,17 @@ def _checkpoint_to_resume(args: SFTConfig, output_dir: Path) -> str | None:
                 f"`resume_from_checkpoint` is true, but {str(output_dir)!r} holds no complete "
                 "checkpoint. Leave it out to start from the beginning."
             )
-        return str(checkpoint)
+        wish = checkpoint
     if not (Path(wish) / _LAST_WRITTEN).is_file():
         raise ConfigError(
             f"`resume_from_checkpoint` {wish!r} is no complete checkpoint: it has no "
             f"{_LAST_WRITTEN}. Name a `checkpoint-N` folder."
+        )
+    done = json.loads((Path(wish) / _LAST_WRITTEN).read_text(encoding="utf-8"))["global_step"]
+    if 0 < args.max_steps <= done:
+        raise ConfigError(
+            f"`resume_from_checkpoint` {str(wish)!r} has done {done} steps and `max_steps` is "
+            f"{args.max_steps}, so nothing is left. Raise `max_steps`."
         )
     return str(wish)
 
