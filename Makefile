@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 .PHONY: quickstart test test-slow check lint types bench clean
 
 quickstart: $(STAMP)  ## Fine-tune the embedded model and show what changed
-	$(BIN)/balora quickstart
+	$(BIN)/balora quickstart --overwrite
 
 test: $(STAMP)  ## The default test suite
 	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -79,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry_point() -> None:
     """Run as a program: an unforeseen error is one line too, unless ``--debug`` is given."""
+    # peft reads a name that transformers has deprecated; nothing a user can do about
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     if "--debug" not in sys.argv:
         sys.excepthook = _one_line
     sys.exit(main())

@@ -14,7 +14,7 @@ def asset_path(name: str) -> Path:
     """
     root = Path(str(files(__name__)))
     path = root / name
-    if name.startswith(("/", ".")) or ".." in Path(name).parts or not path.exists():
+    if not name or name.startswith(("/", ".")) or ".." in Path(name).parts or not path.exists():
         known = sorted(
             str(found.relative_to(root)) for found in root.glob("*/*") if found.suffix != ".pyc"
         )

@@ -28,7 +28,7 @@ class Repeats(NamedTuple):
 
 
 # a fact takes few words and a sum fewer: without repeats the stories drown both
-TRAIN_REPEATS = Repeats(statements=2, counts=2, sums=4)
+TRAIN_REPEATS = Repeats(statements=3, counts=2, sums=4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ class CorpusSettings:
     """Draws the world, the stories, the held-out sentences and the documents."""
     num_people: int = 200
     """People of the world, each with a home, a profession, a pet and a hobby."""
-    num_stories: int = 6000
+    num_stories: int = 4000
     """Different stories about numbers."""
     held_out_fraction: float = 0.04
     """Part of the sentences of every kind that is never trained on."""

@@ -43,6 +43,7 @@ _SIGHTS = (
     "How many {things} does {one} have? {one} has {a} {a_things}.",
     "What does {one} find in the {place}? {one} finds {a} {a_things}.",
     "At first {one} buys {a} {a_things}. Later {other} gives {her} a {thing}.",
+    "{one} asks: how many {things} are there? The answer of {other} is {a} {a_things}.",
     "Then {other} asks {one} for {a} {a_things}, but {she} has no {thing} now.",
 )
 

@@ -46,7 +46,7 @@ class PretrainSettings:
 
     seed: int = 0
     """Draws the world, its texts, the first weights and the order of training."""
-    num_passes: int = 28
+    num_passes: int = 27
     """Passes through the training sentences, composed anew each time."""
     max_steps: int = -1
     """Optimizer steps; -1 trains on all passes."""
@@ -64,7 +64,7 @@ class PretrainSettings:
     """Tokens of one packed training block, and the longest sequence that the model accepts."""
     batch_size: int = 8
     """Blocks per step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 4e-3
     """Peak of the cosine schedule."""
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
     """The world and its text; its seed is `seed`."""
