@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from balora.cli import main
 from balora.quickstart import quickstart
 

@@ -24,7 +24,7 @@ from balora.data import load_examples
 from balora.errors import ConfigError
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
 from balora.field_types import suggestion, type_problem
-from balora.recipe_values import parse_text, read_mapping
+from balora.recipes.values import parse_text, read_mapping
 
 
 def evaluate_runs(

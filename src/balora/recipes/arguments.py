@@ -16,7 +16,7 @@ from balora.errors import ConfigError
 if TYPE_CHECKING:
     from trl import SFTConfig
 
-    from balora.recipes import Recipe
+    from balora.recipes.recipe import Recipe
 
 # transformers renamed these; the old name still works and warns on every start
 _NEW_NAMES = {

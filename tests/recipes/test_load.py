@@ -15,7 +15,7 @@ from balora.recipes import known_fields, load_recipe
 
 OFF = dict.fromkeys(("consistency_coef", "diversity_coef", "svd_coef"), 0.0)
 NEEDED = {"model_name_or_path": "gpt2", "dataset_name": "rows.jsonl", "output_dir": "out"}
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ recipes = st.fixed_dictionaries(
 
 @given(recipes)
 def test_a_written_recipe_loads_to_the_same(tmp_path_factory, values):
-    from balora.recipe_values import dump_mapping
+    from balora.recipes.values import dump_mapping
 
     folder = tmp_path_factory.mktemp("recipe")
     (folder / "first.yaml").write_text(dump_mapping(values), encoding="utf-8", newline="")

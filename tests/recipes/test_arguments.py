@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from balora import training_args
 from balora.errors import ConfigError
+from balora.recipes import arguments as arguments_module
 from balora.recipes import load_recipe, training_arguments
 
 NEEDED = {"model_name_or_path": "gpt2", "dataset_name": "rows.jsonl", "output_dir": "out"}
@@ -14,7 +14,7 @@ NEEDED = {"model_name_or_path": "gpt2", "dataset_name": "rows.jsonl", "output_di
 @pytest.fixture
 def arguments(monkeypatch):
     def build(*, supported: bool = False, **overrides: str):
-        monkeypatch.setattr(training_args, "_supports_bf16", lambda: supported)
+        monkeypatch.setattr(arguments_module, "_supports_bf16", lambda: supported)
         return training_arguments(load_recipe(None, {**NEEDED, **overrides}))
 
     return build
@@ -62,7 +62,7 @@ def test_bf16_follows_recipe_machine_and_weights(arguments, supported, dtype, se
 @pytest.mark.parametrize("available", [True, False])
 def test_the_cpu_is_chosen_only_without_an_accelerator(monkeypatch, available):
     monkeypatch.setattr("torch.accelerator.is_available", lambda: available)
-    defaults = training_args._defaults(load_recipe(None, NEEDED))
+    defaults = arguments_module._defaults(load_recipe(None, NEEDED))
     assert defaults.get("use_cpu", False) is not available
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from balora.config import BALoraConfig
 from balora.errors import ConfigError
-from balora.methods import acting_fields, resolve
+from balora.recipes.methods import acting_fields, resolve
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ Every key, type and choice is checked before anything is built, and all problems
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -17,11 +16,9 @@ from typing import Any, NamedTuple, cast
 from balora.config import AdapterConfig, BALoraConfig, DataConfig, ModelConfig, RunConfig
 from balora.errors import ConfigError
 from balora.field_types import accepts, choice_words, suggestion, type_problem
-from balora.methods import Resolved, acting_fields, attempt, foreign_fields, resolve
-from balora.recipe_values import dump_mapping, parse_text, read_mapping
-from balora.training_args import training_arguments
-
-__all__ = ["Recipe", "load_recipe", "training_arguments"]
+from balora.recipes.methods import attempt, foreign_fields, resolve
+from balora.recipes.recipe import Recipe
+from balora.recipes.values import parse_text, read_mapping
 
 _OWN = {
     "model": ModelConfig,
@@ -46,34 +43,6 @@ _REPLACED_BY = {  # names that other tools or versions use for the same thing
     "alpha": "lora_alpha",
     "target_modules": "lora_target_modules",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A checked recipe: the settings of one run, by part."""
-
-    model: ModelConfig
-    adapter: AdapterConfig
-    data: DataConfig
-    run: RunConfig
-    objective: BALoraConfig
-    training: dict[str, Any]
-    source: Path | None = field(default=None, compare=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the resolved flat recipe: every field that acts, with its value.
-
-        Loaded again, it gives an equal recipe. Fields that cannot act under the other settings are
-        left out, because a recipe that sets one is refused.
-        """
-        flat: dict[str, Any] = {}
-        for part in (self.model, self.data, self.run):
-            flat |= {k: v for k, v in dataclasses.asdict(part).items() if v is not None}
-        return flat | acting_fields(Resolved(self.adapter, self.objective)) | self.training
-
-    def to_yaml(self) -> str:
-        """Return `to_dict` as YAML, which `load_recipe` reads."""
-        return dump_mapping(self.to_dict())
 
 
 class _Known(NamedTuple):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balora.errors import ConfigError
-from balora.recipe_values import dump_mapping, parse_text, read_mapping
+from balora.recipes.values import dump_mapping, parse_text, read_mapping
 
 
 @pytest.fixture

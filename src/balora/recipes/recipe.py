@@ -1,0 +1,40 @@
+"""A checked recipe: the settings of one run, by part, and the flat file they came from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from balora.config import AdapterConfig, BALoraConfig, DataConfig, ModelConfig, RunConfig
+from balora.recipes.methods import Resolved, acting_fields
+from balora.recipes.values import dump_mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A checked recipe: the settings of one run, by part."""
+
+    model: ModelConfig
+    adapter: AdapterConfig
+    data: DataConfig
+    run: RunConfig
+    objective: BALoraConfig
+    training: dict[str, Any]
+    source: Path | None = field(default=None, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the resolved flat recipe: every field that acts, with its value.
+
+        Loaded again, it gives an equal recipe. Fields that cannot act under the other settings are
+        left out, because a recipe that sets one is refused.
+        """
+        flat: dict[str, Any] = {}
+        for part in (self.model, self.data, self.run):
+            flat |= {k: v for k, v in dataclasses.asdict(part).items() if v is not None}
+        return flat | acting_fields(Resolved(self.adapter, self.objective)) | self.training
+
+    def to_yaml(self) -> str:
+        """Return `to_dict` as YAML, which `load_recipe` reads."""
+        return dump_mapping(self.to_dict())
