@@ -93,7 +93,9 @@ def pretrain(settings: PretrainSettings, output: Path) -> dict[str, Any]:
     model = build_model(settings, tokenizer)
     untrained_loss = text_loss(model.eval(), tokenizer, held_out, block=settings.block_size)
     started = time.perf_counter()
-    history = _train(model, _packed_blocks(tokenizer, lines, settings.block_size), settings)
+    history, num_steps = _train(
+        model, _packed_blocks(tokenizer, lines, settings.block_size), settings
+    )
     seconds = time.perf_counter() - started
     log = {
         "seed": settings.seed,
@@ -103,7 +105,7 @@ def pretrain(settings: PretrainSettings, output: Path) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 1),
         "num_parameters": model.num_parameters(),
-        "num_steps": history[-1]["step"] if history else 0,
+        "num_steps": num_steps,
         "held_out_loss": text_loss(model.eval(), tokenizer, held_out, block=settings.block_size),
         "held_out_loss_untrained": untrained_loss,
         "loss_curve": [[row["step"], round(row["loss"], 4)] for row in history],
@@ -151,8 +153,8 @@ def _packed_blocks(
 
 def _train(
     model: LlamaForCausalLM, blocks: list[dict[str, torch.Tensor]], settings: PretrainSettings
-) -> list[dict[str, float]]:
-    """Train in place and return the logged rows that hold a loss."""
+) -> tuple[list[dict[str, float]], int]:
+    """Train in place; return the logged rows that hold a loss, and the steps taken."""
     total = len(blocks) // settings.batch_size if settings.max_steps < 0 else settings.max_steps
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
@@ -179,7 +181,8 @@ def _train(
             data_collator=default_data_collator,
         )
         trainer.train()
-    return [row for row in trainer.state.log_history if "loss" in row]
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    return rows, trainer.state.global_step
 
 
 def _write(
