@@ -104,22 +104,17 @@ def test_start_holds_the_eckart_young_optimum(architecture):
         assert torch.equal(stored, base(f"{name}.weight"))
 
 
-class InPlacePissa(NamedTuple):
+@torch.no_grad()
+def in_place_pissa(anchored, architecture, **settings):
     """PiSSA as published: a plain LoRA from A0, B0 on the residual W - s B0 A0."""
-
-    model: PeftModel
-
-    @classmethod
-    @torch.no_grad()
-    def like(cls, anchored, architecture, **settings):
-        model = adapted_model(architecture, **settings)
-        for (_, own), (_, layer) in zip(lora_layers(model), lora_layers(anchored), strict=True):
-            residual = own.get_base_layer().weight
-            start = own.scaling["default"] * layer.anchor_B @ layer.anchor_A
-            residual -= start.mT if architecture == "gpt2" else start
-            own.lora_A["default"].weight.copy_(layer.anchor_A)
-            own.lora_B["default"].weight.copy_(layer.anchor_B)
-        return cls(model)
+    model = adapted_model(architecture, **settings)
+    for (_, own), (_, layer) in zip(lora_layers(model), lora_layers(anchored), strict=True):
+        residual = own.get_base_layer().weight
+        start = own.scaling["default"] * layer.anchor_B @ layer.anchor_A
+        residual -= start.mT if architecture == "gpt2" else start
+        own.lora_A["default"].weight.copy_(layer.anchor_A)
+        own.lora_B["default"].weight.copy_(layer.anchor_B)
+    return model
 
 
 class KeepFloat64(TorchFunctionMode):
@@ -151,7 +146,7 @@ def test_gradients_are_those_of_in_place_pissa(architecture, settings, rng):
     settings = {"dtype": torch.float64, "modules_to_save": [], **settings}
     model = anchored_model(architecture, **settings)
     initialise(model)
-    pissa = InPlacePissa.like(model, architecture, **settings).model
+    pissa = in_place_pissa(model, architecture, **settings)
     with KeepFloat64():
         for _ in range(2):  # at the start, and after a few steps
             actual, expected = gradients_of(model, batch), gradients_of(pissa, batch)
