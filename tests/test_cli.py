@@ -122,6 +122,15 @@ def test_dry_run_prints_a_recipe_that_loads_and_writes_nothing(train, tmp_path, 
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 
+def test_tensorboard_gets_every_term(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    assert train("--report_to", "tensorboard") == 0
+    (events,) = (tmp_path / "events").iterdir()
+    written = events.read_bytes()
+    for term in ("loss", "task_loss", "consistency_loss", "diversity_loss", "svd_loss"):
+        assert f"train/{term}".encode() in written
+
+
 def test_checkpoint_carries_the_recipe_and_the_environment(train, tmp_path):
     assert train("--save_strategy", "steps", "--save_steps", "1") == 0
     checkpoint = tmp_path / "out" / "checkpoint-1"

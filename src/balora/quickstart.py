@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -61,7 +62,8 @@ def quickstart(given: Mapping[str, str]) -> str:
     figures = {"before": figures["base"], "after": figures[run.name]}
     counts = figures["after"]
     lines = [
-        f"{recipe.adapter.method}, {counts.num_examples} held-out problems:",
+        *([_pretraining_line(base)] if recipe.model.model_name_or_path == str(base) else []),
+        f"Fine-tuned with {recipe.adapter.method}; {counts.num_examples} held-out problems:",
         "",
         format_table(figures),
         "",
@@ -69,6 +71,15 @@ def quickstart(given: Mapping[str, str]) -> str:
     if recipe.adapter.method == "full":
         return "\n".join([*lines, f"The model is in {run}."])
     return "\n".join([*lines, _plain_peft_line(trainer)])
+
+
+def _pretraining_line(base: Path) -> str:
+    log = json.loads((base / "pretrain_log.json").read_text(encoding="utf-8"))
+    return (
+        f"The embedded model ({log['num_parameters']:,} parameters) has a held-out loss of "
+        f"{log['held_out_loss']:.3f} nats per token; untrained it was "
+        f"{log['held_out_loss_untrained']:.3f}."
+    )
 
 
 def _plain_peft_line(trainer: BALoraSFTTrainer) -> str:

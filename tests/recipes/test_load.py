@@ -75,6 +75,14 @@ def test_method_on_the_command_line_sets_aside_what_is_another_methods(
     assert recipe.objective == objective
 
 
+def test_a_term_switched_off_takes_its_settings_along(recipe_file):
+    path = recipe_file("svd_max_tokens: 256\nsvd_k: 8\ntemperature: 2.0\n")
+    objective = load_recipe(path, {"svd_coef": "0"}).objective
+    assert (objective.svd_coef, objective.temperature) == (0, 2.0)
+    with pytest.raises(ConfigError, match="`svd_k` is 8, but `svd_coef` is 0"):
+        load_recipe(path, {"svd_coef": "0", "svd_k": "8"})
+
+
 def test_what_is_given_beside_the_method_is_not_set_aside(recipe_file):
     path = recipe_file("lora_r: 8\nconsistency_coef: 0.1\n")
     recipe = load_recipe(path, {"method": "lora", "consistency_coef": "0.5"})

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 from balora.config import AdapterConfig, BALoraConfig, DataConfig, ModelConfig, RunConfig
 from balora.errors import ConfigError
 from balora.field_types import accepts, choice_words, suggestion, type_problem
-from balora.recipes.methods import attempt, foreign_fields, resolve
+from balora.recipes.methods import attempt, fields_of_terms_off, foreign_fields, resolve
 from balora.recipes.recipe import Recipe
 from balora.recipes.values import parse_text, read_mapping
 
@@ -72,8 +72,8 @@ def load_recipe(path: Path | str | None, overrides: Mapping[str, str] | None = N
     Args:
         path: A YAML file, or None when every field is given as an override.
         overrides: Field names to the text given on the command line. ``null`` or ``none`` takes a
-            field out again that the file sets. ``method`` brings its own start and its own terms:
-            what the file says of another method's is set aside.
+            field out again that the file sets. ``method`` brings its own start and its own terms,
+            and a coefficient of 0 ends a term: what the file says of them is set aside.
 
     Raises:
         ConfigError: One message with every problem: unknown keys, wrong types, values that are no
@@ -90,7 +90,7 @@ def load_recipe(path: Path | str | None, overrides: Mapping[str, str] | None = N
         else text
         for name, text in (overrides or {}).items()
     }
-    from_file = _for_method(from_file, from_user)
+    from_file = _set_aside(from_file, from_user)
     if isinstance(resume := from_file.get("resume_from_checkpoint"), bool):
         from_file["resume_from_checkpoint"] = str(resume).lower()  # transformers takes text here
     labels = {**{name: name for name in from_file}, **{name: f"--{name}" for name in from_user}}
@@ -105,12 +105,12 @@ def load_recipe(path: Path | str | None, overrides: Mapping[str, str] | None = N
     return _build(values, source)
 
 
-def _for_method(from_file: dict[str, Any], from_user: Mapping[str, Any]) -> dict[str, Any]:
-    """Set aside what the file says of its own method when the user chooses another one."""
+def _set_aside(from_file: dict[str, Any], from_user: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what the file says of its own method, or of a term, that the user replaces."""
+    foreign = fields_of_terms_off(from_user)
     method = from_user.get("method")
-    if method is None or method == from_file.get("method", AdapterConfig().method):
-        return from_file
-    foreign = foreign_fields(method)
+    if method is not None and method != from_file.get("method", AdapterConfig().method):
+        foreign |= foreign_fields(method)
     return {name: value for name, value in from_file.items() if name not in foreign}
 
 

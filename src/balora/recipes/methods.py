@@ -75,6 +75,12 @@ def _objective(given: Mapping[str, Any], own: Mapping[str, Any], task: str) -> B
     return BALoraConfig(**{**_OFF, "adapter_init": init, **own})
 
 
+def fields_of_terms_off(given: Mapping[str, Any]) -> frozenset[str]:
+    """Return the settings of every term whose coefficient is given as 0: they cannot act."""
+    off = [coefficient for coefficient in _FIELDS_OF_TERM if given.get(coefficient) == 0]
+    return frozenset(name for coefficient in off for name in _FIELDS_OF_TERM[coefficient])
+
+
 def foreign_fields(method: str) -> frozenset[str]:
     """Return the fields that `method` has no use for and another method may have set.
 
