@@ -172,6 +172,7 @@ BAD_SETTINGS = {
     "missing recipe": (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
     "missing data": (["--dataset_name", "./no.jsonl"], "no.jsonl does not exist"),
     "missing model": (["--model_name_or_path", "./no-model"], "`model_name_or_path` './no-model'"),
+    "missing template": (["--chat_template_path", "./no.jinja"], "'./no.jinja' does not exist"),
     "missing column": (
         ["--prompt_column", "question", "--response_column", "completion"],
         "has no column `question`; the columns are `prompt`, `completion`",
@@ -226,6 +227,54 @@ def test_bad_rows_name_file_and_line(case, train, capsys):
     assert sentence in capsys.readouterr().err
 
 
+CHAT = [
+    [{"role": "user", "content": f"{i}+{i}="}, {"role": "assistant", "content": f"{2 * i}"}]
+    for i in range(8)
+]
+MARKED = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>"
+    "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        (None, "has no chat template. Set `chat_template_path`"),
+        (
+            "{% for m in messages %}{{ m.content }}{% endfor %}",
+            "does not mark the assistant's turns",
+        ),
+    ],
+)
+def test_chats_need_a_template_with_marks(template, sentence, train, tmp_path, capsys):
+    folder = tmp_path / "model"
+    make_model("llama").save_pretrained(folder)
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    rows = [{"messages": turns} for turns in CHAT]
+    assert train("--model_name_or_path", str(folder), rows=rows) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_chat_run_with_its_own_template_is_trained_and_evaluated(train, tmp_path, capsys):
+    folder, template = tmp_path / "model", tmp_path / "chat.jinja"
+    make_model("llama").save_pretrained(folder)
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    template.write_text(MARKED)
+    rows = [{"messages": turns} for turns in CHAT]
+    words = ("--model_name_or_path", str(folder), "--chat_template_path", str(template))
+    assert train(*words, rows=rows) == 0
+    evaluate = ["eval", str(tmp_path / "out"), "--base", str(folder), "--max_new_tokens", "2"]
+    assert main(evaluate) == 0
+    printed = capsys.readouterr().out
+    assert "KL to the pre-trained model" in printed
+    assert "No exact match" in printed
+
+
 def test_cut_off_rows_are_dropped_on_request(train):
     rows, _ = BAD_ROWS["cut off"]
     assert train("--max_length", "20", "--overlong_rows", "drop", rows=rows) == 0
@@ -257,6 +306,14 @@ def test_unforeseen_error_is_one_line_and_status_1(tmp_path):
     assert result.returncode == 1
     assert result.stderr.strip().startswith("balora: ZeroDivisionError: division by zero")
     assert "Traceback" not in result.stderr
+
+
+def test_export_refuses_a_base_that_is_not_there(train, tmp_path, capsys):
+    assert train() == 0
+    assert main(["export", str(tmp_path / "out"), "--base", "./nowhere"]) == 2
+    assert "`--base` './nowhere' cannot be loaded: there is no such folder" in (
+        capsys.readouterr().err
+    )
 
 
 def test_debug_shows_the_traceback(train):

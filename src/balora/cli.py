@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"unknown option `{rest[0]}`; see `balora {options.command} --help`.")
         options.run(options, rest)
     except KeyboardInterrupt:
-        print("balora: interrupted", file=sys.stderr)
+        hint = "`--resume_from_checkpoint true` goes on from the last checkpoint"
+        print(f"balora: interrupted; {hint}, if one was saved", file=sys.stderr)
         return 1
     except BaloraError as error:
         if debug:
@@ -269,6 +270,8 @@ def _eval(options: argparse.Namespace, rest: Sequence[str]) -> None:
     if options.json:
         write_json(figures, options.json)
     print(format_table(figures))
+    if figures["base"].exact_match is None:
+        print("No exact match: no completion ends in `The answer is: ...` or `#### ...`.")
 
 
 def _export(options: argparse.Namespace, rest: Sequence[str]) -> None:

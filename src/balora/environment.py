@@ -44,6 +44,7 @@ def _devices() -> dict[str, str]:
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
+        "processes": os.environ.get("WORLD_SIZE", "1"),
         "cpu threads": f"{torch.get_num_threads()} of {os.cpu_count()}",
         "cuda": f"{torch.version.cuda} ({', '.join(devices)})" if devices else "no device",
         "bf16 on this device": str(bool(devices) and torch.cuda.is_bf16_supported()),

@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from balora.anchored.model import ADAPTER_FILE
 from balora.errors import ConfigError
+from balora.model_names import check_model_name
 
 _TOKENIZER_FILES = re.compile(r"tokenizer.*|special_tokens_map\.json|chat_template\.jinja|vocab.*")
 
@@ -155,6 +156,7 @@ def _load_plain_adapter(source: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
 
 
 def _check_fits(tensors: dict[str, Tensor], base: str, source: Path) -> None:
+    check_model_name(base, "`--base`")
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))

@@ -24,6 +24,7 @@ from balora.data import load_examples
 from balora.errors import ConfigError
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
 from balora.field_types import suggestion, type_problem
+from balora.model_names import check_model_name
 from balora.recipes.values import parse_text, read_mapping
 
 
@@ -53,6 +54,9 @@ def evaluate_runs(
         ConfigError: If a folder or the base model cannot be loaded, or a name repeats.
         DataError: If the rows cannot be read.
     """
+    for run in runs:
+        if not run.is_dir():
+            raise ConfigError(f"`{run}` does not exist; name the folder of a finished run.")
     names = [run.name for run in runs]
     if len({"base", *names}) != len(names) + 1:
         raise ConfigError(f"the runs {names} must have different names, and none may be `base`.")
@@ -62,7 +66,9 @@ def evaluate_runs(
     if num_rows is not None:
         dataset = dataset.select(range(min(num_rows, len(dataset))))
     reference = load_model(base)
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    # a run keeps its own tokenizer: training may have given it a chat template
+    has_tokenizer = bool(runs) and (runs[0] / "tokenizer_config.json").is_file()
+    tokenizer = AutoTokenizer.from_pretrained(str(runs[0]) if has_tokenizer else base)
     pairs = prompt_pairs(dataset, tokenizer)
     figures = {
         "base": measure(reference, reference, tokenizer, pairs, retention_text, options=options)
@@ -91,6 +97,7 @@ def load_model(name: str) -> PreTrainedModel:
         ConfigError: If it cannot be loaded.
     """
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    check_model_name(name, "the model")
     try:
         return AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device)
     except (OSError, ValueError) as error:

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    AutoTokenizer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl import SFTConfig
 
 from balora.data import Examples, load_examples
 from balora.environment import describe_environment
 from balora.errors import BaloraError, ConfigError, DataError, RowError
+from balora.model_names import check_model_name
 from balora.recipes import Recipe, training_arguments
 from balora.trainers.sft import BALoraSFTTrainer
 
@@ -76,6 +83,7 @@ def build_trainer(recipe: Recipe, args: SFTConfig) -> BALoraSFTTrainer:
     for note in (*train.notes, *(evaluation.notes if evaluation else ())):
         logger.warning(note)
     args.model_init_kwargs = _model_init_kwargs(recipe) | dict(args.model_init_kwargs or {})
+    _check_files(recipe, args, train)
     try:
         return BALoraSFTTrainer(
             recipe.model.model_name_or_path,
@@ -98,6 +106,28 @@ def build_trainer(recipe: Recipe, args: SFTConfig) -> BALoraSFTTrainer:
         ) from error
     except ValueError as error:
         raise ConfigError(_setting_named(error, recipe)) from error
+
+
+def _check_files(recipe: Recipe, args: SFTConfig, train: Examples) -> None:
+    """Refuse a model folder or a template that is not there, and chats without a template."""
+    name, template = recipe.model.model_name_or_path, args.chat_template_path
+    check_model_name(name, "`model_name_or_path`")
+    if template is not None and template.endswith((".jinja", ".j2")):
+        if not Path(template).is_file():
+            raise ConfigError(f"`chat_template_path` {template!r} does not exist.")
+    elif template is None and "messages" in train.dataset.column_names:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, trust_remote_code=args.trust_remote_code
+            )
+        except (OSError, ValueError):
+            return  # loading the model says what is wrong
+        if tokenizer.chat_template is None:
+            raise ConfigError(
+                f"the rows are chats, but the tokenizer of {name!r} has no chat template. Set "
+                "`chat_template_path` to a template with {% generation %} markers, or "
+                "`prompt_template: alpaca` to train on the first question and answer."
+            )
 
 
 def peft_config(recipe: Recipe) -> LoraConfig | None:
@@ -200,6 +230,12 @@ def _setting_named(error: ValueError, recipe: Recipe) -> str:
         return (
             f"`lora_target_modules` {recipe.adapter.lora_target_modules!r} match no linear layer "
             f"of {recipe.model.model_name_or_path!r}. Use `all-linear` or names such as `q_proj`."
+        )
+    if "not training-compatible" in message:
+        return (
+            "the chat template does not mark the assistant's turns, and only these are scored. Put "
+            "{% generation %} ... {% endgeneration %} around them and name the file in "
+            "`chat_template_path`."
         )
     return message
 
