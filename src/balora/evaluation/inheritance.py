@@ -58,13 +58,6 @@ class MeasureOptions:
     """Whether to generate answers; without it `exact_match` is None."""
 
 
-class Example(NamedTuple):
-    """A held-out prompt and its gold completion."""
-
-    prompt: str
-    completion: str
-
-
 def measure(
     model: PreTrainedModel,
     reference_model: PreTrainedModel,
