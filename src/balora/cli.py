@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -83,6 +84,8 @@ def entry_point() -> None:
     """Run as a program: an unforeseen error is one line too, unless ``--debug`` is given."""
     # peft reads a name that transformers has deprecated; nothing a user can do about
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("balora").setLevel(logging.INFO)
     if "--debug" not in sys.argv:
         sys.excepthook = _one_line
     sys.exit(main())

@@ -13,6 +13,10 @@ class BaloraError(Exception):
     exit_status = 1
 
 
+class NonFiniteError(BaloraError, FloatingPointError):
+    """A loss that became NaN or infinite: exit status 1."""
+
+
 class ConfigError(BaloraError, ValueError):
     """A recipe, an option or an argument that cannot work: exit status 2."""
 

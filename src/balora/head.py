@@ -41,6 +41,11 @@ class LMHead:
         """The largest rank that logits of this head can have: D, or D + 1 with a bias."""
         return self.weight.shape[1] + (self.bias is not None)
 
+    @property
+    def is_trained(self) -> bool:
+        """True when the weight or the bias requires a gradient."""
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+
     def linear(self, hidden: Tensor) -> Tensor:
         """Return the scaled logits before any soft cap, ``(M, D)`` to ``(M, V)``, in float32.
 
@@ -56,6 +61,25 @@ class LMHead:
         """Return the model's logits, ``(M, D)`` to ``(M, V)``, in float32 or better."""
         logits = self.linear(hidden)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def finish_(self, product: Tensor) -> Tensor:
+        """Turn ``hidden @ weight.T`` into the logits in place, without a graph, ``(M, V)``."""
+        if self.bias is not None:
+            product.add_(self.bias)
+        if self.scale != 1.0:
+            product.mul_(self.scale)
+        if self.softcap is not None:
+            product.div_(self.softcap).tanh_().mul_(self.softcap)
+        return product
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """Return the derivative of the logits by the product, from the logits, ``(M, V)``.
+
+        That of ``c tanh(z / c)`` is ``1 - (logits / c)^2``.
+        """
+        if self.softcap is None:
+            return self.scale
+        return self.scale * (1 - (logits / self.softcap).square())
 
 
 def head_of(model: Any) -> LMHead:

@@ -16,6 +16,7 @@ the shift), ``D`` hidden size, ``V`` vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +29,11 @@ from balora.config import BALoraConfig
 from balora.head import LMHead
 from balora.regularizers import nlg
 from balora.regularizers.spectral import evenly_spaced_rows
+
+NO_REFERENCE = (
+    "the consistency term is on, but `reference_hidden` is None. Pass the pre-trained model's "
+    "hidden states at the same tokens, or set `consistency_coef: 0`."
+)
 
 
 class Coefficients(NamedTuple):
@@ -61,6 +67,15 @@ class TokenCounts(NamedTuple):
     num_tokens: Tensor
     entropy: Tensor
     num_correct: Tensor
+
+
+class Objective(NamedTuple):
+    """The objective of one micro-step."""
+
+    loss: Tensor
+    """The weighted sum that is differentiated, shape ``()``."""
+    terms: LossTerms
+    counts: TokenCounts
 
 
 @dataclass(frozen=True)
@@ -117,33 +132,37 @@ def next_token_targets(labels: Tensor, ignore_index: int = -100) -> tuple[Tensor
     return mask, following[mask]
 
 
-def nlg_terms(
+def nlg_objective(
     hidden: Tensor,
     reference_hidden: Tensor | None,
     targets: Tensor,
     *,
-    head: LMHead,
+    head: Callable[[Tensor], Tensor],
     config: BALoraConfig,
     normalizer: Normalizer,
     coefficients: Coefficients,
-) -> tuple[LossTerms, TokenCounts]:
+) -> Objective:
     """Compute every term that is on, from the hidden states of the valid tokens.
 
-    The readable reference implementation: it builds the ``(M, V)`` logits.
+    The readable reference implementation: it builds the ``(M, V)`` logits and leaves every
+    gradient, also that of the head, to autograd. :class:`balora.fused.FusedObjective` returns the
+    same numbers without them.
 
     Args:
         hidden: Student hidden states, shape ``(M, D)``.
         reference_hidden: The pre-trained model's at the same tokens, shape ``(M, D)``; needed
             while the consistency coefficient is not 0, held constant.
         targets: The tokens to predict, shape ``(M,)``.
-        head: From hidden states to logits.
+        head: From hidden states to logits, ``(M, D)`` to ``(M, V)``. The SVD term of an
+            :class:`~balora.head.LMHead` is taken before its soft cap; any other function is
+            taken as it is.
         config: Temperature, top-K, and the settings of the SVD term.
         normalizer: What the sums are divided by.
         coefficients: A term whose coefficient is 0 is not computed.
 
     Returns:
-        The unweighted terms, normalised, and the counts for the log. With ``M == 0`` every term
-        is a zero still attached to ``hidden``.
+        The loss, the unweighted terms, normalised, and the counts for the log. With ``M == 0``
+        every term is a zero still attached to ``hidden``.
 
     Raises:
         ValueError: If the consistency is on and ``reference_hidden`` is missing.
@@ -154,7 +173,7 @@ def nlg_terms(
     consistency = diversity = svd = None
     if coefficients.consistency:
         if reference_hidden is None:
-            raise ValueError("the consistency term needs `reference_hidden`")
+            raise ValueError(NO_REFERENCE)
         with torch.no_grad():
             reference_logits = head(reference_hidden)
         mean = nlg.consistency_loss(logits, reference_logits, temperature=config.temperature)
@@ -164,20 +183,26 @@ def nlg_terms(
         diversity = normalizer.token_mean(mean * num_tokens)
     if coefficients.svd:
         svd = normalizer.step_mean(_svd_term(hidden, head, config))
-    return LossTerms(task, consistency, diversity, svd), _token_counts(logits, targets)
+    terms = LossTerms(task, consistency, diversity, svd)
+    return Objective(terms.total(coefficients), terms, _token_counts(logits, targets))
 
 
-def _svd_term(hidden: Tensor, head: LMHead, config: BALoraConfig) -> Tensor:
+def _svd_term(hidden: Tensor, head: Callable[[Tensor], Tensor], config: BALoraConfig) -> Tensor:
     """Return the SVD term of the rows of all processes, on logits before any soft cap."""
-    rows = gather_rows(hidden)
-    rows = rows[evenly_spaced_rows(len(rows), config.svd_max_tokens).to(rows.device)]
+    linear = head.linear if isinstance(head, LMHead) else head
     return nlg.svd_loss(
-        head.linear(rows),
+        linear(spectral_rows(hidden, config)),
         k=config.svd_k,
         variance_coef=config.svd_variance_coef,
         denominator=config.svd_denominator,
-        max_rank=head.max_rank,
+        max_rank=head.max_rank if isinstance(head, LMHead) else hidden.shape[1],
     )
+
+
+def spectral_rows(hidden: Tensor, config: BALoraConfig) -> Tensor:
+    """Return the rows that the SVD term sees: of all processes, at most ``svd_max_tokens``."""
+    rows = gather_rows(hidden)
+    return rows[evenly_spaced_rows(len(rows), config.svd_max_tokens, device=rows.device)]
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Anchored PiSSA on PEFT: the principal-component start with the base model left untouched."""
 
-from balora.anchored.layer import difference_factors, reference_mode
+from balora.anchored.layer import ANCHOR_BUFFERS, difference_factors, reference_mode
 from balora.anchored.model import (
     ADAPTER_FILE,
     ANCHOR_FILE,
@@ -15,6 +15,7 @@ from balora.anchored.svd import PrincipalComponents, principal_components, rando
 
 __all__ = [
     "ADAPTER_FILE",
+    "ANCHOR_BUFFERS",
     "ANCHOR_FILE",
     "PrincipalComponents",
     "anchor_adapter",

@@ -33,6 +33,9 @@ from balora.anchored.svd import principal_components
 from balora.config import BALoraConfig
 from balora.errors import ConfigError
 
+ANCHOR_BUFFERS = ("anchor_A", "anchor_B")
+"""Names of the frozen copies in a layer."""
+
 
 class Factors(NamedTuple):
     """A low-rank update ``up @ down``: shapes ``(O, R)`` and ``(R, I)``."""
@@ -82,8 +85,8 @@ def attach(layer: LoraLayer, adapter: str, config: BALoraConfig) -> None:
     """Make ``layer`` an anchored one; its singular vectors are computed when first needed."""
     layer.lora_variant[adapter] = AnchoredVariant(config)
     # not persistent: checkpoints carry the anchor in a file of its own, exactly
-    layer.register_buffer("anchor_A", None, persistent=False)
-    layer.register_buffer("anchor_B", None, persistent=False)
+    for name in ANCHOR_BUFFERS:
+        layer.register_buffer(name, None, persistent=False)
     layer.get_delta_weight = MethodType(_delta_weight, layer)
 
 

@@ -9,12 +9,16 @@ Shapes: ``M`` tokens that count, ``V`` vocabulary, ``K`` kept candidates, ``d`` 
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from balora.regularizers._inputs import at_least_float32, check_matrix, check_pair
+from balora.regularizers.checks import (
+    at_least_float32,
+    check_matrix,
+    check_pair,
+    check_temperature,
+    check_top_k,
+)
 from balora.regularizers.spectral import (
     Denominator,
     resolve_k,
@@ -52,8 +56,7 @@ def consistency_loss(
         ValueError: If the shapes differ or are not 2-D, or ``temperature`` is not positive.
     """
     check_pair(logits, reference_logits)
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"`temperature` must be finite and greater than 0, got {temperature}.")
+    check_temperature(temperature)
     student = F.log_softmax(at_least_float32(logits) / temperature, dim=-1)
     reference = F.log_softmax(at_least_float32(reference_logits.detach()) / temperature, dim=-1)
     # kl_div(input, target) is KL(target || input), and holds no M x V tensor but these two.
@@ -90,7 +93,7 @@ def diversity_loss(logits: Tensor, *, top_k: int | None = None) -> Tensor:
     """
     check_matrix(logits, "logits")
     if top_k is not None:
-        _check_top_k(top_k, logits.shape[1])
+        check_top_k(top_k, logits.shape[1])
         logits = logits.topk(top_k, dim=-1).values
     log_probabilities = F.log_softmax(at_least_float32(logits), dim=-1)
     negative_entropy = (log_probabilities.exp() * log_probabilities).sum()
@@ -141,16 +144,39 @@ def svd_loss(
             ``max_rank`` is less than 1 or ``denominator`` is unknown.
     """
     check_matrix(logits, "logits")
-    sigma = singular_values(logits)
+    return spectrum_loss(
+        singular_values(logits),
+        k=k,
+        variance_coef=variance_coef,
+        denominator=denominator,
+        max_rank=max_rank,
+    )
+
+
+def spectrum_loss(
+    sigma: Tensor,
+    *,
+    k: int | float = 0.3,
+    variance_coef: float = 0.0,
+    denominator: Denominator = "nuclear",
+    max_rank: int | None = None,
+) -> Tensor:
+    """Return :func:`svd_loss` of logits whose singular values are known.
+
+    Args:
+        sigma: Singular values, largest first, shape ``(L,)``.
+        k: As in :func:`svd_loss`.
+        variance_coef: As in :func:`svd_loss`.
+        denominator: As in :func:`svd_loss`.
+        max_rank: A bound on the rank; bounds ``k`` beside ``L``; ``None`` adds no bound.
+
+    Returns:
+        Scalar, as :func:`svd_loss`.
+
+    Raises:
+        ValueError: As :func:`svd_loss`.
+    """
     num_values = max(len(sigma), 1)  # 1 when there are no rows: `k` is checked all the same
     num_leading = resolve_k(k, num_values if max_rank is None else min(num_values, max_rank))
     ratio = top_k_ratio(sigma, num_leading, denominator=denominator)
     return -(ratio + variance_coef * top_k_variance(sigma, num_leading))
-
-
-def _check_top_k(top_k: int, vocab_size: int) -> None:
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= vocab_size:
-        raise ValueError(
-            f"`top_k` must be an int from 1 to the {vocab_size} columns of the logits, or None "
-            f"for all of them, got {top_k!r}."
-        )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from balora.regularizers._inputs import at_least_float32, attached_zero, check_matrix, check_pair
+from balora.regularizers.checks import at_least_float32, attached_zero, check_matrix, check_pair
 from balora.regularizers.spectral import resolve_k, singular_values, top_k_ratio
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from balora.regularizers._inputs import at_least_float32, check_matrix
+from balora.regularizers.checks import at_least_float32, check_matrix
 
 Denominator = Literal["nuclear", "frobenius"]
 """What the sum of the leading singular values is divided by."""

@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 from balora.anchored import anchor_adapter, check_adapter, initialise
 from balora.config import BALoraConfig
-from balora.errors import ConfigError
+from balora.errors import ConfigError, NonFiniteError
 from balora.objective import Normalizer, coefficients_at
 from balora.trainers.checks import (
     check_arguments,
@@ -24,6 +24,7 @@ from balora.trainers.checks import (
     check_start,
 )
 from balora.trainers.log import StepLog
+from balora.trainers.memory import ReportMemory
 from balora.trainers.rows import (
     check_raw_rows,
     check_tokenized_rows,
@@ -99,6 +100,8 @@ class BALoraSFTTrainer(StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
         base = self.model.get_base_model() if has_adapter else self.model
         if has_adapter and self.balora_config.adapter_init == "pissa":
             anchor_adapter(self.model, self.balora_config)
+        if has_adapter:
+            self.add_callback(ReportMemory())
         add_objective(base, self.balora_config)
 
     def _check_model(self) -> None:
@@ -133,7 +136,10 @@ class BALoraSFTTrainer(StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
         if not self.model.training or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         step = self._objective_step(inputs, num_items_in_batch)
-        loss, terms, counts = model(**inputs, objective_step=step)
+        try:
+            loss, terms, counts = model(**inputs, objective_step=step)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"step {self.state.global_step + 1}: {error}") from None
         self._step_log.add(
             terms,
             step.coefficients,

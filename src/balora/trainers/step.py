@@ -8,24 +8,24 @@ returns the terms of the objective instead of logits.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
+from functools import partial, wraps
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from balora.anchored import reference_mode
 from balora.config import BALoraConfig
+from balora.fused import FusedObjective
 from balora.head import check_head, head_of
 from balora.objective import (
     Coefficients,
-    LossTerms,
     Normalizer,
-    TokenCounts,
+    Objective,
     next_token_targets,
-    nlg_terms,
+    nlg_objective,
 )
 from balora.trainers.packing import check_packing, is_packed
 
@@ -38,26 +38,19 @@ class ObjectiveStep:
     normalizer: Normalizer
 
 
-class ObjectiveOutput(NamedTuple):
-    """What the forward returns for an :class:`ObjectiveStep`."""
-
-    loss: Tensor
-    terms: LossTerms
-    counts: TokenCounts
-
-
 def add_objective(model: PreTrainedModel, config: BALoraConfig) -> None:
-    """Let ``model(..., labels=labels, objective_step=step)`` return an :class:`ObjectiveOutput`.
+    """Let ``model(..., labels=labels, objective_step=step)`` return an :class:`Objective`.
 
     Args:
         model: The base model, inside any PEFT wrapper; patched in place.
         config: The objective.
     """
     original_forward = model.forward
+    fused = FusedObjective(config)
     checked = False
 
     # the original signature stays: `generate` validates its arguments against it
-    @functools.wraps(type(model).forward)
+    @wraps(type(model).forward)
     def forward(
         self: Any, *args: Any, objective_step: ObjectiveStep | None = None, **kwargs: Any
     ) -> Any:
@@ -70,18 +63,18 @@ def add_objective(model: PreTrainedModel, config: BALoraConfig) -> None:
                 if is_packed(kwargs):
                     check_packing(self, kwargs["input_ids"][:1, :4])
             checked = True
-        return _objective(self, config, objective_step, args, kwargs)
+        return _objective(self, fused, objective_step, args, kwargs)
 
     model.forward = MethodType(forward, model)
 
 
 def _objective(
     model: Any,
-    config: BALoraConfig,
+    fused: FusedObjective,
     step: ObjectiveStep,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> ObjectiveOutput:
+) -> Objective:
     labels: Tensor = kwargs.pop("labels")
     kwargs["use_cache"] = False
     mask, targets = next_token_targets(labels)
@@ -90,13 +83,14 @@ def _objective(
     if step.coefficients.consistency:
         with reference_mode(model):
             reference_hidden = model.base_model(*args, **kwargs).last_hidden_state[mask]
-    terms, counts = nlg_terms(
+    head = head_of(model)
+    # full fine-tuning trains the head, which needs a gradient of its own
+    objective = partial(nlg_objective, config=fused.config) if head.is_trained else fused
+    return objective(
         hidden,
         reference_hidden,
         targets,
-        head=head_of(model),
-        config=config,
+        head=head,
         normalizer=step.normalizer,
         coefficients=step.coefficients,
     )
-    return ObjectiveOutput(terms.total(step.coefficients), terms, counts)

@@ -5,6 +5,8 @@ Shapes: ``M`` rows that count, ``N`` columns (classes or vocabulary).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,29 @@ def check_pair(logits: Tensor, reference_logits: Tensor) -> None:
         raise ValueError(
             f"`logits` has shape {tuple(logits.shape)}, but `reference_logits` has shape "
             f"{tuple(reference_logits.shape)}. Both must hold the same rows and columns."
+        )
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a softmax temperature that is not finite and positive.
+
+    Raises:
+        ValueError: If it is 0, negative, infinite or NaN.
+    """
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"`temperature` must be finite and greater than 0, got {temperature}.")
+
+
+def check_top_k(top_k: int, vocab_size: int) -> None:
+    """Refuse a number of kept candidates that the logits do not have.
+
+    Raises:
+        ValueError: If ``top_k`` is not an int from 1 to ``vocab_size``.
+    """
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= vocab_size:
+        raise ValueError(
+            f"`top_k` must be an int from 1 to the {vocab_size} columns of the logits, or None "
+            f"for all of them, got {top_k!r}."
         )
 
 

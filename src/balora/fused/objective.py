@@ -1,0 +1,112 @@
+"""The whole objective of a micro-step, with the numbers of the plain one and without its logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from balora.config import BALoraConfig
+from balora.fused.block import TokenCoefficients, TokenSettings
+from balora.fused.checks import check_terms
+from balora.fused.spectral import HeadFactor
+from balora.fused.tokens import CHUNK_BYTES, token_terms
+from balora.head import LMHead
+from balora.objective import (
+    Coefficients,
+    LossTerms,
+    Normalizer,
+    Objective,
+    coefficients_at,
+    spectral_rows,
+)
+from balora.regularizers import nlg
+
+
+class FusedObjective:
+    """:func:`balora.objective.nlg_objective` for a frozen head, without the logits.
+
+    Keeps the factor of the head that the SVD term needs, and makes it anew when the head is
+    replaced.
+
+    Args:
+        config: Coefficients, temperature, top-K, and the settings of the SVD term.
+        chunk_bytes: Memory for logits; see :func:`~balora.fused.token_terms`.
+    """
+
+    def __init__(self, config: BALoraConfig, *, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self.config = config
+        self.chunk_bytes = chunk_bytes
+        self._factor: HeadFactor | None = None
+
+    def __call__(
+        self,
+        hidden: Tensor,
+        reference_hidden: Tensor | None,
+        targets: Tensor,
+        *,
+        head: LMHead,
+        normalizer: Normalizer | None = None,
+        coefficients: Coefficients | None = None,
+    ) -> Objective:
+        """Compute every term that is on, from the hidden states of the valid tokens.
+
+        Args:
+            hidden: Student hidden states, shape ``(M, D)``.
+            reference_hidden: The pre-trained model's at the same tokens, shape ``(M, D)``, held
+                constant; ``None`` where the consistency is off.
+            targets: The tokens to predict, shape ``(M,)``.
+            head: The frozen output layer.
+            normalizer: What the sums are divided by; ``None`` means these tokens.
+            coefficients: A term whose coefficient is 0 is not computed; ``None`` takes those of
+                the configuration.
+
+        Returns:
+            The loss, the only one with a gradient, that of ``hidden``; the unweighted terms,
+            normalised; the counts for the log. With ``M == 0`` zeros, the loss in the graph.
+
+        Raises:
+            ValueError: For inputs that do not fit together and a head that is trained.
+            NonFiniteError: If an input or a term is NaN or infinite.
+        """
+        normalizer = normalizer or Normalizer(len(targets))
+        coefficients = coefficients or coefficients_at(self.config, 0.0)
+        tokens = token_terms(
+            hidden,
+            reference_hidden,
+            targets,
+            head=head,
+            settings=self._token_settings(coefficients),
+            chunk_bytes=self.chunk_bytes,
+        )
+        loss = normalizer.token_mean(tokens.loss)
+        assert tokens.task is not None  # its coefficient is 1
+        regularizers = (tokens.consistency, tokens.diversity)
+        terms = LossTerms(
+            normalizer.token_mean(tokens.task),
+            *(None if term is None else normalizer.token_mean(term) for term in regularizers),
+        )
+        if coefficients.svd:
+            svd = normalizer.step_mean(self._svd_term(hidden, head))
+            check_terms({"svd": svd})
+            loss = loss + coefficients.svd * svd
+            terms = terms._replace(svd=svd.detach())
+        return Objective(loss, terms, tokens.counts)
+
+    def _token_settings(self, coefficients: Coefficients) -> TokenSettings:
+        return TokenSettings(
+            TokenCoefficients(1.0, coefficients.consistency, coefficients.diversity),
+            self.config.temperature,
+            self.config.entropy_top_k,
+        )
+
+    def _svd_term(self, hidden: Tensor, head: LMHead) -> Tensor:
+        if self._factor is None or not self._factor.is_of(head):
+            self._factor = HeadFactor(head)
+        term = nlg.spectrum_loss(
+            self._factor.singular_values(spectral_rows(hidden, self.config)),
+            k=self.config.svd_k,
+            variance_coef=self.config.svd_variance_coef,
+            denominator=self.config.svd_denominator,
+            max_rank=min(len(head.weight), head.max_rank),
+        )
+        return term.to(torch.promote_types(hidden.dtype, torch.float32))

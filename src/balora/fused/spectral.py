@@ -1,0 +1,104 @@
+r"""The singular values of the logits from the hidden states alone.
+
+The logits before any soft cap are :math:`Z = s [H, 1] [W, b]^\top`. With
+:math:`R^\top R = s^2 [W, b]^\top [W, b]` the matrix :math:`X = [H, 1] R^\top` has the same Gram
+matrix :math:`X X^\top = Z Z^\top`, so the same singular values, and as many columns as the hidden
+state has entries instead of the vocabulary. The head is frozen, so :math:`R` is computed once.
+
+Shapes: ``M`` rows, ``D`` hidden size, ``V`` vocabulary, ``E = D``, or ``D + 1`` with a bias.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from balora.fused.checks import check_frozen
+from balora.head import LMHead
+from balora.regularizers.spectral import singular_values
+
+_BLOCK_ELEMENTS = 2**24
+"""Entries of the head held in float64 at a time (128 MiB)."""
+
+
+class HeadFactor:
+    r"""A square root :math:`R` of the Gram matrix of a frozen head, in float64.
+
+    Args:
+        head: The output layer; its bias and scale are part of the factor, its soft cap is not.
+
+    Raises:
+        ValueError: If the head is trained: the factor would be stale after one step.
+    """
+
+    def __init__(self, head: LMHead) -> None:
+        check_frozen(head)
+        self._made_of = _Identity.of(head)
+        self.root = _square_root(_gram(head))
+
+    def is_of(self, head: LMHead) -> bool:
+        """Return whether ``head`` is still what the factor was made of.
+
+        A replaced weight, or one changed in place, is noticed; a change through ``weight.data``
+        hides from torch's version counter and is not.
+        """
+        return self._made_of.same_as(_Identity.of(head))
+
+    def singular_values(self, hidden: Tensor) -> Tensor:
+        """Return the singular values of the logits, with the minimum-norm gradient.
+
+        Args:
+            hidden: Shape ``(M, D)``.
+
+        Returns:
+            Those of ``head.linear(hidden)`` that can be other than 0, largest first, shape
+            ``(min(M, E),)``, in float64.
+        """
+        rows = hidden.double()
+        if self.root.shape[1] > hidden.shape[1]:
+            rows = F.pad(rows, (0, 1), value=1.0)
+        return singular_values(rows @ self.root.mT)
+
+
+class _Identity(NamedTuple):
+    """Which tensors a factor was made of, and in which state."""
+
+    weight: Tensor
+    bias: Tensor | None
+    state: tuple[object, ...]
+
+    @classmethod
+    def of(cls, head: LMHead) -> _Identity:
+        tensors = [head.weight] if head.bias is None else [head.weight, head.bias]
+        state = [(t.data_ptr(), t._version, t.dtype, t.device) for t in tensors]
+        return cls(head.weight, head.bias, (head.scale, *state))
+
+    def same_as(self, other: _Identity) -> bool:
+        return self.weight is other.weight and self.bias is other.bias and self.state == other.state
+
+
+@torch.no_grad()
+def _gram(head: LMHead) -> Tensor:
+    """Return ``s^2 [W, b]^T [W, b]``, shape ``(E, E)``, summed over blocks of the vocabulary."""
+    size = head.max_rank
+    gram = head.weight.new_zeros((size, size), dtype=torch.float64)
+    block_rows = max(_BLOCK_ELEMENTS // size, 1)
+    for start in range(0, len(head.weight), block_rows):
+        rows = slice(start, start + block_rows)
+        block = head.weight[rows].double()
+        if head.bias is not None:
+            block = torch.cat([block, head.bias[rows, None].double()], dim=1)
+        gram.addmm_(block.mT, block)
+    return gram.mul_(head.scale**2)
+
+
+def _square_root(gram: Tensor) -> Tensor:
+    """Return ``R`` with ``R^T R = gram``; what cannot be told from rounding is 0."""
+    eigenvalues, vectors = torch.linalg.eigh(gram)
+    tolerance = len(gram) * torch.finfo(gram.dtype).eps * eigenvalues.amax()
+    roots = torch.where(eigenvalues <= tolerance, 0.0, eigenvalues.clamp(min=0).sqrt())
+    root: Tensor = roots[:, None] * vectors.mT
+    return root

@@ -1,0 +1,236 @@
+"""Cross-entropy, consistency and diversity with their gradient, by chunks of rows.
+
+For each chunk: the logits of the student and of the reference (two matrix products), the terms and
+the gradient with respect to the logits, which overwrites them, and the gradient with respect to
+the hidden states (a third product). The head is frozen, so nothing else is needed. A chunk has all
+columns: tiles of the vocabulary would need five products. Between the products its rows are taken
+block by block, so that they stay in the cache.
+
+Shapes: ``M`` tokens, ``D`` hidden size, ``V`` vocabulary, ``R`` rows of a chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from balora.fused.block import NUM_SCRATCH, RowValues, TokenSettings, row_values
+from balora.fused.checks import check_inputs, check_terms
+from balora.head import LMHead
+from balora.objective import NO_REFERENCE, TokenCounts
+from balora.regularizers.checks import check_temperature, check_top_k
+
+CHUNK_BYTES = 2**27
+"""Logits held at a time, unless the least rows of a chunk need more."""
+_LEAST_ROWS, _LEAST_ROWS_GPU = 256, 1024
+"""With fewer rows a matrix product becomes a mere stream of the head through memory."""
+_BLOCK_ELEMENTS, _BLOCK_ELEMENTS_GPU = 2**19, 2**27
+"""Logits of a block: a few of 2 MiB fit into the cache of a CPU; a GPU wants few launches."""
+
+
+class TokenTerms(NamedTuple):
+    """Sums over the tokens, each of shape ``()``. A term that is switched off is ``None``."""
+
+    loss: Tensor
+    """The sum of coefficient times term: the only one with a gradient."""
+    task: Tensor | None
+    """Cross-entropy, in nats."""
+    consistency: Tensor | None
+    """``T^2 KL(reference || student)``, in nats."""
+    diversity: Tensor | None
+    """Negative entropy, of the top-K where that is set, in nats."""
+    counts: TokenCounts
+
+
+def token_terms(
+    hidden: Tensor,
+    reference_hidden: Tensor | None,
+    targets: Tensor,
+    *,
+    head: LMHead,
+    settings: TokenSettings,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> TokenTerms:
+    r"""Return the sums of the token terms, with the gradient already computed.
+
+    .. math::
+        c_0 \sum_i -\log p_{i, y_i} + c_1 T^2 \sum_i \mathrm{KL}(q_{i,T} \,\|\, p_{i,T})
+        - c_2 \sum_i H_K(p_i)
+
+    with :math:`p, q` the softmax of student and reference logits: BA-LoRA, arXiv 2408.04556,
+    Eq. 10 and 11 times ``M``. Divide ``loss`` by what the tokens are counted by.
+
+    In half precision the products run in it and everything else in float32. The student's logits
+    are then those of the reference plus the product of the difference of the hidden states: their
+    rounding is common to both, so the consistency is right also near the reference, where it is
+    far smaller than the rounding. Under autocast the products run in its dtype.
+
+    Args:
+        hidden: Student hidden states of the tokens that count, shape ``(M, D)``.
+        reference_hidden: The reference's, shape ``(M, D)``, held constant; not looked at while
+            the consistency is off.
+        targets: The token to predict at each, from 0 to ``V - 1``, shape ``(M,)``.
+        head: The frozen output layer.
+        settings: Coefficients, temperature and top-K.
+        chunk_bytes: Memory for logits. The number of rows that a matrix product needs to be
+            fast wins over it.
+
+    Returns:
+        The sums; with ``M == 0`` zeros, the loss still in the graph.
+
+    Raises:
+        ValueError: For shapes, dtypes, targets or settings that do not fit together, and for a
+            head that is trained.
+        NonFiniteError: If an input or a term is NaN or infinite.
+    """
+    coefficients = settings.coefficients
+    if not coefficients.consistency:
+        reference_hidden = None
+    elif reference_hidden is None:
+        raise ValueError(NO_REFERENCE)
+    check_temperature(settings.temperature)
+    if settings.entropy_top_k is not None:
+        check_top_k(settings.entropy_top_k, len(head.weight))
+    check_inputs(hidden, reference_hidden, targets, head)
+    problem = _Problem(reference_hidden, targets, head, settings, chunk_bytes)
+    loss, *sums = _TokenTerms.apply(hidden, problem)  # type: ignore[no-untyped-call]
+    values = RowValues(*sums)
+    is_on = coefficients._asdict()
+    terms = {name: getattr(values, name) if is_on[name] else None for name in is_on}
+    check_terms(terms)
+    counts = TokenCounts(loss.new_tensor(float(len(targets))), values.entropy, values.is_correct)
+    return TokenTerms(loss, **terms, counts=counts)
+
+
+class _Problem(NamedTuple):
+    """Everything but the student's hidden states."""
+
+    reference_hidden: Tensor | None
+    targets: Tensor
+    head: LMHead
+    settings: TokenSettings
+    chunk_bytes: int
+
+
+class _TokenTerms(torch.autograd.Function):
+    """The weighted sum, then the sums of :class:`RowValues`, which carry no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, problem: _Problem) -> tuple[Tensor, ...]:
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        # in float32 until backward: unlike the loss, it is not divided by the tokens yet
+        grad = torch.empty_like(hidden, dtype=dtype) if ctx.needs_input_grad[0] else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            values = _fill(hidden, problem, _product_dtype(hidden), grad)
+        sums = RowValues(*values.sum(dim=1, dtype=torch.float64))
+        coefficients = problem.settings.coefficients
+        loss = sums.task.new_zeros(())
+        for name, coefficient in coefficients._asdict().items():
+            loss += coefficient * getattr(sums, name)
+        outputs = tuple(value.to(dtype) for value in (loss, *sums))
+        ctx.save_for_backward(grad)
+        ctx.dtype = hidden.dtype
+        ctx.mark_non_differentiable(*outputs[1:])
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        (grad,) = ctx.saved_tensors
+        return (grad * grad_loss).to(ctx.dtype), None
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    """Return the dtype that the model's own head would multiply in; call it outside autocast."""
+    device_type = hidden.device.type
+    if torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return hidden.dtype
+
+
+def _fill(hidden: Tensor, problem: _Problem, dtype: torch.dtype, grad: Tensor | None) -> Tensor:
+    """Return the values of all rows, shape ``(5, M)``; write their gradient into ``grad``."""
+    reference_hidden, targets, head, settings, chunk_bytes = problem
+    weight = head.weight.detach().to(dtype)
+    exact = torch.promote_types(hidden.dtype, torch.float32)
+    values = hidden.new_empty(len(RowValues._fields), len(hidden), dtype=exact)
+    num_models = 1 if reference_hidden is None else 2
+    rows_that_fit = chunk_bytes // (num_models * len(weight) * dtype.itemsize)
+    num_rows = _rows_per_chunk(len(hidden), rows_that_fit, hidden.device.type)
+    block_rows = _rows_per_block(weight)
+    products = weight.new_empty(num_models, num_rows, len(weight))
+    scratch = weight.new_empty(NUM_SCRATCH + num_models, block_rows, len(weight), dtype=exact)
+    for rows in _slices(len(hidden), num_rows):
+        reference_rows = None if reference_hidden is None else reference_hidden[rows]
+        chunk = products[:, : rows.stop - rows.start]
+        _multiply(hidden[rows], reference_rows, weight, out=chunk)
+        for block in _slices(chunk.shape[1], block_rows):
+            room = scratch[:, : block.stop - block.start]
+            values[:, rows][:, block] = _block(
+                chunk[:, block], targets[rows][block], head, settings, room
+            )
+        if grad is not None:
+            grad[rows] = torch.mm(chunk[0], weight)
+    return values
+
+
+def _multiply(
+    hidden: Tensor, reference_hidden: Tensor | None, weight: Tensor, *, out: Tensor
+) -> None:
+    """Write the products of the head with student and reference into ``out``, ``(2, R, V)``.
+
+    In half precision the first is that of the difference: see :func:`token_terms`.
+    """
+    if reference_hidden is not None:
+        torch.mm(reference_hidden.to(weight.dtype), weight.mT, out=out[1])
+        if _is_half(weight.dtype):
+            hidden = hidden - reference_hidden
+    torch.mm(hidden.to(weight.dtype), weight.mT, out=out[0])
+
+
+def _block(
+    products: Tensor, targets: Tensor, head: LMHead, settings: TokenSettings, room: Tensor
+) -> Tensor:
+    """Return the values of a few rows, ``(5, b)``, and put their gradient into ``products[0]``."""
+    logits = products
+    if _is_half(products.dtype):
+        logits = room[NUM_SCRATCH:].copy_(products)
+        if len(logits) == 2:
+            logits[0] += logits[1]
+    student, *reference = [head.finish_(rows) for rows in logits]
+    slope = head.slope(student)
+    values = row_values(
+        student, reference[0] if reference else None, targets, settings, room[:NUM_SCRATCH]
+    )
+    if head.softcap is not None or head.scale != 1.0:
+        student.mul_(slope)
+    if _is_half(products.dtype):
+        products[0] = student  # rounded once
+    return torch.stack(values)
+
+
+def _is_half(dtype: torch.dtype) -> bool:
+    return dtype.itemsize < torch.float32.itemsize
+
+
+def _rows_per_chunk(num_tokens: int, rows_that_fit: int, device_type: str) -> int:
+    """Return the rows of a chunk, all chunks being of about one size."""
+    rows = max(rows_that_fit, _LEAST_ROWS if device_type == "cpu" else _LEAST_ROWS_GPU)
+    num_chunks = max(math.ceil(num_tokens / rows), 1)
+    return math.ceil(num_tokens / num_chunks)
+
+
+def _rows_per_block(weight: Tensor) -> int:
+    elements = _BLOCK_ELEMENTS if weight.device.type == "cpu" else _BLOCK_ELEMENTS_GPU
+    return max(elements // len(weight), 1)
+
+
+def _slices(length: int, step: int) -> Iterator[slice]:
+    """Cut ``range(length)`` into slices of ``step``, the last one shorter."""
+    for start in range(0, length, max(step, 1)):
+        yield slice(start, min(start + step, length))
