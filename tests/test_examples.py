@@ -23,3 +23,17 @@ def test_sample_text_writes_the_same_text_for_the_same_seed(tmp_path):
         texts.append((tmp_path / name).read_text())
     assert texts[0] == texts[1]
     assert texts[0].strip()
+
+
+def test_own_loop_learns():
+    command = [sys.executable, str(EXAMPLES / "own_loop.py"), "--steps", "8"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    steps = [
+        dict(zip(words[::2], map(float, words[1::2]), strict=True))
+        for words in map(str.split, printed.splitlines())
+    ]
+    assert len(steps) == 8
+    assert all(step.keys() == {"task", "consistency", "diversity", "svd"} for step in steps)
+    assert steps[0]["consistency"] == 0
+    assert steps[-1]["consistency"] > 0
+    assert steps[-1]["task"] < steps[0]["task"] - 1
