@@ -2,55 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
-from transformers.models.auto.configuration_auto import AutoConfig
 
 from balora.errors import ConfigError
 from balora.head import LMHead, agree, check_head, head_of
-from tiny_models import CAUSAL, VOCAB
+from tiny_models import CAUSAL, OTHER_HEADS, VOCAB, make_model
 
-DECODER, GPT = CAUSAL["llama"], CAUSAL["gpt2"]
-FAMILIES = {
-    **CAUSAL,
-    "gemma2": {**DECODER, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4},
-    "granite": {**DECODER, "logits_scaling": 6.0},
-    "cohere": {**DECODER, "logit_scale": 0.25},
-    "hyperclovax": {**DECODER, "logits_scaling": 3.0},
-    "gptj": {**GPT, "rotary_dim": 4},
-    "phi": DECODER,
-}
 WITH_BIAS, WITH_SCALE, WITH_SOFTCAP = (
     {"gptj", "phi"},
     {"granite", "cohere", "hyperclovax"},
-    {"gemma2"},
+    {"gemma2", "gemma3_text"},
 )
-
-
-def make_family(name, *, dtype=torch.float32):
-    """Return a tiny random model whose logits are large enough to feel a soft cap."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(name, **FAMILIES[name])
-        model = AutoModelForCausalLM.from_config(config)
-        for key, parameter in model.named_parameters():
-            if parameter.ndim == 2 or "lm_head.bias" in key:
-                torch.nn.init.normal_(parameter, std=2.0 if "embed" in key else 0.5)
-    return model.to(dtype).eval()
 
 
 def make_ids(length=6):
     return torch.arange(3, 3 + length)[None]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*CAUSAL, *OTHER_HEADS])
 @torch.no_grad()
 def test_head_of_is_the_models_own(family):
-    model = make_family(family)
+    model = make_model(family)
     expected = model(input_ids=make_ids()).logits
     hidden = model.base_model(input_ids=make_ids()).last_hidden_state
     head = head_of(model)
+    assert expected.std() > 0.1
     torch.testing.assert_close(head(hidden), expected, rtol=1e-5, atol=1e-5)
     assert (head.bias is not None) == (family in WITH_BIAS)
     assert (head.scale != 1) == (family in WITH_SCALE)
@@ -58,17 +37,35 @@ def test_head_of_is_the_models_own(family):
     check_head(model, make_ids())
 
 
+@pytest.mark.parametrize(
+    ("family", "name", "wrong"),
+    [
+        *[(family, "bias", None) for family in sorted(WITH_BIAS)],
+        *[(family, "scale", 1.0) for family in sorted(WITH_SCALE)],
+        *[(family, "softcap", None) for family in sorted(WITH_SOFTCAP)],
+    ],
+)
+@torch.no_grad()
+def test_a_head_without_its_bias_scale_or_soft_cap_is_not_the_models_own(family, name, wrong):
+    model = make_model(family)
+    head = head_of(model)
+    hidden = model.base_model(input_ids=make_ids()).last_hidden_state
+    expected = model(input_ids=make_ids()).logits
+    assert agree(head(hidden), expected)
+    assert not agree(replace(head, **{name: wrong})(hidden), expected)
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma2", "cohere"])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_check_head_allows_half_precision(family, autocast):
-    model = make_family(family, dtype=torch.float32 if autocast else torch.bfloat16)
+    model = make_model(family, dtype=torch.float32 if autocast else torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         check_head(model, make_ids())
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_check_head_refuses_a_model_that_does_something_else(family, monkeypatch):
-    model = make_family(family)
+    model = make_model(family)
     original = type(model).forward
 
     def forward(self, *args, **kwargs):
@@ -82,7 +79,7 @@ def test_check_head_refuses_a_model_that_does_something_else(family, monkeypatch
 
 
 def test_check_head_refuses_a_model_without_a_body(monkeypatch):
-    model = make_family("llama")
+    model = make_model("llama")
     monkeypatch.setattr(type(model), "base_model", property(lambda self: self))
     with pytest.raises(ConfigError, match="`LlamaForCausalLM` makes its logits"):
         check_head(model, make_ids())
@@ -93,6 +90,50 @@ def test_scale_comes_before_the_soft_cap(rng):
     head = LMHead(weight, scale=10.0, softcap=2.0)
     torch.testing.assert_close(head(hidden), 2 * torch.tanh(10 * (hidden @ weight.T) / 2))
     torch.testing.assert_close(head.linear(hidden), 10 * (hidden @ weight.T))
+
+
+HEADS = {
+    "plain": {},
+    "bias": {"bias": torch.linspace(-1.0, 1.0, 7)},
+    "scale": {"scale": 0.25},
+    "soft cap": {"softcap": 1.5},
+    "all": {"bias": torch.linspace(-1.0, 1.0, 7), "scale": 3.0, "softcap": 1.5},
+}
+
+
+def make_head(name, weight):
+    settings = {k: v.double() if k == "bias" else v for k, v in HEADS[name].items()}
+    return LMHead(weight, **settings)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_finish_makes_the_logits_of_a_product_in_place(name, rng):
+    hidden, weight = (torch.randn(n, 4, generator=rng, dtype=torch.float64) for n in (5, 7))
+    head, product = make_head(name, weight), hidden @ weight.T
+    finished = head.finish_(product)
+    assert finished.data_ptr() == product.data_ptr()
+    torch.testing.assert_close(finished, head(hidden), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_slope_is_the_derivative_of_the_logits_by_the_product(name, rng):
+    head = make_head(name, torch.eye(7, dtype=torch.float64))
+    product = torch.randn(5, 7, generator=rng, dtype=torch.float64, requires_grad=True)
+    logits = head(product)
+    # each logit depends on its own product alone, so the gradient of the sum is the derivative
+    (expected,) = torch.autograd.grad(logits.sum(), product)
+    slope = head.slope(logits.detach()) * torch.ones_like(expected)
+    torch.testing.assert_close(slope, expected, rtol=1e-10, atol=1e-12)
+    assert (expected == 1).all() == (name in ("plain", "bias"))
+
+
+def test_is_trained_when_the_weight_or_the_bias_is(rng):
+    weight, bias = torch.randn(7, 4, generator=rng), torch.randn(7, generator=rng)
+    assert not LMHead(weight).is_trained
+    assert not LMHead(weight, bias).is_trained
+    assert LMHead(weight, bias.clone().requires_grad_()).is_trained
+    assert LMHead(weight.clone().requires_grad_()).is_trained
+    assert LMHead(weight.clone().requires_grad_(), bias).is_trained
 
 
 @pytest.mark.parametrize("autocast", [False, True])

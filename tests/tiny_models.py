@@ -60,6 +60,17 @@ CAUSAL = {
         "pad_token_id": 0,
     },
 }
+_GEMMA = {**_DECODER, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4}
+# heads with a soft cap, a scale or a bias; apart, so that not every suite grows by them
+OTHER_HEADS = {
+    "gemma2": {**_GEMMA, "final_logit_softcapping": 1.0},
+    "gemma3_text": {**_GEMMA, "final_logit_softcapping": 1.0},
+    "granite": {**_DECODER, "logits_scaling": 6.0},
+    "cohere": {**_DECODER, "logit_scale": 0.25},
+    "hyperclovax": {**_DECODER, "logits_scaling": 3.0},
+    "gptj": {**CAUSAL["gpt2"], "rotary_dim": 4},
+    "phi": _DECODER,
+}
 CLASSIFIERS = {
     "bert": _ENCODER,
     "roberta": {**_ENCODER, "pad_token_id": 1},
@@ -74,15 +85,15 @@ def make_model(
     architecture: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: object
 ) -> PreTrainedModel:
     """Return a tiny random model in eval mode; its weights are larger than usual."""
-    is_causal = architecture in CAUSAL
-    settings = {**(CAUSAL if is_causal else CLASSIFIERS)[architecture], **overrides}
+    is_causal = architecture not in CLASSIFIERS
+    settings = {**(CAUSAL | OTHER_HEADS | CLASSIFIERS)[architecture], **overrides}
     config = AutoConfig.for_model(architecture.replace("-v3", "-v2"), **settings)
     auto = AutoModelForCausalLM if is_causal else AutoModelForSequenceClassification
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = auto.from_config(config)
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2 or name == "lm_head.bias":
                 torch.nn.init.normal_(parameter, std=0.15)
     return model.to(dtype).eval()
 

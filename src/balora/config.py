@@ -27,6 +27,7 @@ AdapterInit = Literal["pissa", "lora"]
 PissaSvd = Literal["randomized", "exact"]
 SvdDenominator = Literal["nuclear", "frobenius"]
 Schedule = Literal["constant", "iclr2026"]
+Space = Literal["logits", "features"]
 Method = Literal["full", "lora", "pissa", "balora"]
 Preset = Literal["paper", "iclr2026"]
 Task = Literal["nlg", "nlu"]
@@ -124,6 +125,9 @@ class BALoraConfig:
 
     schedule: Schedule = "constant"
     """How the coefficients move over the run: not at all, or as in the ICLR 2026 code."""
+
+    space: Space = "logits"
+    """Where the terms of classification act: on the logits, or on the head's input features."""
 
     def __post_init__(self) -> None:
         refuse("objective", field_problems(self) or self._range_problems())

@@ -1,16 +1,18 @@
-r"""The training objective for causal language models: the shift, the mask and the normaliser.
+r"""The training objective: the shift, the mask and the normaliser live here.
 
 .. math::
     \mathcal{L} = \mathcal{L}_{task} + c_1 \mathcal{L}_{CR} + c_2 \mathcal{L}_{DR}
                   + c_3 \mathcal{L}_{SVDR}
 
-(BA-LoRA, arXiv 2408.04556, Eq. 13). The task loss, the consistency and the diversity are sums over
-the tokens of an optimizer step divided by their number, so they do not depend on how the step is
-cut into micro-batches or processes. The SVD term sees the rows of one micro-step of all processes
-together and is averaged over the micro-steps.
+(BA-LoRA, arXiv 2408.04556, Eq. 13 for causal language models, Eq. 9 for classification). What is a
+sum over tokens or examples is divided by their number in the optimizer step, so it does not depend
+on how the step is cut into micro-batches or processes. What depends on which rows it sees together
+(the SVD term, and for classification also the covariance) sees the rows of one micro-step of all
+processes and is averaged over the micro-steps.
 
 Shapes: ``B`` sequences, ``S`` positions, ``M`` valid tokens (labels that are not ignored, after
-the shift), ``D`` hidden size, ``V`` vocabulary.
+the shift) or examples, ``D`` hidden size, ``V`` vocabulary, ``C`` classes (1 for regression),
+``F`` features.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from balora.config import BALoraConfig
+from balora.errors import NonFiniteError
 from balora.head import LMHead
-from balora.regularizers import nlg
+from balora.regularizers import nlg, nlu
+from balora.regularizers.checks import at_least_float32, attached_zero
 from balora.regularizers.spectral import evenly_spaced_rows
 
 NO_REFERENCE = (
@@ -69,13 +73,21 @@ class TokenCounts(NamedTuple):
     num_correct: Tensor
 
 
+class ExampleCounts(NamedTuple):
+    """Sums over the examples of one micro-step, without a graph, each of shape ``()``."""
+
+    num_examples: Tensor
+    num_correct: Tensor | None
+    """``None`` for regression."""
+
+
 class Objective(NamedTuple):
     """The objective of one micro-step."""
 
     loss: Tensor
     """The weighted sum that is differentiated, shape ``()``."""
     terms: LossTerms
-    counts: TokenCounts
+    counts: TokenCounts | ExampleCounts
 
 
 @dataclass(frozen=True)
@@ -83,14 +95,14 @@ class Normalizer:
     """What the sums of one micro-step are divided by."""
 
     num_tokens: Tensor | int
-    """Valid tokens of the whole optimizer step: all its micro-steps, all processes."""
+    """Valid tokens, or examples, of the optimizer step: all its micro-steps, all processes."""
     num_processes: int = 1
     """Processes whose gradients are averaged."""
     num_micro_steps: int = 1
     """Micro-steps of this optimizer step (the last group of an epoch may be shorter)."""
 
     def token_mean(self, token_sum: Tensor) -> Tensor:
-        """Return this micro-step's share of the mean over the tokens of the optimizer step."""
+        """Return this micro-step's share of the mean over the items of the optimizer step."""
         # a step without any token is a zero, not 0 / 0; DDP averages, hence the factor
         count = torch.as_tensor(self.num_tokens, device=token_sum.device).clamp(min=1)
         return token_sum * self.num_processes / count
@@ -213,6 +225,130 @@ def _token_counts(logits: Tensor, targets: Tensor) -> TokenCounts:
         entropy=-(log_probs.exp() * log_probs).sum(),
         num_correct=(logits.argmax(dim=-1) == targets).sum().float(),
     )
+
+
+def nlu_objective(
+    logits: Tensor,
+    features: Tensor | None,
+    targets: Tensor,
+    reference: Tensor | None,
+    *,
+    config: BALoraConfig,
+    normalizer: Normalizer,
+    coefficients: Coefficients,
+) -> Objective:
+    r"""Compute every term of sequence classification that is on (Eq. 9).
+
+    The task loss is the cross-entropy, for ``C == 1`` (regression) the squared error. The three
+    regularizers act on the rows that ``config.space`` names. Task loss and consistency are means
+    over the examples of the optimizer step. Diversity and SVD, and the consistency of a single
+    column, which compares batch vectors, see the rows of one micro-step of all processes together
+    and are averaged over the micro-steps; of fewer than two such rows they are 0.
+
+    Args:
+        logits: Student logits, shape ``(M, C)``.
+        features: What the last linear layer of the head was given, shape ``(M, F)``; needed with
+            ``space="features"`` only.
+        targets: Class indices, or the numbers of a regression, shape ``(M,)``.
+        reference: The model's rows of the same examples before the first step, shape ``(M, C)``
+            or ``(M, F)``; needed while the consistency coefficient is not 0, held constant.
+        config: The space, and the ``svd_k`` of the SVD term.
+        normalizer: What the sums are divided by.
+        coefficients: A term whose coefficient is 0 is not computed.
+
+    Returns:
+        The loss, the unweighted terms, normalised, and the counts for the log. With ``M == 0``
+        every term is a zero still in the graph.
+
+    Raises:
+        ValueError: If the features or the reference are needed and missing, or of another shape.
+        NonFiniteError: If the logits, the features or a term is NaN or infinite.
+    """
+    rows = _rows_of(config.space, logits, features)
+    task = normalizer.token_mean(task_loss(logits, targets))
+    consistency = diversity = svd = None
+    if coefficients.consistency:
+        if reference is None:
+            raise ValueError(
+                "the consistency term is on, but `reference` is None. Pass the rows of the model "
+                "before the first step, or set `consistency_coef: 0`."
+            )
+        consistency = _nlu_consistency(rows, reference, normalizer)
+    if coefficients.diversity or coefficients.svd:
+        together = gather_rows(rows)
+        if coefficients.diversity:
+            diversity = normalizer.step_mean(nlu.diversity_loss(together))
+        if coefficients.svd:
+            svd = normalizer.step_mean(_nlu_svd(together, config))
+    terms = LossTerms(task, consistency, diversity, svd)
+    _check_finite(logits, rows, terms, config.space)
+    return Objective(terms.total(coefficients), terms, _example_counts(logits, targets))
+
+
+def _rows_of(space: str, logits: Tensor, features: Tensor | None) -> Tensor:
+    """Return the rows on which the terms act."""
+    if space == "logits":
+        return logits
+    if features is None or len(features) != len(logits):
+        found = "missing" if features is None else f"of shape {tuple(features.shape)}"
+        raise ValueError(
+            f"`space` is features, but `features` is {found}. Pass what the last linear layer of "
+            f"the head was given for each of the {len(logits)} examples."
+        )
+    return features
+
+
+def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum over the examples of the cross-entropy or, for ``C == 1``, squared error.
+
+    Args:
+        logits: Shape ``(M, C)``; half precision is computed in float32.
+        targets: Class indices, or the numbers of a regression, shape ``(M,)``.
+    """
+    logits = at_least_float32(logits)
+    if logits.shape[1] == 1:
+        return (logits[:, 0] - targets.to(logits.dtype)).square().sum()
+    return F.cross_entropy(logits, targets, reduction="sum")
+
+
+def _nlu_consistency(rows: Tensor, reference: Tensor, normalizer: Normalizer) -> Tensor:
+    """Return the consistency term: a mean over examples, of a single column a batch term."""
+    if rows.shape[1] > 1:
+        return normalizer.token_mean(nlu.consistency_loss(rows, reference) * len(rows))
+    together = gather_rows(rows)
+    if len(together) < 2:  # one number has a sign, not a direction
+        return attached_zero(together)
+    return normalizer.step_mean(nlu.consistency_loss(together, gather_rows(reference)))
+
+
+def _nlu_svd(rows: Tensor, config: BALoraConfig) -> Tensor:
+    """Return the SVD term; of a single row it would be the constant -1."""
+    return attached_zero(rows) if len(rows) < 2 else nlu.svd_loss(rows, k=config.svd_k)
+
+
+def _check_finite(logits: Tensor, rows: Tensor, terms: LossTerms, space: str) -> None:
+    """Refuse NaN and infinity with one look at the device, naming the first place.
+
+    Raises:
+        NonFiniteError: Naming the logits, the features or the term.
+    """
+    named = {"logits": logits, space: rows}
+    named |= {f"{n} loss": term for n, term in terms._asdict().items() if term is not None}
+    finite = torch.stack([tensor.detach().isfinite().all() for tensor in named.values()]).tolist()
+    if not all(finite):
+        raise NonFiniteError(
+            f"NaN or infinity in the {list(named)[finite.index(False)]}. Look for NaN in the "
+            "labels; if there is none the model has diverged or overflowed: lower the learning "
+            "rate, or train in bfloat16 or float32 where it is float16."
+        )
+
+
+@torch.no_grad()
+def _example_counts(logits: Tensor, targets: Tensor) -> ExampleCounts:
+    num_examples = torch.tensor(float(len(targets)), device=logits.device)
+    if logits.shape[1] == 1:
+        return ExampleCounts(num_examples, None)
+    return ExampleCounts(num_examples, (logits.argmax(dim=-1) == targets).sum().float())
 
 
 def gather_rows(rows: Tensor) -> Tensor:

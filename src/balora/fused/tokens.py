@@ -125,8 +125,9 @@ class _TokenTerms(torch.autograd.Function):
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         # in float32 until backward: unlike the loss, it is not divided by the tokens yet
         grad = torch.empty_like(hidden, dtype=dtype) if ctx.needs_input_grad[0] else None
+        product_dtype = _product_dtype(hidden)  # before autocast is off
         with torch.autocast(hidden.device.type, enabled=False):
-            values = _fill(hidden, problem, _product_dtype(hidden), grad)
+            values = _fill(hidden, problem, product_dtype, grad)
         sums = RowValues(*values.sum(dim=1, dtype=torch.float64))
         coefficients = problem.settings.coefficients
         loss = sums.task.new_zeros(())
@@ -146,7 +147,7 @@ class _TokenTerms(torch.autograd.Function):
 
 
 def _product_dtype(hidden: Tensor) -> torch.dtype:
-    """Return the dtype that the model's own head would multiply in; call it outside autocast."""
+    """Return the dtype that the model's own head would multiply in."""
     device_type = hidden.device.type
     if torch.is_autocast_enabled(device_type):
         return torch.get_autocast_dtype(device_type)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balora.objective import Coefficients, LossTerms, TokenCounts
+from balora.objective import Coefficients, ExampleCounts, LossTerms, TokenCounts
 
 
 class StepLog:
@@ -21,10 +21,10 @@ class StepLog:
         self,
         terms: LossTerms,
         coefficients: Coefficients,
-        counts: TokenCounts,
+        counts: TokenCounts | ExampleCounts,
         *,
-        num_input_tokens: Tensor,
         num_micro_steps: int,
+        num_input_tokens: Tensor | None = None,
     ) -> None:
         """Add one micro-step of an optimizer step of ``num_micro_steps``."""
         share = 1 / num_micro_steps
@@ -37,8 +37,10 @@ class StepLog:
                 values[f"{name}_coef"] = coefficient * share
                 values[f"{name}_steps"] = share
         for name, value in values.items():
-            self._sums[name] = _sum(self._sums.get(name), value)
-        self._num_input_tokens = _sum(self._num_input_tokens, num_input_tokens)
+            if value is not None:
+                self._sums[name] = _sum(self._sums.get(name), value)
+        if num_input_tokens is not None:
+            self._num_input_tokens = _sum(self._num_input_tokens, num_input_tokens)
 
     def pop_num_input_tokens(self, accelerator: Any) -> int:
         """Return the tokens that all processes read since the last call, padding left out."""
@@ -56,7 +58,7 @@ class StepLog:
         row, ``X_coef`` is its mean weighted by the term, :math:`\sum_t c_t L_t / \sum_t L_t`, a
         step without the term counting as 0, so that the row still adds up.
 
-        Entropy and accuracy are means over the tokens. Empty without a micro-step.
+        Entropy and accuracy are means over the tokens, or examples. Empty without a micro-step.
         """
         if not self._sums:
             return {}
@@ -68,10 +70,7 @@ class StepLog:
         for name in Coefficients._fields:
             if f"{name}_loss" in mean:
                 row |= _term_and_coefficient(name, mean)
-        num_tokens = max(mean["num_tokens"], 1.0)
-        row["entropy"] = mean["entropy"] / num_tokens
-        row["mean_token_accuracy"] = mean["num_correct"] / num_tokens
-        return row
+        return row | _means_over_items(mean)
 
 
 def _term_and_coefficient(name: str, sums: dict[str, float]) -> dict[str, float]:
@@ -79,6 +78,18 @@ def _term_and_coefficient(name: str, sums: dict[str, float]) -> dict[str, float]
     # a term of exactly 0 (the consistency at the start) says nothing about its coefficient
     weighted = sums[f"{name}_product"] / term if term else sums[f"{name}_coef"]
     return {f"{name}_loss": term, f"{name}_coef": weighted / sums["steps"]}
+
+
+def _means_over_items(sums: dict[str, float]) -> dict[str, float]:
+    if "num_tokens" in sums:
+        num_tokens = max(sums["num_tokens"], 1.0)
+        return {
+            "entropy": sums["entropy"] / num_tokens,
+            "mean_token_accuracy": sums["num_correct"] / num_tokens,
+        }
+    if "num_correct" in sums:  # none of a regression
+        return {"accuracy": sums["num_correct"] / max(sums["num_examples"], 1.0)}
+    return {}
 
 
 def _sum(total: Tensor | None, value: Tensor | float) -> Tensor:

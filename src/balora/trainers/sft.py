@@ -101,7 +101,8 @@ class BALoraSFTTrainer(StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
         if has_adapter and self.balora_config.adapter_init == "pissa":
             anchor_adapter(self.model, self.balora_config)
         if has_adapter:
-            self.add_callback(ReportMemory())
+            # first, so that its line comes before the progress bar
+            self.callback_handler.callbacks.insert(0, ReportMemory())
         add_objective(base, self.balora_config)
 
     def _check_model(self) -> None:

@@ -1,0 +1,280 @@
+"""Sequence classification models: load one, know its new parameters, its head and its layers.
+
+Shapes: ``M`` examples, ``S`` positions, ``C`` classes (1 for regression), ``F`` features.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from balora.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_WRAPPERS = re.compile(r"\.(original_module|modules_to_save\.[^.]+)(?=\.|$)")
+"""What PEFT puts into the name of a module that it trains in full."""
+
+_BERT = {
+    "query_value": ["query", "value"],
+    "query_key_value": ["query", "key", "value"],
+    "all": ["query", "key", "value", "intermediate.dense", "output.dense"],
+}
+_LLAMA = {
+    "query_value": ["q_proj", "v_proj"],
+    "query_key_value": ["q_proj", "k_proj", "v_proj"],
+    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+_TARGETS = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "deberta-v2": {
+        "query_value": ["query_proj", "value_proj"],
+        "query_key_value": ["query_proj", "key_proj", "value_proj"],
+        "all": ["query_proj", "key_proj", "value_proj", "intermediate.dense", "output.dense"],
+    },
+    # one matrix holds query, key and value
+    "gpt2": {"query_key_value": ["c_attn"], "all": ["c_attn", "c_proj", "c_fc"]},
+    **dict.fromkeys(("llama", "mistral", "qwen2", "gemma"), _LLAMA),
+}
+
+
+class LoadedClassifier(NamedTuple):
+    """A classification model, and which of its modules have to be trained in full."""
+
+    model: PreTrainedModel
+    new_modules: tuple[str, ...]
+    """The head, and every module that loading gave random weights, as ``modules_to_save``."""
+
+
+def load_classifier(
+    name: str,
+    *,
+    class_names: Sequence[str] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    **kwargs: Any,
+) -> LoadedClassifier:
+    """Load a model for sequence classification, or for regression, with its head.
+
+    Args:
+        name: A hub id or a folder.
+        class_names: The classes in the order of their indices; ``None`` for regression.
+        tokenizer: Of the model. Without a padding token it gets its end-of-text token as one; it
+            pads on the right from now on.
+        **kwargs: As for ``from_pretrained``.
+
+    Returns:
+        The model in eval mode, and the modules to train and save in full: the head, and the
+        smallest set that holds every parameter which the checkpoint does not have.
+
+    Raises:
+        ConfigError: If the checkpoint has a head for another number of classes, or the tokenizer
+            has no token to pad with.
+    """
+    _check_own_head(name, class_names, kwargs)
+    names = dict(enumerate(class_names)) if class_names is not None else {0: "LABEL_0"}
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        name,
+        num_labels=len(names),
+        id2label=names,
+        label2id={label: index for index, label in names.items()},
+        problem_type="regression" if class_names is None else "single_label_classification",
+        output_loading_info=True,
+        **kwargs,
+    )
+    set_pad_token(tokenizer)
+    align_pad_token(model, tokenizer)
+    random = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    return LoadedClassifier(model, _modules_to_train(model, random))
+
+
+def _check_own_head(name: str, class_names: Sequence[str] | None, kwargs: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose own head does not fit; say when its classes have another order."""
+    known = ("revision", "token", "trust_remote_code", "cache_dir", "subfolder", "code_revision")
+    config = AutoConfig.from_pretrained(name, **{k: kwargs[k] for k in known if k in kwargs})
+    has_head = any("ForSequenceClassification" in kind for kind in config.architectures or ())
+    if not has_head or kwargs.get("ignore_mismatched_sizes"):
+        return
+    num_classes = 1 if class_names is None else len(class_names)
+    if config.num_labels != num_classes:
+        raise ConfigError(
+            f"`{name}` has a head for {config.num_labels} classes already, but the data need "
+            f"{num_classes}. Name the model without that head, or pass "
+            "`ignore_mismatched_sizes=True` to start with a new one."
+        )
+    own = [str(config.id2label[index]).lower() for index in range(num_classes)]
+    wanted = [str(label).lower() for label in class_names or own]
+    if own != wanted and set(own) == set(wanted):
+        logger.warning(
+            "the head of %s knows its classes in the order %s, the data have %s: it starts with "
+            "them mixed up",
+            name,
+            ", ".join(own),
+            ", ".join(wanted),
+        )
+
+
+def set_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a decoder's tokenizer pad: on the right, with its end-of-text token if it has no other.
+
+    Raises:
+        ConfigError: If it has neither.
+    """
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ConfigError(
+                "the tokenizer has neither a padding nor an end-of-text token, so rows of "
+                "different lengths cannot be put into a batch. Set `tokenizer.pad_token`."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+
+
+def align_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tell ``model`` what ``tokenizer`` pads with: a decoder pools the last token before it."""
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def _modules_to_train(model: PreTrainedModel, random: set[str]) -> tuple[str, ...]:
+    """Return the head and the largest modules of which every parameter is in ``random``."""
+    parameters = {name for name, _ in model.named_parameters()}
+
+    def is_random(module: str) -> bool:
+        return all(name in random for name in parameters if name.startswith(f"{module}."))
+
+    head = head_name(model).split(".")[0]
+    found = {head: None}
+    for parameter in sorted(random & parameters):
+        module = parameter.rpartition(".")[0]
+        while (parent := module.rpartition(".")[0]) and is_random(parent):
+            module = parent
+        if module != head and not module.startswith(f"{head}."):
+            found[module] = None
+    return tuple(found)
+
+
+def paper_target_modules(model_type: str, choice: str = "query_value") -> list[str]:
+    """Return the linear layers to adapt, by the architecture's own names for them.
+
+    At rank 8, the paper's counts of trained parameters are those of ``query_value`` plus the head
+    for RoBERTa-large (1.84M), and of ``all`` without the head for DeBERTa-v3-base (1.33M), where
+    its text says query, key and value (0.44M).
+
+    Args:
+        model_type: As in the model's config, such as ``roberta`` or ``deberta-v2``.
+        choice: ``query_value``, ``query_key_value``, or ``all`` for every linear layer of the
+            encoder.
+
+    Returns:
+        Name endings for ``LoraConfig.target_modules``.
+
+    Raises:
+        ConfigError: If the architecture is not known, or does not have the choice.
+    """
+    if model_type not in _TARGETS:
+        raise ConfigError(
+            f"no named layers are known for `{model_type}`. Name them in `lora_target_modules`, "
+            f"or use all-linear. Known are {', '.join(_TARGETS)}."
+        )
+    if choice not in _TARGETS[model_type]:
+        raise ConfigError(
+            f"`{choice}` is no choice of layers for `{model_type}`, which has "
+            f"{', '.join(_TARGETS[model_type])}."
+        )
+    return list(_TARGETS[model_type][choice])
+
+
+def head_name(model: PreTrainedModel) -> str:
+    """Return the name of the last linear layer: outside the encoder, with one output per class.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    return _last_linear(model)[0]
+
+
+def _last_linear(model: PreTrainedModel) -> tuple[str, list[nn.Linear]]:
+    """Return the layer's name, and with PEFT's wrapper around it the original and the copy."""
+    body = {id(module) for module in model.base_model.modules()}
+    found: dict[str, list[nn.Linear]] = {}
+    for name, module in model.named_modules():
+        is_candidate = isinstance(module, nn.Linear) and id(module) not in body
+        if is_candidate and module.out_features == model.config.num_labels:
+            found.setdefault(_WRAPPERS.sub("", name), []).append(module)
+    if not found:
+        raise ConfigError(
+            f"`{type(model).__name__}` has no linear layer with {model.config.num_labels} outputs "
+            "on top of its encoder. Use an `AutoModelForSequenceClassification`."
+        )
+    *_, last = found.items()
+    return last
+
+
+class ClassifierHead:
+    """The last linear layer of a classification model; what it is given are the features."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.name, self.layers = _last_linear(model)
+        self._config = model.config.get_text_config()
+        self._is_checked = False
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether training changes the layer that is used."""
+        return any(p.requires_grad for layer in self.layers for p in layer.parameters())
+
+    def run(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Any, Tensor]:
+        """Return the output of ``model`` and the features, shape ``(M, F)``, in its graph.
+
+        A decoder applies its head at every position; its features are those of the last token
+        that is not padding, as in transformers.
+
+        Raises:
+            ConfigError: If the logits are not the layer's output at that token.
+        """
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def keep(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.append((given[0], output))
+
+        hooks = [layer.register_forward_hook(keep) for layer in self.layers]
+        try:
+            output = model(**inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        features, logits = (self._pooled(rows, inputs["input_ids"]) for rows in seen[-1])
+        if not self._is_checked:
+            self._check(logits, output.logits)
+        return output, features
+
+    def _pooled(self, rows: Tensor, input_ids: Tensor) -> Tensor:
+        if rows.dim() == 2:
+            return rows
+        is_token = (input_ids != self._config.pad_token_id).int()
+        positions = torch.arange(input_ids.shape[1], device=rows.device)
+        last = (positions * is_token).argmax(dim=1)
+        return rows[torch.arange(len(rows), device=rows.device), last]
+
+    def _check(self, expected: Tensor, logits: Tensor) -> None:
+        is_same = expected.shape == logits.shape and torch.allclose(
+            expected.to(logits.dtype), logits, rtol=0, atol=0, equal_nan=True
+        )
+        if not is_same:
+            raise ConfigError(
+                f"the logits are not what `{self.name}` returns, so its input is not the pooled "
+                "features. Set `space: logits`, and please report the model."
+            )
+        self._is_checked = True
