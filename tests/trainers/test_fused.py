@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 
 import balora.trainers.step as step_module
-from balora.anchored import initialise, reference_mode
+from balora.anchored import initialise
 from balora.cli import main
 from balora.config import BALoraConfig
 from balora.errors import NonFiniteError
@@ -29,7 +29,6 @@ from tiny_training import (
     make_trainer,
     recomposed,
     run,
-    trained,
 )
 
 ALL_CAUSAL = [*CAUSAL, *OTHER_HEADS]
@@ -55,9 +54,10 @@ class MicroStep(NamedTuple):
     objective: Objective
     gradients: dict[str, Tensor]
 
-    def values(self) -> dict[str, Tensor]:
-        terms, counts = self.objective.terms._asdict(), self.objective.counts._asdict()
-        return {"loss": self.objective.loss.detach(), **terms, **counts}
+    def values(self) -> dict[str, float]:
+        loss, terms, counts = self.objective
+        named = {"loss": loss, **terms._asdict(), **counts._asdict()}
+        return {name: float(value.detach()) for name, value in named.items()}
 
 
 def make_batch(rng: torch.Generator) -> dict[str, Tensor]:
@@ -68,14 +68,14 @@ def make_batch(rng: torch.Generator) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
-def moved_trainer(tmp_path, model, rng, objective=OBJECTIVES["paper"], **settings):
-    """Return a trainer whose adapter has left its start, and the model as it is trained."""
+def moved_trainer(tmp_path, model, rng, objective=OBJECTIVES["paper"], by=0.1, **settings):
+    """Return a trainer whose adapter has left its start, its model wrapped as for training."""
     trainer = make_trainer(tmp_path, model=model, objective=objective, **settings)
     initialise(trainer.model)
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
-                parameter += 0.1 * torch.randn(parameter.shape, generator=rng).to(parameter.dtype)
+                parameter += by * torch.randn(parameter.shape, generator=rng).to(parameter.dtype)
     trainer.current_gradient_accumulation_steps = 2
     trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
     return trainer
@@ -114,8 +114,9 @@ def assert_equal_steps(trainer, batch, tolerance: float) -> MicroStep:
     fused, expected = (micro_step(trainer, batch, objective) for objective in (FUSED, plain))
     assert expected.objective.terms.consistency > 1e-3
     for name, value in expected.values().items():
-        scale = max(abs(float(value)), 0.1)
-        assert float(fused.values()[name]) == pytest.approx(float(value), abs=tolerance * scale)
+        # a small consistency is the difference of large logarithms
+        tolerated = tolerance * max(abs(value), 0.1)
+        assert fused.values()[name] == pytest.approx(value, abs=tolerated), name
     assert any("lora_A" in name for name in expected.gradients)
     assert error(fused.gradients, expected.gradients) < tolerance
     return fused
@@ -125,7 +126,7 @@ def assert_equal_steps(trainer, batch, tolerance: float) -> MicroStep:
 
 
 # float32 differs by the rounding of two ways to sum; in float64 the two are one function
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.float64, 1e-10)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("architecture", ALL_CAUSAL)
 def test_terms_and_gradients_are_the_plain_ones(
@@ -144,23 +145,21 @@ def test_tied_and_untied_embeddings(tmp_path, architecture, tied, rng):
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     assert (head.weight is embedding.weight) == tied
     trainer = moved_trainer(tmp_path, model, rng)
-    assert_equal_steps(trainer, make_batch(rng), 3e-6)
+    assert_equal_steps(trainer, make_batch(rng), 2e-6)
 
 
-def test_the_soft_cap_squashes_and_the_svd_term_is_taken_before_it(tmp_path, rng):
-    model, batch = make_model("gemma2"), make_batch(rng)
-    trainer = moved_trainer(tmp_path, model, rng)
-    step = micro_step(trainer, batch)
-    head = head_of(model)
-    before, after = head.linear(step.hidden), head(step.hidden)
+def test_the_svd_term_is_taken_before_the_soft_cap_and_the_others_after_it(tmp_path, rng):
+    model = make_model("gemma2")
+    step = micro_step(moved_trainer(tmp_path, model, rng), make_batch(rng))
+    head, step = head_of(model), step._replace(hidden=step.hidden.detach())
+    before = head.linear(step.hidden)
     assert (before.abs() > head.softcap).double().mean() > 0.1
-    sigma = torch.linalg.svdvals(before.detach().double())
-    variance = sigma[: -(-3 * len(sigma) // 10)].var(correction=0)
-    ratio = sigma[: -(-3 * len(sigma) // 10)].sum() / sigma.sum()
-    expected = -(ratio + 0.01 * variance) / 2
-    assert float(step.objective.terms.svd) == pytest.approx(float(expected), rel=1e-5)
-    task = F.cross_entropy(after, step.targets, reduction="sum") / 29
-    assert float(step.objective.terms.task) == pytest.approx(float(task), rel=1e-5)
+    sigma = torch.linalg.svdvals(before.double())
+    leading = sigma[: -(-3 * len(sigma) // 10)]
+    svd = -(leading.sum() / sigma.sum() + 0.01 * leading.var(correction=0)) / 2
+    assert step.values()["svd"] == pytest.approx(svd.item(), rel=1e-5)
+    task = F.cross_entropy(head(step.hidden), step.targets, reduction="sum") / 29
+    assert step.values()["task"] == pytest.approx(task.item(), rel=1e-5)
 
 
 # both passes
@@ -211,18 +210,20 @@ def train_steps(tmp_path, architecture, objective, **settings):
 # half precision
 
 
+# also near the reference, where the rounding of bfloat16 logits would be larger than the term
+@pytest.mark.parametrize("by", [0.1, 0.003], ids=["far", "near"])
 @pytest.mark.parametrize("precision", ["autocast", "bfloat16 base"])
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "granite", "phi"])
-def test_half_precision_agrees_with_the_plain_objective(tmp_path, architecture, precision, rng):
+def test_half_precision_agrees_with_the_plain_objective(tmp_path, architecture, precision, by, rng):
     autocast = precision == "autocast"
     model = make_model(architecture, dtype=torch.float32 if autocast else torch.bfloat16)
-    trainer = moved_trainer(tmp_path, model, rng, bf16=autocast)
+    objective = BALoraConfig(**LARGE | {"consistency_coef": 100.0})
+    trainer = moved_trainer(tmp_path, model, rng, objective, by=by, bf16=autocast)
     batch = make_batch(rng)
     fused, expected = (micro_step(trainer, batch, objective) for objective in (FUSED, plain))
-    # an 8-bit mantissa rounds by up to 2^-9; the plain head multiplies in float32
+    # the plain head multiplies in float32; an 8-bit mantissa rounds by up to 2^-9, in many places
     for name, value in expected.values().items():
-        found = float(fused.values()[name])
-        assert found == pytest.approx(float(value), rel=2e-2, abs=2e-3), name
+        assert fused.values()[name] == pytest.approx(value, rel=5e-3), name
     assert error(fused.gradients, expected.gradients) < 3e-2
 
 
@@ -280,7 +281,11 @@ SCORED = {
     # every token but the first, which nothing predicts
     "text": ([{"text": text} for text in TEXTS], {}, 0),
     "packed": ([{"text": text} for text in TEXTS], {"packing": True, "max_length": 64}, 0),
-    "padding-free": ([{"text": text} for text in TEXTS], {"padding_free": True}, 0),
+    "padding-free": (
+        [{"text": text} for text in TEXTS],
+        {"padding_free": True, "max_length": None},
+        0,
+    ),
 }
 
 
@@ -348,7 +353,7 @@ def test_a_head_frozen_by_hand_is_not_trained(tmp_path):
     trainer.current_gradient_accumulation_steps = 1
     trainer.model_wrapped = trainer.model
     fused, expected = (micro_step(trainer, batch, objective) for objective in (FUSED, plain))
-    assert error(fused.gradients, expected.gradients) < 3e-6
+    assert error(fused.gradients, expected.gradients) < 2e-6
     run(trainer)
     assert torch.equal(model.get_output_embeddings().weight, before)
 
@@ -375,6 +380,15 @@ def test_a_model_that_becomes_nan_stops_the_run_and_names_the_step(tmp_path, num
     with pytest.raises(NonFiniteError, match=sentence):
         trainer.train()
     assert trainer.state.global_step == num_steps
+
+
+def test_full_fine_tuning_that_diverges_stops_and_names_the_step(tmp_path):
+    objective = {**LARGE, "consistency_coef": 0.0}
+    trainer = make_trainer(
+        tmp_path, objective=objective, options={"peft_config": None}, learning_rate=1e30
+    )
+    with pytest.raises(NonFiniteError, match=r"^step 2: the loss is NaN or infinite"):
+        trainer.train()
 
 
 def test_a_diverged_run_is_one_sentence_and_exit_status_1(tmp_path, capsys):

@@ -73,8 +73,8 @@ def _check_shapes(
 def _check_dtypes(
     hidden: Tensor, reference_hidden: Tensor | None, targets: Tensor, head: LMHead
 ) -> None:
-    if targets.is_floating_point() or targets.dtype == torch.bool:
-        raise ValueError(f"`targets` must be token ids, got {targets.dtype}.")
+    if targets.dtype != torch.int64:
+        raise ValueError(f"`targets` must be int64 token ids, got {targets.dtype}.")
     if torch.is_autocast_enabled(hidden.device.type):
         return  # the products run in autocast's dtype whatever comes in
     others = {"reference_hidden": reference_hidden, "the head's weight": head.weight}

@@ -58,7 +58,7 @@ class FusedObjective:
             head: The frozen output layer.
             normalizer: What the sums are divided by; ``None`` means these tokens.
             coefficients: A term whose coefficient is 0 is not computed; ``None`` takes those of
-                the configuration.
+                the configuration at the start of its schedule.
 
         Returns:
             The loss, the only one with a gradient, that of ``hidden``; the unweighted terms,

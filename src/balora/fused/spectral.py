@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from balora.errors import NonFiniteError
 from balora.fused.checks import check_frozen
 from balora.head import LMHead
 from balora.regularizers.spectral import singular_values
@@ -32,8 +33,10 @@ class HeadFactor:
 
     Raises:
         ValueError: If the head is trained: the factor would be stale after one step.
+        NonFiniteError: If the head holds NaN or infinity.
     """
 
+    @torch.inference_mode(False)  # one that was made while evaluating serves training too
     def __init__(self, head: LMHead) -> None:
         check_frozen(head)
         self._made_of = _Identity.of(head)
@@ -97,6 +100,8 @@ def _gram(head: LMHead) -> Tensor:
 
 def _square_root(gram: Tensor) -> Tensor:
     """Return ``R`` with ``R^T R = gram``; what cannot be told from rounding is 0."""
+    if not bool(gram.isfinite().all()):  # `eigh` would say that it did not converge
+        raise NonFiniteError("the head holds NaN or infinity, so its logits have no spectrum.")
     eigenvalues, vectors = torch.linalg.eigh(gram)
     tolerance = len(gram) * torch.finfo(gram.dtype).eps * eigenvalues.amax()
     roots = torch.where(eigenvalues <= tolerance, 0.0, eigenvalues.clamp(min=0).sqrt())

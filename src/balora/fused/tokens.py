@@ -163,7 +163,7 @@ def _fill(hidden: Tensor, problem: _Problem, dtype: torch.dtype, grad: Tensor | 
     num_models = 1 if reference_hidden is None else 2
     rows_that_fit = chunk_bytes // (num_models * len(weight) * dtype.itemsize)
     num_rows = _rows_per_chunk(len(hidden), rows_that_fit, hidden.device.type)
-    block_rows = _rows_per_block(weight)
+    block_rows = min(_rows_per_block(weight), num_rows)
     products = weight.new_empty(num_models, num_rows, len(weight))
     scratch = weight.new_empty(NUM_SCRATCH + num_models, block_rows, len(weight), dtype=exact)
     for rows in _slices(len(hidden), num_rows):

@@ -26,7 +26,8 @@ class MemoryReport(NamedTuple):
     def __str__(self) -> str:
         reference = "without a second model"
         if self.anchor:
-            reference = f"at the cost of the anchor alone, {_readable(self.anchor)}"
+            cost = f"{_readable(self.anchor)} for a frozen copy of the adapter's start"
+            reference = f"at the cost of the anchor alone: {cost}"
         return (
             f"Weights: {_readable(self.frozen)} frozen, {_readable(self.trained)} trained. "
             f"The pre-trained model serves as its own reference, {reference}."
@@ -73,6 +74,6 @@ def _readable(num_bytes: int) -> str:
     """Return ``num_bytes`` in the largest decimal unit that leaves 1 or more."""
     value, units = float(num_bytes), iter(("B", "kB", "MB", "GB"))
     unit = next(units)
-    while value >= 1000 and (larger := next(units, None)):
+    while round(value) >= 1000 and (larger := next(units, None)):
         value, unit = value / 1000, larger
-    return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
+    return f"{value:.0f} {unit}" if round(value) >= 1000 else f"{value:.3g} {unit}"

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from balora.anchored import reference_mode
 from balora.config import BALoraConfig
+from balora.errors import NonFiniteError
 from balora.fused import FusedObjective
 from balora.head import check_head, head_of
 from balora.objective import (
@@ -85,7 +86,7 @@ def _objective(
             reference_hidden = model.base_model(*args, **kwargs).last_hidden_state[mask]
     head = head_of(model)
     # full fine-tuning trains the head, which needs a gradient of its own
-    objective = partial(nlg_objective, config=fused.config) if head.is_trained else fused
+    objective = partial(_plain_objective, config=fused.config) if head.is_trained else fused
     return objective(
         hidden,
         reference_hidden,
@@ -94,3 +95,14 @@ def _objective(
         normalizer=step.normalizer,
         coefficients=step.coefficients,
     )
+
+
+def _plain_objective(*inputs: Any, **settings: Any) -> Objective:
+    """Return the plain objective, refusing NaN and infinity as the fused one does."""
+    objective = nlg_objective(*inputs, **settings)
+    if not objective.loss.isfinite():
+        raise NonFiniteError(
+            "the loss is NaN or infinite, so the model has diverged or overflowed. Lower the "
+            "learning rate, or train in bfloat16 or float32 where it is float16."
+        )
+    return objective
