@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from balora.config import BALoraConfig
-    from balora.trainers import BALoraSFTTrainer
+    from balora.trainers import BALoraSFTTrainer, BALoraTrainer
 
-_HOMES = {"BALoraConfig": "balora.config", "BALoraSFTTrainer": "balora.trainers"}
+_HOMES = {
+    "BALoraConfig": "balora.config",
+    "BALoraSFTTrainer": "balora.trainers",
+    "BALoraTrainer": "balora.trainers",
+}
 
 __version__ = "0.1.0"
-__all__ = ["BALoraConfig", "BALoraSFTTrainer", "__version__"]
+__all__ = ["BALoraConfig", "BALoraSFTTrainer", "BALoraTrainer", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

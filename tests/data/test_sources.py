@@ -36,13 +36,13 @@ def test_missing_file_names_its_neighbour(write):
 
 def test_other_endings_are_refused(write):
     assert refusal(write("rows.txt", "x")) == (
-        "rows.txt ends in `.txt`; data files end in .jsonl, .json, .csv, .parquet."
+        "rows.txt ends in `.txt`; data files end in .jsonl, .json, .csv, .tsv, .parquet."
     )
 
 
 def test_folders_without_data_or_with_several_kinds_are_refused(write):
     write("docs/a.txt", "x")
-    assert refusal("docs") == "docs holds no file that ends in .jsonl, .json, .csv, .parquet."
+    assert refusal("docs") == "docs holds no file that ends in .jsonl, .json, .csv, .tsv, .parquet."
     write("both/a.jsonl", QA)
     write("both/b.csv", "query,response\nx,y\n")
     assert refusal("both").startswith("both holds files of several kinds (csv, json)")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, Features, Value
@@ -12,9 +10,8 @@ from datasets import Dataset, Features, Value
 from balora.config import DataConfig
 from balora.data.columns import pick_layout
 from balora.data.layouts import ChatLayout, ChatPairLayout, Layout
-from balora.data.lines import record_lines
-from balora.data.sources import LocalFiles, find_local, load_rows, split_ranges
-from balora.errors import DataError
+from balora.data.located import LocatedRows, iterate_rows
+from balora.data.sources import find_local, load_rows
 
 logger = logging.getLogger(__name__)
 
@@ -23,50 +20,12 @@ _TEXT_PAIR = Features({"prompt": Value("string"), "completion": Value("string")}
 _TURNS = [{"role": Value("string"), "content": Value("string")}]
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Rows that were checked, and where each of them comes from."""
+class Examples(LocatedRows):
+    """Rows that were checked, and where each of them comes from.
 
-    dataset: Dataset
-    """Columns ``prompt`` and ``completion`` (text, or lists of turns), or ``messages``."""
-    name: str
-    """The data set as the user named it."""
-    split: str
-    """The split as the user wrote it, such as ``train[:100]``."""
-    notes: tuple[str, ...] = ()
-    """One sentence for each thing in the rows that does not reach the trainer."""
-    files: LocalFiles | None = None
-    """The files on disk; None for a data set of the hub."""
-    split_sizes: tuple[tuple[str, int], ...] = ()
-    """Rows of each whole split."""
-
-    def locate(self, row: int) -> str:
-        """Return where `row` of `dataset` stands, counted from 0: "math.jsonl, line 17"."""
-        split, absolute = self._absolute(row)
-        lines = self._line(split, absolute)
-        return lines or f"row {absolute} of {self.name} ({split}), counted from 0"
-
-    def _absolute(self, row: int) -> tuple[str, int]:
-        """Return the split without its slice, and the row in it."""
-        for split, start, stop in split_ranges(self.split, dict(self.split_sizes)):
-            if row < stop - start:
-                return split, start + row
-            row -= stop - start
-        return self.split, row
-
-    def _line(self, split: str, row: int) -> str | None:
-        if self.files is None or split not in self.files.files:
-            return None
-        records: list[tuple[Any, int]] = []
-        for file in self.files.files[split]:
-            lines = record_lines(file)
-            if lines is None:
-                return None
-            records += [(file, line) for line in lines]
-        if len(records) != dict(self.split_sizes)[split]:  # not one record a line after all
-            return None
-        file, line = records[row]
-        return f"{file}, line {line}"
+    ``dataset`` has the columns ``prompt`` and ``completion`` (text, or lists of turns), or
+    ``messages``; ``notes`` says what in the rows does not reach the trainer.
+    """
 
 
 def load_examples(config: DataConfig, *, split: str, name: str = "train") -> Examples:
@@ -96,20 +55,11 @@ def load_examples(config: DataConfig, *, split: str, name: str = "train") -> Exa
     return Examples(_render(raw, layout), dataset_name, split, notes, files, where.split_sizes)
 
 
-def _rows(dataset: Dataset, layout: Layout) -> Iterator[dict[str, Any]]:
-    """Yield rows of the layout's columns, a batch in memory at a time."""
-    wanted = dataset.select_columns(list(layout.columns))
-    for batch in wanted.iter(batch_size=1000):
-        yield from (
-            dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)
-        )
-
-
 def _check_rows(examples: Examples, layout: Layout) -> tuple[str, ...]:
     """Raise DataError for the first row that cannot be trained on; return notes on the others."""
     bad: list[int] = []
     problem, num_cut = "", 0
-    for number, row in enumerate(_rows(examples.dataset, layout)):
+    for number, row in enumerate(iterate_rows(examples.dataset, layout.columns)):
         found = layout.problem(row)
         if found:
             problem = problem or found
@@ -117,8 +67,7 @@ def _check_rows(examples: Examples, layout: Layout) -> tuple[str, ...]:
         else:
             num_cut += layout.left_out(row)
     if bad:
-        more = f" {len(bad) - 1} more rows cannot be trained on either." if len(bad) > 1 else ""
-        raise DataError(f"{examples.locate(bad[0])}: {problem}.{more} Correct or remove them.")
+        examples.refuse(bad, problem)
     if not num_cut:
         return ()
     return (

@@ -5,11 +5,46 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from balora.errors import DataError
+
+if TYPE_CHECKING:
+    import _csv
+
+_TABLES = (".csv", ".tsv", ".txt")
+
+
+def is_tsv(file: Path) -> bool:
+    """Say whether a file that is read as a table is separated by tabs."""
+    return file.suffix.lower() in (".tsv", ".txt")
+
+
+def first_values(file: Path) -> list[str]:
+    """Return the values on the first line of a CSV or TSV file that is not blank.
+
+    Raises:
+        DataError: If it cannot be read as UTF-8 text.
+    """
+    try:
+        with _long_csv_fields(), _open(file) as lines:
+            return next((row for row in _reader(file, lines) if not _is_blank(row)), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        kind = "TSV" if is_tsv(file) else "CSV"
+        raise DataError(f"{file}, line 1: not {kind} in UTF-8 ({error}).") from error
+
+
+def _open(file: Path) -> TextIO:
+    return file.open(encoding="utf-8-sig", newline="")
+
+
+def _reader(file: Path, lines: TextIO) -> _csv.Reader:
+    if is_tsv(file):  # by the tab alone: a quote is a character like any other
+        return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    return csv.reader(lines)
 
 
 @contextmanager
@@ -23,27 +58,28 @@ def _long_csv_fields() -> Iterator[None]:
 
 
 def csv_header(file: Path) -> list[str]:
-    """Return the column names of a CSV file.
+    """Return the column names on the first line of a CSV or TSV file.
 
     Raises:
-        DataError: If the file is empty, not text, or names a column twice.
+        DataError: If the file is not text, or names a column twice.
     """
-    try:
-        with _long_csv_fields(), file.open(encoding="utf-8-sig", newline="") as lines:
-            header = next((row for row in csv.reader(lines) if not _is_blank(row)), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}, line 1: not CSV in UTF-8 ({error}).") from error
+    header = first_values(file)
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise DataError(f"{file}, line 1: the column `{twice[0]}` is there twice.")
     return header
 
 
-def record_lines(file: Path) -> Iterator[int] | None:
-    """Yield the line each record of a file starts on, from 1; None when records have no lines."""
+def record_lines(file: Path, *, has_header: bool = True) -> Iterator[int] | None:
+    """Yield the line each record of a file starts on, from 1; None when records have no lines.
+
+    Args:
+        file: The file.
+        has_header: Whether the first line of a CSV or TSV file names the columns.
+    """
     suffix = file.suffix.lower()
-    if suffix == ".csv":
-        return _csv_lines(file)
+    if suffix in _TABLES:
+        return _table_lines(file, has_header)
     if suffix == ".parquet" or (suffix == ".json" and not _is_json_lines(file)):
         return None
     return _text_lines(file)
@@ -63,10 +99,10 @@ def _text_lines(file: Path) -> Iterator[int]:
         yield from (number for number, line in enumerate(lines, start=1) if line.strip())
 
 
-def _csv_lines(file: Path) -> Iterator[int]:
-    with _long_csv_fields(), file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines)
-        start, is_header = 1, True
+def _table_lines(file: Path, has_header: bool) -> Iterator[int]:
+    with _long_csv_fields(), _open(file) as lines:
+        reader = _reader(file, lines)
+        start, is_header = 1, has_header
         for row in reader:
             if not _is_blank(row) and not is_header:
                 yield start
@@ -90,20 +126,24 @@ def undecodable(file: Path) -> str | None:
     return None
 
 
-def first_bad_record(file: Path) -> str | None:
-    """Return where and why a file cannot be read, for an error message; None when unknown."""
-    if file.suffix.lower() == ".csv":
-        return _bad_csv(file)
+def first_bad_record(file: Path, columns: Sequence[str] | None = None) -> str | None:
+    """Return where and why a file cannot be read, for an error message; None when unknown.
+
+    Args:
+        file: The file.
+        columns: Those of a TSV file that does not name them on its first line.
+    """
+    if file.suffix.lower() in _TABLES:
+        return _bad_table(file, len(columns or csv_header(file)))
     if record_lines(file) is None:
         return _bad_json(file) if file.suffix.lower() == ".json" else None
     return _bad_json_line(file)
 
 
-def _bad_csv(file: Path) -> str | None:
-    width = len(csv_header(file))
+def _bad_table(file: Path, width: int) -> str | None:
     start = 1
-    with _long_csv_fields(), file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(lines)
+    with _long_csv_fields(), _open(file) as lines:
+        reader = _reader(file, lines)
         try:
             for row in reader:
                 if not _is_blank(row) and len(row) != width:

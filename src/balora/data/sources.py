@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,19 @@ import datasets
 from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetsError
 
-from balora.data.lines import csv_header, first_bad_record, undecodable
+from balora.data.lines import (
+    csv_header,
+    first_bad_record,
+    first_values,
+    is_tsv,
+    record_lines,
+    undecodable,
+)
 from balora.errors import DataError
 from balora.field_types import suggestion
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-_ENDINGS = ", ".join(BUILDERS)
+KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+_ENDINGS = ", ".join(KINDS)
 _SPLIT = re.compile(
     r"\w+(\.\w+)*(\[(-?[\d_]+%?)?:(-?[\d_]+%?)?\])?(\((closest|pct1_dropremainder)\))?"
 )
@@ -39,12 +48,25 @@ class LocalFiles:
     """Files of one kind, sorted, by the split they belong to."""
 
     name: str
+    """The file or folder as the user named it."""
     files: dict[str, list[Path]]
+    """Split to files."""
+    column_names: tuple[str, ...] | None = None
+    """The columns of TSV files that do not name them on their first line."""
 
     @property
-    def builder(self) -> str:
-        """The name of the `datasets` loader for these files."""
-        return BUILDERS[self._any_file().suffix.lower()]
+    def kind(self) -> str:
+        """What the files are: json, csv, tsv or parquet."""
+        return "tsv" if is_tsv(self._any_file()) else KINDS[self._any_file().suffix.lower()]
+
+    @property
+    def is_table(self) -> bool:
+        """True for CSV and TSV, where every value is text."""
+        return self.kind in ("csv", "tsv")
+
+    def lines(self, file: Path) -> Iterator[int] | None:
+        """Yield the line each record of one of the files starts on, as `record_lines` does."""
+        return record_lines(file, has_header=self.column_names is None)
 
     def _any_file(self) -> Path:
         return next(iter(self.files.values()))[0]
@@ -54,7 +76,8 @@ def find_local(name: str) -> LocalFiles | None:
     """Return the local files that a data set's `name` stands for, None when it is a hub id.
 
     A single file is the split ``train``. In a folder the files whose name has a word such as test
-    or validation belong to that split, all others to ``train``.
+    or validation belong to that split, all others to ``train``. Tab-separated files (.tsv, and
+    .txt with a tab on its first line) are read by the tab alone: quotes are ordinary characters.
 
     Raises:
         DataError: If it must be a file and is missing, has an ending that is not read, or is a
@@ -64,13 +87,17 @@ def find_local(name: str) -> LocalFiles | None:
     if path.is_dir():
         return LocalFiles(name, _folder(path))
     if path.is_file():
-        if path.suffix.lower() not in BUILDERS:
+        if path.suffix.lower() not in KINDS and not _is_tabbed_text(path):
             raise DataError(f"{name} ends in `{path.suffix}`; data files end in {_ENDINGS}.")
         return LocalFiles(name, {"train": [path]})
     looks_local = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
-    if looks_local or path.suffix.lower() in BUILDERS:
+    if looks_local or path.suffix.lower() in KINDS:
         raise DataError(f"{name} does not exist{_neighbours(path)}.")
     return None
+
+
+def _is_tabbed_text(path: Path) -> bool:
+    return path.suffix.lower() == ".txt" and len(first_values(path)) > 1
 
 
 def _neighbours(path: Path) -> str:
@@ -80,10 +107,10 @@ def _neighbours(path: Path) -> str:
 
 
 def _folder(path: Path) -> dict[str, list[Path]]:
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in BUILDERS)
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in KINDS)
     if not found:
         raise DataError(f"{path} holds no file that ends in {_ENDINGS}.")
-    kinds = sorted({BUILDERS[file.suffix.lower()] for file in found})
+    kinds = sorted({KINDS[file.suffix.lower()] for file in found})
     if len(kinds) > 1:
         raise DataError(
             f"{path} holds files of several kinds ({', '.join(kinds)}); name one file, or keep one "
@@ -138,30 +165,45 @@ def _load_local(files: LocalFiles, subset: str | None, split: str) -> Dataset:
             raise DataError(f"{files.name} has no split `{wanted}`, only {', '.join(files.files)}.")
     every_file = [file for of_split in files.files.values() for file in of_split]
     for file in every_file:
-        _check_file(file, files.builder)
-    options: dict[str, Any] = {}
-    if files.builder == "csv":
-        # every value is text as it stands: no numbers, and "None" and "NA" are no gaps
-        columns = csv_header(every_file[0])
-        options = {"features": Features({column: Value("string") for column in columns})}
-        options["keep_default_na"] = False
+        _check_file(file, files)
+    builder, options = _loader(files, every_file[0])
     data_files = {key: [str(file) for file in of] for key, of in files.files.items()}
     try:
-        return datasets.load_dataset(files.builder, data_files=data_files, split=split, **options)
+        return datasets.load_dataset(builder, data_files=data_files, split=split, **options)
     except (DatasetsError, ValueError, OSError, StopIteration, TypeError) as error:
         if "corresponds to no data" in str(error):
             raise DataError(f"{files.name} has no rows in `{split}`.") from error
-        problem = next((found for file in every_file if (found := first_bad_record(file))), None)
+        found = (first_bad_record(file, files.column_names) for file in every_file)
+        problem = next((problem for problem in found if problem), None)
         reason = problem or f"{files.name} cannot be read: {_reason(error)}"
         raise DataError(reason.rstrip(".") + ".") from error
 
 
-def _check_file(file: Path, builder: str) -> None:
+def _loader(files: LocalFiles, file: Path) -> tuple[str, dict[str, Any]]:
+    """Return the name of the `datasets` loader and its options."""
+    if not files.is_table:
+        return files.kind, {}
+    # every value is text as it stands: no numbers, and "None" and "NA" are no gaps
+    columns = list(files.column_names or csv_header(file))
+    options: dict[str, Any] = {
+        "features": Features({column: Value("string") for column in columns}),
+        "keep_default_na": False,
+    }
+    if files.kind == "tsv":
+        options |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
+    if files.column_names:
+        options["column_names"] = columns
+    return "csv", options
+
+
+def _check_file(file: Path, files: LocalFiles) -> None:
     """Refuse what the loader would take silently: shifted or padded CSV rows, broken text."""
     if not file.stat().st_size:
         raise DataError(f"{file} is empty.")
-    checks = {"csv": first_bad_record, "json": undecodable}
-    if builder in checks and (problem := checks[builder](file)):
+    problem = first_bad_record(file, files.column_names) if files.is_table else None
+    if files.kind == "json":
+        problem = undecodable(file)
+    if problem:
         raise DataError(problem + ".")
 
 

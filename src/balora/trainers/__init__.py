@@ -1,5 +1,6 @@
 """The trainers: thin layers over trl's and transformers' own."""
 
+from balora.trainers.classification import BALoraTrainer
 from balora.trainers.sft import BALoraSFTTrainer
 
-__all__ = ["BALoraSFTTrainer"]
+__all__ = ["BALoraSFTTrainer", "BALoraTrainer"]

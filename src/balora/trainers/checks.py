@@ -1,4 +1,4 @@
-"""Settings that trl would accept and that would train something else than asked."""
+"""Settings that trl or transformers would accept and that would train something else than asked."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from accelerate import ParallelismConfig
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from trl import SFTConfig
+from transformers import TrainingArguments
 
 from balora.anchored import lora_layers, only_adapter
 from balora.config import BALoraConfig
 from balora.errors import ConfigError
 
 
-def check_arguments(args: SFTConfig, kwargs: dict[str, Any]) -> None:
+def check_arguments(args: TrainingArguments, kwargs: dict[str, Any]) -> None:
     """Refuse by name the settings that replace or bypass the objective.
 
     Raises:
         ConfigError: Listing every one of them.
     """
     refused = [
-        (args.loss_type == "dft", "`loss_type: dft` replaces the task loss; set `nll`"),
+        (
+            getattr(args, "loss_type", None) == "dft",
+            "`loss_type: dft` replaces the task loss; set `nll`",
+        ),
         (args.label_smoothing_factor > 0, "`label_smoothing_factor` changes the task loss; set 0"),
         (args.use_liger_kernel, "`use_liger_kernel` replaces the model's loss; set false"),
         (

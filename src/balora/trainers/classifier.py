@@ -235,6 +235,21 @@ class ClassifierHead:
         """Whether training changes the layer that is used."""
         return any(p.requires_grad for layer in self.layers for p in layer.parameters())
 
+    @property
+    def is_at_start(self) -> bool:
+        """Whether the copy that PEFT trains is still the layer that it was made from."""
+        first, *copies = (list(layer.parameters()) for layer in self.layers)
+        return all(
+            torch.equal(one, other)
+            for copy in copies
+            for one, other in zip(first, copy, strict=True)
+        )
+
+    def width(self, space: str) -> int:
+        """Return the columns of the rows that the terms act on in ``space``."""
+        layer = self.layers[0]
+        return layer.out_features if space == "logits" else layer.in_features
+
     def run(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Any, Tensor]:
         """Return the output of ``model`` and the features, shape ``(M, F)``, in its graph.
 

@@ -14,16 +14,14 @@ import hashlib
 import inspect
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -54,7 +52,9 @@ class Reference(NamedTuple):
     """Digests of the frozen weights and of the tokens, the space and the precision."""
 
 
-def reference_key(model: nn.Module, dataset: Dataset, *, space: str, precision: str) -> dict[str, str]:
+def reference_key(
+    model: nn.Module, dataset: Dataset, *, space: str, precision: str
+) -> dict[str, str]:
     """Return what the reference of ``dataset`` depends on, beside the head.
 
     Args:
@@ -112,13 +112,15 @@ def compute_reference(
     share_head(model)
     rank, num_processes = _rank_and_world()
     plain = dataset.select_columns(input_columns(model, dataset))
-    order = np.argsort(_lengths(plain), kind="stable")[rank::num_processes]
+    order = np.argsort(_lengths(plain, "input_ids"), kind="stable")[rank::num_processes]
     batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
     loader = DataLoader(plain, batch_sampler=batches, collate_fn=collate)
     device = next(model.parameters()).device
     rows = torch.zeros(len(dataset), width, device=device)
     with reference_mode(model):
-        progress = tqdm(loader, desc="Reference", unit="batch", disable=rank > 0 or len(batches) < 2)
+        progress = tqdm(
+            loader, desc="Reference", unit="batch", disable=rank > 0 or len(batches) < 2
+        )
         for batch, indices in zip(progress, batches, strict=True):
             rows[torch.tensor(indices, device=device)] = rows_of(batch).float()
     if num_processes > 1:  # every row is 0 in all processes but one
@@ -127,7 +129,7 @@ def compute_reference(
     return rows.cpu()
 
 
-def head_of(model: nn.Module) -> dict[str, Tensor]:
+def initial_head(model: nn.Module) -> dict[str, Tensor]:
     """Return the modules that are trained in full as they were at step 0: PEFT keeps them."""
     return {
         name.replace(_ORIGINAL, "."): parameter.data
@@ -139,7 +141,7 @@ def head_of(model: nn.Module) -> dict[str, Tensor]:
 def share_head(model: nn.Module) -> None:
     """Give every process the initial head of the first; they may have drawn different ones."""
     if _rank_and_world()[1] > 1:
-        for weight in head_of(model).values():
+        for weight in initial_head(model).values():
             dist.broadcast(weight, 0)
 
 
@@ -193,7 +195,7 @@ def load_reference(folder: Path, model: nn.Module, key: dict[str, str]) -> Refer
                 f"{', '.join(other)}. Resume with the model, the data and the settings the run "
                 "was started with."
             )
-        names = [name for name in file.keys() if name.startswith(_HEAD)]  # noqa: SIM118
+        names = [name for name in file.keys() if name.startswith(_HEAD)]
         head = {name.removeprefix(_HEAD): file.get_tensor(name) for name in names}
         rows = file.get_tensor("rows")
     _set_head(model, head, folder)
@@ -201,7 +203,7 @@ def load_reference(folder: Path, model: nn.Module, key: dict[str, str]) -> Refer
 
 
 def _set_head(model: nn.Module, head: dict[str, Tensor], folder: Path) -> None:
-    own = head_of(model)
+    own = initial_head(model)
     expected = {name: tuple(weight.shape) for name, weight in own.items()}
     if expected != {name: tuple(weight.shape) for name, weight in head.items()}:
         raise ConfigError(
@@ -215,13 +217,10 @@ def _set_head(model: nn.Module, head: dict[str, Tensor], folder: Path) -> None:
 def add_columns(dataset: Dataset, rows: Tensor | None) -> Dataset:
     """Return ``dataset`` with the number of each row and, where given, its reference."""
     old = [name for name in (REFERENCE_COLUMN, ROW_COLUMN) if name in dataset.column_names]
-    dataset = dataset.remove_columns(old).add_column(ROW_COLUMN, np.arange(len(dataset)))
-    if rows is None:
-        return dataset
-    values = pa.array(rows.reshape(-1).numpy())
-    return dataset.add_column(
-        REFERENCE_COLUMN, pa.FixedSizeListArray.from_arrays(values, rows.shape[1])
-    )
+    columns: dict[str, Any] = {ROW_COLUMN: np.arange(len(dataset))}
+    if rows is not None:
+        columns[REFERENCE_COLUMN] = rows.numpy()
+    return concatenate_datasets([dataset.remove_columns(old), Dataset.from_dict(columns)], axis=1)
 
 
 def _rank_and_world() -> tuple[int, int]:
@@ -239,16 +238,7 @@ def _check_finite(rows: Tensor) -> None:
         )
 
 
-def _lengths(dataset: Dataset) -> np.ndarray[Any, Any]:
-    return np.concatenate(
-        [
-            pc.list_value_length(table["input_ids"]).to_numpy()
-            for table in dataset.with_format("arrow").iter(batch_size=10_000)
-        ]
-    )
-
-
-def _digest_of_tensors(tensors: dict[str, Tensor]) -> str:
+def _digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -260,8 +250,18 @@ def _digest_of_tensors(tensors: dict[str, Tensor]) -> str:
 def _digest_of_columns(dataset: Dataset, columns: list[str]) -> str:
     """Digest the tokens themselves: a fingerprint of ``datasets`` differs between processes."""
     digest = hashlib.sha256(f"{columns} {len(dataset)}".encode())
-    for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=10_000):
-        for name in columns:
-            for values in (pc.list_value_length(table[name]), pc.list_flatten(table[name])):
-                digest.update(values.to_numpy().astype(np.int64).data)
+    for name in columns:
+        for lists in _lists(dataset, name):
+            digest.update(lists.value_lengths().to_numpy().astype(np.int64).data)
+            digest.update(lists.flatten().to_numpy().astype(np.int64).data)
     return digest.hexdigest()
+
+
+def _lengths(dataset: Dataset, column: str) -> Any:
+    return np.concatenate([lists.value_lengths().to_numpy() for lists in _lists(dataset, column)])
+
+
+def _lists(dataset: Dataset, column: str) -> Iterator[Any]:
+    """Yield a column of lists as Arrow's list arrays."""
+    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
+        yield table[column].combine_chunks()

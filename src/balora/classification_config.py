@@ -1,0 +1,360 @@
+"""The data settings of a classification or regression run. Standard library only.
+
+As in `balora.config`: one sentence below each field, and each class lists every problem at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from balora.config import refuse
+from balora.errors import ConfigError
+from balora.field_types import field_problems, suggestion
+
+ClassificationTask = Literal[
+    "cola",
+    "sst2",
+    "mrpc",
+    "stsb",
+    "qqp",
+    "mnli",
+    "qnli",
+    "rte",
+    "classification",
+    "regression",
+]
+
+OWN_TASKS = ("classification", "regression")
+REGRESSION_TASKS = ("stsb", "regression")
+SINGLE_TEXT_TASKS = ("cola", "sst2")
+
+
+def label_text(value: object) -> str | None:
+    """Return the name of a class as it stands in data or in a recipe; None for what is no name.
+
+    Whole numbers and true / false are names too: 1 and 1.0 are ``"1"``, true is ``"true"``.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else None
+    return str(value).strip() or None if isinstance(value, str | int) else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutOfDomainConfig:
+    """One more data set that the finished model is evaluated on: same task, another origin."""
+
+    name: str
+    """What the results of this data set are called."""
+
+    dataset_name: str
+    """A hub id, a local .jsonl, .json, .csv, .tsv or .parquet file, or a folder of them."""
+
+    dataset_config: str | None = None
+    """Configuration (subset) of the data set, where it is one on the hub."""
+
+    split: str | None = None
+    """Rows to evaluate on; null takes a file whole, otherwise the task's own validation split."""
+
+    text_column: str | None = None
+    """Column with the text, or the first of two; null as in the training data."""
+
+    text_pair_column: str | None = None
+    """Column with the second text; null as in the training data."""
+
+    label_column: str | None = None
+    """Column with the class or the target; null as in the training data."""
+
+    group_column: str | None = None
+    """Column with the group of a row, for the accuracy of the worst group."""
+
+    label_map: dict[Any, Any] | None = None
+    """From a label in the data to a class of the task, several in a list, or null to skip rows."""
+
+    def __post_init__(self) -> None:
+        problems = field_problems(self) or _blank(self)
+        if not problems:
+            problems = _column_problems(self) + self._map_problems()
+        refuse(f"out_of_domain, `{self.name}`", problems)
+
+    def _map_problems(self) -> list[str]:
+        problems = []
+        for label, classes in (self.label_map or {}).items():
+            if label_text(label) is None:
+                problems.append(f"`label_map` has the key {label!r}, which is no label")
+            listed = classes if isinstance(classes, list) else [classes]
+            if classes is not None and (not listed or None in map(label_text, listed)):
+                problems.append(
+                    f"`label_map` sends {label} to {classes!r}; write a class of the task, a list "
+                    "of classes, or null to leave its rows out"
+                )
+        if self.label_map is not None and not self.label_map:
+            problems.append("`label_map` is empty; fill it or leave it out")
+        if self.label_map and len(self.mapped_labels) < len(self.label_map):
+            problems.append("`label_map` names a label twice, as a number and as text")
+        return problems
+
+    @property
+    def mapped_labels(self) -> dict[str, tuple[str, ...] | None]:
+        """`label_map` as text: label to classes, None for rows that are left out."""
+        return {
+            str(label_text(label)): None if classes is None else _names(classes)
+            for label, classes in (self.label_map or {}).items()
+        }
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> OutOfDomainConfig:
+        """Return the entry that a recipe holds as a mapping.
+
+        Raises:
+            ConfigError: If a key is unknown or missing, or a value cannot work.
+        """
+        known = [field.name for field in fields(cls)]
+        problems = [
+            f"there is no field `{key}`{suggestion(str(key), known)}"
+            for key in mapping
+            if key not in known
+        ]
+        problems += [
+            f"`{key}` is missing" for key in ("name", "dataset_name") if key not in mapping
+        ]
+        refuse(f"out_of_domain, `{mapping.get('name', '?')}`", problems)
+        return cls(**mapping)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassificationConfig:
+    """Which rows to classify (or to score), and what is done to the training rows before.
+
+    Raises:
+        ConfigError: If a value has the wrong type or cannot work; all problems in one message.
+    """
+
+    task: ClassificationTask
+    """A GLUE task by name, or classification or regression for data of your own."""
+
+    dataset_name: str | None = None
+    """Hub id, .jsonl, .json, .csv, .tsv or .parquet file, or folder; null takes GLUE on the hub."""
+
+    dataset_config: str | None = None
+    """Configuration (subset) of `dataset_name`, where that is a data set on the hub."""
+
+    dataset_train_split: str = "train"
+    """Rows to train on, such as train, train[:1000] or train[10%:]."""
+
+    dataset_test_split: str | None = None
+    """Rows to evaluate on; null takes a GLUE task's validation splits, of other data none."""
+
+    eval_dataset_name: str | None = None
+    """Another data set to evaluate on, named like `dataset_name`; null takes the same one."""
+
+    text_column: str | None = None
+    """Column with the text, or the first of two; null finds the task's own or a usual name."""
+
+    text_pair_column: str | None = None
+    """Column with the second text; needs `text_column`."""
+
+    label_column: str | None = None
+    """Column with the class or the target; null finds the task's own or `label`."""
+
+    group_column: str | None = None
+    """Column with the group of a row, for the accuracy of the worst group in evaluation."""
+
+    class_names: list[Any] | None = None
+    """Classes in the order of the model's outputs; null: those of the training data, sorted."""
+
+    max_length: int = 128
+    """Longest input in tokens; the longer text of a row is cut first."""
+
+    label_noise: float = 0.0
+    """Share of training rows given another class at random, or in regression another's target."""
+
+    class_fractions: dict[Any, float] | None = None
+    """From a class to the fraction of its training rows that is kept, to make data imbalanced."""
+
+    transform_seed: int = 0
+    """Seed of label noise and class fractions, independent of the seed of the run."""
+
+    out_of_domain: list[Any] | None = None
+    """Other data sets to evaluate on, a list of mappings: name, dataset_name, label_map, ..."""
+
+    def __post_init__(self) -> None:
+        problems = field_problems(self) or _blank(self)
+        if not problems:
+            problems = (
+                self._data_problems()
+                + self._class_problems()
+                + self._transform_problems()
+                + self._out_of_domain_problems()
+            )
+        refuse("data", problems)
+
+    @property
+    def is_regression(self) -> bool:
+        """True when a row has a number to predict instead of a class."""
+        return self.task in REGRESSION_TASKS
+
+    @property
+    def named_classes(self) -> tuple[str, ...] | None:
+        """`class_names` as text."""
+        return _names(self.class_names) if self.class_names is not None else None
+
+    @property
+    def named_fractions(self) -> dict[str, float]:
+        """`class_fractions` with class names as text."""
+        return {str(label_text(name)): f for name, f in (self.class_fractions or {}).items()}
+
+    @property
+    def out_of_domain_sets(self) -> tuple[OutOfDomainConfig, ...]:
+        """The entries of `out_of_domain`."""
+        return tuple(OutOfDomainConfig.from_mapping(entry) for entry in self.out_of_domain or ())
+
+    def _data_problems(self) -> list[str]:
+        problems = _column_problems(self) + _pair_problems(self, self.task)
+        if self.dataset_name is None:
+            if self.task in OWN_TASKS:
+                problems.append(
+                    f"`dataset_name` is missing, and task {self.task} has no data of its own"
+                )
+            if self.dataset_config is not None:
+                problems.append(
+                    f"`dataset_config` is {self.dataset_config}, but without `dataset_name` the "
+                    "task says which part of GLUE is read; leave it out"
+                )
+        if self.max_length < 1:
+            problems.append(f"`max_length` must be 1 or greater, got {self.max_length}")
+        return problems
+
+    def _class_problems(self) -> list[str]:
+        if self.class_names is None:
+            return []
+        if self.task != "classification":
+            return [f"`class_names` is set, but task {self.task} has its own; leave it out"]
+        odd = [
+            name
+            for name in self.class_names
+            if not isinstance(name, str | int) or name in ("", " ")
+        ]
+        odd += [name for name in self.class_names if isinstance(name, bool)]
+        if odd:
+            return [f"`class_names` holds {odd[0]!r}, which is no text; put it in quotes"]
+        names = _names(self.class_names)
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            return [f"`class_names` holds `{twice[0]}` twice"]
+        if len(names) < 2:
+            return [f"`class_names` holds {len(names)} name; there must be 2 or more"]
+        return []
+
+    def _transform_problems(self) -> list[str]:
+        problems = []
+        if not 0 <= self.label_noise <= 1:
+            problems.append(f"`label_noise` must lie in [0, 1], got {self.label_noise}")
+        if self.transform_seed < 0:
+            problems.append(f"`transform_seed` must be 0 or greater, got {self.transform_seed}")
+        elif self.transform_seed and not self.label_noise and self.class_fractions is None:
+            problems.append(
+                f"`transform_seed` is {self.transform_seed}, but it only acts with `label_noise` "
+                "or `class_fractions`; leave it out"
+            )
+        return problems + self._fraction_problems()
+
+    def _fraction_problems(self) -> list[str]:
+        if self.class_fractions is None:
+            return []
+        if self.is_regression:
+            return [f"`class_fractions` is set, but task {self.task} has no classes; leave it out"]
+        problems = [
+            f"`class_fractions` of `{name}` must be a number in (0, 1], got {value!r}"
+            for name, value in self.class_fractions.items()
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1
+        ]
+        names = [label_text(name) for name in self.class_fractions]
+        if not names:
+            problems.append("`class_fractions` is empty; fill it or leave it out")
+        if None in names or len(set(names)) < len(names):
+            problems.append("`class_fractions` must name each class once")
+        elif self.named_classes is not None:
+            problems += [
+                f"`class_fractions` names `{name}`, which is none of `class_names`"
+                f"{suggestion(str(name), self.named_classes)}"
+                for name in names
+                if name not in self.named_classes
+            ]
+        return problems
+
+    def _out_of_domain_problems(self) -> list[str]:
+        problems: list[str] = []
+        names: list[str] = []
+        for number, entry in enumerate(self.out_of_domain or (), start=1):
+            if not isinstance(entry, Mapping):
+                problems.append(f"`out_of_domain`, entry {number} is {entry!r}, not a mapping")
+                continue
+            try:
+                one = OutOfDomainConfig.from_mapping(entry)
+            except ConfigError as error:
+                problems.append(str(error).rstrip("."))
+                continue
+            names.append(one.name)
+            where = f"out_of_domain, `{one.name}`: "
+            problems += [where + found for found in _pair_problems(one, self.task)]
+            if one.label_map is not None and self.is_regression:
+                problems.append(where + f"`label_map` is set, but task {self.task} has no classes")
+            problems += [where + found for found in self._unmapped(one)]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            problems.append(f"`out_of_domain` has two entries with the name `{twice[0]}`")
+        return problems
+
+    def _unmapped(self, entry: OutOfDomainConfig) -> list[str]:
+        known = self.named_classes
+        targets = [name for names in entry.mapped_labels.values() for name in names or ()]
+        return [
+            f"`label_map` leads to `{name}`, which is none of `class_names`"
+            f"{suggestion(name, known)}"
+            for name in dict.fromkeys(targets)
+            if known is not None and name not in known
+        ]
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    listed = value if isinstance(value, list) else [value]
+    return tuple(str(label_text(name)) for name in listed)
+
+
+def _blank(config: Any) -> list[str]:
+    return [
+        f"`{field.name}` is empty"
+        for field in fields(config)
+        if isinstance(value := getattr(config, field.name), str) and not value.strip()
+    ]
+
+
+def _column_problems(config: Any) -> list[str]:
+    problems = []
+    if config.text_pair_column is not None and config.text_column is None:
+        problems.append(
+            f"`text_pair_column` is {config.text_pair_column}, so `text_column` must be set too"
+        )
+    columns = ("text_column", "text_pair_column", "label_column")
+    given = [(name, value) for name in columns if (value := getattr(config, name)) is not None]
+    for number, (name, value) in enumerate(given):
+        if value in (before := dict((v, n) for n, v in given[:number])):
+            problems.append(f"`{name}` and `{before[value]}` are both {value}")
+    return problems
+
+
+def _pair_problems(config: Any, task: str) -> list[str]:
+    """Say where the text columns that are set do not fit the number of texts of a GLUE task."""
+    if task in SINGLE_TEXT_TASKS and config.text_pair_column is not None:
+        return [f"`text_pair_column` is set, but task {task} has one text; leave it out"]
+    is_pair_task = task not in (*SINGLE_TEXT_TASKS, *OWN_TASKS)
+    if is_pair_task and config.text_column is not None and config.text_pair_column is None:
+        return [
+            f"`text_column` is {config.text_column}, so `text_pair_column` must be set too: "
+            f"task {task} has two texts"
+        ]
+    return []
