@@ -13,10 +13,6 @@ it is repeated only while `--exact_budget` lasts, and the row says how often it 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -24,11 +20,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.measure import (
+    in_turns,
+    interval,
+    machine,
+    make_parser,
+    quantiles,
+    table_head,
+    table_line,
+    write_rows,
+)
 from torch import Tensor
 
 from balora.anchored import PrincipalComponents, principal_components
 from balora.config import BALoraConfig
-from balora.environment import git_commit
 
 RANDOMIZED = BALoraConfig()
 EXACT = BALoraConfig(pissa_svd="exact")
@@ -65,52 +70,33 @@ def relative_error(weight: Tensor, components: PrincipalComponents) -> float:
     return float(error / torch.linalg.vector_norm(weight, dtype=torch.float64))
 
 
-def timed(weight: Tensor, rank: int, config: BALoraConfig) -> tuple[float, PrincipalComponents]:
-    """Return the seconds of one SVD and its result."""
-    start = time.perf_counter()
-    components = principal_components(weight, rank, config)
-    return time.perf_counter() - start, components
-
-
-def quantiles(seconds: list[float]) -> dict[str, float | int]:
-    """Return the 20th percentile, the median and the 80th percentile of some times."""
-    p20, median, p80 = np.quantile(seconds, [0.2, 0.5, 0.8]).round(4).tolist()
-    return {"p20": p20, "median": median, "p80": p80, "runs": len(seconds)}
-
-
 def measure(weight: Tensor, rank: int, *, repeats: int, exact_budget: float) -> dict[str, Any]:
     """Return times and errors of both methods, run in turns."""
-    randomized_seconds: list[float] = []
-    exact_seconds: list[float] = []
-    for _ in range(repeats):
-        seconds, randomized = timed(weight, rank, RANDOMIZED)
-        randomized_seconds.append(seconds)
-        if not exact_seconds or sum(exact_seconds) + exact_seconds[0] <= exact_budget:
-            seconds, exact = timed(weight, rank, EXACT)
-            exact_seconds.append(seconds)
-    error, optimum = relative_error(weight, randomized), relative_error(weight, exact)
+    found: dict[str, PrincipalComponents] = {}
+
+    def run(name: str, config: BALoraConfig) -> None:
+        found[name] = principal_components(weight, rank, config)
+
+    runs = in_turns(
+        {
+            "randomized": partial(run, "randomized", RANDOMIZED),
+            "exact": partial(run, "exact", EXACT),
+        },
+        repeats=repeats,
+        budgets={"exact": exact_budget},
+    )
+    seconds = {name: quantiles(times) for name, times in runs.items()}
+    error, optimum = (relative_error(weight, found[name]) for name in ("randomized", "exact"))
     return {
         "rank": rank,
         "oversampling": RANDOMIZED.pissa_oversampling,
         "power_iterations": RANDOMIZED.pissa_power_iterations,
-        "randomized_seconds": quantiles(randomized_seconds),
-        "exact_seconds": quantiles(exact_seconds),
-        "times_faster": round(float(np.median(exact_seconds) / np.median(randomized_seconds)), 1),
+        "randomized_seconds": seconds["randomized"],
+        "exact_seconds": seconds["exact"],
+        "times_faster": round(seconds["exact"]["median"] / seconds["randomized"]["median"], 1),
         "relative_error": error,
         "optimal_relative_error": optimum,
         "above_optimum": error / optimum - 1,
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Return what the times depend on."""
-    return {
-        "machine": f"{os.cpu_count()} cores {platform.machine()}",
-        "device": "cpu",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": git_commit(),
     }
 
 
@@ -126,33 +112,26 @@ def weights(options: argparse.Namespace) -> Iterator[tuple[str, Tensor]]:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=100),
-        allow_abbrev=False,
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
-    add(
-        "--sizes", nargs="+", default=["768x768", "4096x4096", "4096x11008"], metavar="ROWSxCOLUMNS"
-    )
+    add("--sizes", nargs="+", default=SIZES, metavar="ROWSxCOLUMNS")
     add("--rank", type=int, default=128)
     add("--repeats", type=int, default=5, help="runs of the randomised SVD per weight")
     add("--exact_budget", type=float, default=60.0, help="seconds of exact SVD per weight")
     add("--gpt2_attention", type=Path, help="folder of real 768 x 768 weights, *.w.dat")
-    add("--threads", type=int, default=os.cpu_count())
-    add("--seed", type=int, default=0)
-    add("--out", type=Path, help="file of JSON lines to write")
     return parser.parse_args()
+
+
+COLUMNS = ["Size", "Spectrum", "Exact", "Randomised", "Times faster", "Error", "Above optimum"]
 
 
 def main() -> None:
     """Measure every weight, print a table and write the rows."""
     options = parse()
     torch.set_num_threads(options.threads)
-    timed(torch.randn(256, 256), 16, RANDOMIZED)  # warm up
+    principal_components(torch.randn(256, 256), 16, RANDOMIZED)  # warm up
     rows = []
-    print("| Size | Spectrum | Exact | Randomised | Times faster | Error | Above optimum |")
-    print("|---|---|---|---|---|---|---|")
+    print(table_head(COLUMNS))
     for name, weight in weights(options):
         figures = measure(
             weight, options.rank, repeats=options.repeats, exact_budget=options.exact_budget
@@ -160,25 +139,21 @@ def main() -> None:
         size = " x ".join(map(str, weight.shape))
         rows.append({"size": size, "spectrum": name, **figures, **machine()})
         print(table_row(rows[-1]), flush=True)
-        if options.out:  # after every weight: the large ones take minutes
-            options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(options.out, rows)
 
 
 def table_row(row: dict[str, Any]) -> str:
     """Return one line of the table: medians, in brackets the 20th and 80th percentiles."""
-    times = [
-        f"{t['median']:.3g} s ({t['p20']:.3g}-{t['p80']:.3g}, {t['runs']} runs)"
-        for t in (row["exact_seconds"], row["randomized_seconds"])
-    ]
-    cells = [
-        row["size"],
-        row["spectrum"],
-        *times,
-        f"{row['times_faster']:.0f}",
-        f"{row['relative_error']:.4f}",
-        f"{row['above_optimum']:.3%}",
-    ]
-    return f"| {' | '.join(cells)} |"
+    return table_line(
+        [
+            row["size"],
+            row["spectrum"],
+            *(interval(row[seconds], " s") for seconds in ("exact_seconds", "randomized_seconds")),
+            f"{row['times_faster']:.0f}",
+            f"{row['relative_error']:.4f}",
+            f"{row['above_optimum']:.3%}",
+        ]
+    )
 
 
 if __name__ == "__main__":
