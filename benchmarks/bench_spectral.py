@@ -69,7 +69,8 @@ def measure(size: str, options: argparse.Namespace) -> dict[str, Any]:
     seconds = in_turns(both, repeats=options.repeats)
     value_seconds = in_turns(values, repeats=options.repeats)
     exact = torch.linalg.svdvals(hidden.detach().double() @ weight.double().mT)
-    errors = {name: (call() - exact[:hidden_size]).abs().max() for name, call in values.items()}
+    found = {name: call() for name, call in values.items()}
+    errors = {name: (sigma - exact[: len(sigma)]).abs().max() for name, sigma in found.items()}
     return {
         "size": size,
         "seconds": {name: quantiles(times) for name, times in seconds.items()},
