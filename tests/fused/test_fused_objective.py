@@ -6,10 +6,19 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from balora.config import BALoraConfig
 from balora.errors import NonFiniteError
-from balora.fused import FusedObjective, HeadFactor, TokenCoefficients, TokenSettings, token_terms
+from balora.fused import (
+    FusedObjective,
+    HeadFactor,
+    TokenCoefficients,
+    TokenSettings,
+    token_terms,
+    tokens,
+)
 from balora.head import LMHead
 from balora.objective import Coefficients, Normalizer, nlg_objective
 
@@ -19,15 +28,19 @@ CONFIGS = {
     "few rows": BALoraConfig(svd_max_tokens=5, svd_k=0.5),
 }
 HEADS = {"plain": {}, "bias": {"bias": True}, "scaled and capped": {"scale": 0.3, "softcap": 1.5}}
+few_examples = settings(max_examples=40, deadline=None, derandomize=True)
 
 
-def make_problem(rng, *, dtype=torch.float64, bias=False, **head):
+def make_problem(rng, *, shape=(19, 8, 31), dtype=torch.float64, bias=False, **head):
+    """Return the inputs of ``shape``: tokens, hidden size, vocabulary."""
+
     def randn(*shape):
         return torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype)
 
-    targets = torch.randint(31, (19,), generator=rng)
-    weight, offset = randn(31, 8), randn(31) if bias else None
-    return randn(19, 8).requires_grad_(), randn(19, 8), targets, LMHead(weight, offset, **head)
+    num_tokens, size, vocab = shape
+    targets = torch.randint(vocab, (num_tokens,), generator=rng)
+    head = LMHead(randn(vocab, size), randn(vocab) if bias else None, **head)
+    return randn(num_tokens, size).requires_grad_(), randn(num_tokens, size), targets, head
 
 
 @pytest.mark.parametrize("head_settings", HEADS.values(), ids=HEADS)
@@ -50,6 +63,35 @@ def test_equals_the_readable_objective(on, config, head_settings, rng):
             assert not term.requires_grad
     grads = [torch.autograd.grad(x.loss, hidden)[0] for x in (found, plain)]
     torch.testing.assert_close(*grads, rtol=1e-8, atol=1e-10)
+
+
+@few_examples
+@given(
+    shape=st.tuples(st.integers(1, 23), st.integers(1, 9), st.integers(2, 40)),
+    on=st.tuples(*[st.sampled_from([0.0, 0.4, 1.0])] * 3),
+    head_settings=st.sampled_from(list(HEADS.values())),
+    chunk_bytes=st.integers(1, 40_000),
+    k=st.integers(1, 12) | st.floats(0.01, 1.0),
+    seed=st.integers(0, 99),
+)
+def test_equals_the_readable_objective_whatever_the_shapes(
+    shape, on, head_settings, chunk_bytes, k, seed
+):
+    rng = torch.Generator().manual_seed(seed)
+    hidden, reference, targets, head = make_problem(rng, shape=shape, **head_settings)
+    config = BALoraConfig(svd_k=k, svd_max_tokens=9)
+    how = {"normalizer": Normalizer(len(targets)), "coefficients": Coefficients(*on)}
+    plain = nlg_objective(hidden, reference, targets, head=head, config=config, **how)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "_LEAST_ROWS", 1)
+        patch.setattr(tokens, "_BLOCK_ELEMENTS", 2 * shape[2])
+        fused = FusedObjective(config, chunk_bytes=chunk_bytes)
+        found = fused(hidden, reference, targets, head=head, **how)
+    torch.testing.assert_close(found.loss, plain.loss, rtol=1e-9, atol=1e-9)
+    counts = [[count.item() for count in one.counts] for one in (found, plain)]
+    assert counts[0] == pytest.approx(counts[1], rel=1e-9, abs=1e-9)
+    grads = [torch.autograd.grad(x.loss, hidden)[0] for x in (found, plain)]
+    torch.testing.assert_close(*grads, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

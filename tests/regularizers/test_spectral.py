@@ -54,12 +54,24 @@ def minimum_norm_gradient(matrix: Tensor, grad_sigma: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_values_match_numpy(shape, dtype, rng):
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_values_match_numpy(needs_grad, shape, dtype, rng):
     matrix = torch.randn(*shape, generator=rng, dtype=dtype)
     expected = np.linalg.svd(matrix.double().numpy(), compute_uv=False)
-    actual = singular_values(matrix)
+    actual = singular_values(matrix.requires_grad_(needs_grad))
     assert actual.dtype == dtype
-    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-5)
+    assert actual.requires_grad == needs_grad
+    np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=1e-5)
+
+
+def test_vectors_are_computed_for_a_gradient_only(rng, monkeypatch):
+    matrix = torch.randn(4, 7, generator=rng)
+    monkeypatch.setattr(torch.linalg, "eigh", None)
+    singular_values(matrix)
+    with torch.no_grad():
+        singular_values(matrix.requires_grad_())
+    with pytest.raises(TypeError):
+        singular_values(matrix)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -190,6 +202,7 @@ def test_non_finite_input_gives_nan_rather_than_an_error(bad, everywhere):
     # eigh alone raises on the one and gives partly finite values on the other.
     matrix = torch.full((3, 5), bad) if everywhere else torch.eye(20, 30)
     matrix[0, 1] = bad
+    assert singular_values(matrix).isnan().all()
     matrix.requires_grad_()
     sigma = singular_values(matrix)
     sigma.sum().backward()

@@ -59,6 +59,8 @@ def singular_values(matrix: Tensor) -> Tensor:
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
     if wide.shape[0] == 0:
         return at_least_float32(wide).sum(dim=1)
+    if not torch.is_grad_enabled():
+        wide = wide.detach()  # a function's own inputs do not say so
     values: Tensor = _GramSingularValues.apply(wide)  # type: ignore[no-untyped-call]
     return values
 
@@ -189,11 +191,13 @@ class _GramSingularValues(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor) -> Tensor:
-        eigenvalues, vectors = _eigh_descending(_gram(matrix))
+        gram = _gram(matrix)
+        # without a gradient nobody asks for the vectors, which cost more than the values
+        eigenvalues, *vectors = _spectrum(gram, with_vectors=ctx.needs_input_grad[0])
         tolerance = max(matrix.shape) * torch.finfo(torch.float64).eps * eigenvalues[0]
         # Written so that NaN is kept: NaN <= tolerance is false.
         sigma = torch.where(eigenvalues <= tolerance, 0.0, eigenvalues.sqrt())
-        ctx.save_for_backward(matrix, vectors, sigma)
+        ctx.save_for_backward(matrix, *vectors, sigma)
         return sigma.to(torch.promote_types(matrix.dtype, torch.float32))
 
     @staticmethod
@@ -224,7 +228,7 @@ def _column_blocks(matrix: Tensor) -> Iterator[slice]:
         yield slice(start, start + width)
 
 
-def _eigh_descending(gram: Tensor) -> tuple[Tensor, Tensor]:
+def _spectrum(gram: Tensor, *, with_vectors: bool) -> tuple[Tensor, ...]:
     """Return eigenvalues, largest first, and their vectors as columns; NaN for a non-finite Gram.
 
     There ``eigh`` alone raises, or gives partly finite values, depending on the size; a run that a
@@ -232,5 +236,7 @@ def _eigh_descending(gram: Tensor) -> tuple[Tensor, Tensor]:
     """
     if not bool(gram.isfinite().all()):
         return torch.full_like(gram[0], torch.nan), torch.full_like(gram, torch.nan)
+    if not with_vectors:
+        return (torch.linalg.eigvalsh(gram).flip(0),)
     eigenvalues, vectors = torch.linalg.eigh(gram)
     return eigenvalues.flip(0), vectors.flip(1)
