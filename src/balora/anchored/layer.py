@@ -60,7 +60,8 @@ class AnchoredVariant(LoraVariant):  # type: ignore[misc]
         """Return ``result`` plus the anchored update of ``x``."""
         initialise_layer(module, active_adapter)
         down, up = difference_factors(module, active_adapter)
-        update: Tensor = F.linear(F.linear(x, down), up) * module.scaling[active_adapter]
+        # scaled where it is narrow: PEFT scales all output features, there and in backward
+        update: Tensor = F.linear(F.linear(x, down) * module.scaling[active_adapter], up)
         return result + update
 
     def merge_safe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
