@@ -157,13 +157,14 @@ def test_there_is_no_matrix_of_tokens_by_vocabulary(rng, monkeypatch):
         assert recorder.largest == 2 * 8 * 3000
 
 
+@pytest.mark.parametrize(("dtype", "buffers"), [(torch.float32, 3), (torch.bfloat16, 5)])
 @pytest.mark.parametrize("num_tokens", [1, 3])
-def test_few_tokens_take_little_room(num_tokens, rng):
+def test_few_tokens_take_little_room(num_tokens, dtype, buffers, rng):
     # a block would have ten rows; nor is the head copied
-    problem = make_problem(rng, num_tokens=num_tokens, vocab=50_000)
+    problem = make_problem(rng, num_tokens=num_tokens, vocab=50_000, dtype=dtype)
     with Recorder() as recorder:
         token_terms(*problem[:3], head=problem[3], settings=settings_of(1, 1, 1))
-    assert recorder.largest == 5 * num_tokens * 50_000
+    assert recorder.largest == buffers * num_tokens * 50_000
 
 
 # chunks
@@ -194,13 +195,13 @@ def rows_of_chunks(monkeypatch, num_tokens, vocab, chunk_bytes, rng, *, dtype=to
 
 
 def test_the_least_rows_win_over_the_bytes(monkeypatch, rng):
-    assert rows_of_chunks(monkeypatch, 600, 3, 1, rng)[0] == [200, 200, 200]  # at most 256
+    assert rows_of_chunks(monkeypatch, 800, 3, 1, rng)[0] == [267, 267, 266]  # at most 384
 
 
 def test_chunks_are_of_one_size(monkeypatch, rng):
-    assert rows_of_chunks(monkeypatch, 1000, 3, 1, rng)[0] == [250] * 4
+    assert rows_of_chunks(monkeypatch, 1500, 3, 1, rng)[0] == [375] * 4
     monkeypatch.undo()
-    assert rows_of_chunks(monkeypatch, 514, 3, 1, rng)[0] == [172, 172, 170]
+    assert rows_of_chunks(monkeypatch, 770, 3, 1, rng)[0] == [257, 257, 256]
 
 
 @pytest.mark.parametrize(
@@ -216,10 +217,10 @@ def test_more_rows_are_taken_where_the_bytes_allow(
     dtype, coefficients, bytes_of_a_row, monkeypatch, rng
 ):
     on = {"dtype": dtype, "coefficients": coefficients}
-    fits = rows_of_chunks(monkeypatch, 600, 7, 300 * bytes_of_a_row, rng, **on)[0]
-    assert fits == [300, 300]
+    fits = rows_of_chunks(monkeypatch, 900, 7, 450 * bytes_of_a_row, rng, **on)[0]
+    assert fits == [450, 450]
     monkeypatch.undo()
-    assert rows_of_chunks(monkeypatch, 600, 7, 600 * bytes_of_a_row, rng, **on)[0] == [600]
+    assert rows_of_chunks(monkeypatch, 900, 7, 900 * bytes_of_a_row, rng, **on)[0] == [900]
 
 
 @pytest.mark.parametrize(("elements", "rows"), [(1, 1), (102, 1), (5 * VOCAB + 1, 5)])

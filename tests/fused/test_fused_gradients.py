@@ -142,8 +142,8 @@ def test_terms_and_gradients_match_the_definitions(temperature, top_k, head_sett
 
 
 def test_terms_and_gradients_match_the_definitions_with_the_default_sizes(rng):
-    # 256 rows at least: two chunks of 135; 2**19 elements: blocks of 104 and 31 rows
-    problem = make_problem(rng, num_tokens=270, size=2, vocab=5000, bias=True)
+    # 384 rows at least: two chunks of 200; 2**19 elements: blocks of 104 and 96 rows
+    problem = make_problem(rng, num_tokens=400, size=2, vocab=5000, bias=True)
     together = TokenSettings(ALL)
     found, grad = value_and_grad(*problem, together, chunk_bytes=2**20)
     values = row_terms(problem[0].numpy(), *problem[1:], together).sum(axis=1)

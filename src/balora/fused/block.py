@@ -73,24 +73,29 @@ def row_values(
         scratch: Shape ``(3, b, V)``, overwritten.
 
     Returns:
-        The values, zeros for a term that is off.
+        The values, zeros for a term that is off. A target that shares the largest logit with
+        others counts as correct.
     """
     coefficients, column = settings.coefficients, targets[:, None]
-    is_correct = logits.argmax(dim=1) == targets
-    log_p = torch.log_softmax(logits, dim=-1, out=scratch[0])
-    p = torch.exp(log_p, out=scratch[1])
+    is_correct = logits.gather(1, column).squeeze(1) >= logits.amax(dim=1)
+    log_p, p = _log_softmax(logits, scratch[0], scratch[1])
     entropy = -_dot(p, log_p, scratch[2])
     consistency = diversity = torch.zeros_like(entropy)
-    grad = torch.mul(p, coefficients.task, out=logits)
-    grad.scatter_add_(1, column, grad.new_full(column.shape, -coefficients.task))
+    factor = coefficients.task
+    if reference_logits is not None and settings.temperature == 1:
+        factor += coefficients.consistency  # whose gradient has the same p
     if coefficients.diversity and settings.entropy_top_k is None:
         diversity = -entropy
-        centred = torch.add(log_p, entropy[:, None], out=scratch[2])
-        grad.addcmul_(p, centred, value=coefficients.diversity)
-    elif coefficients.diversity:
-        diversity = _add_top_k(grad, log_p, settings)
+        factors = (factor + coefficients.diversity * entropy)[:, None]
+        torch.add(factors, log_p, alpha=coefficients.diversity, out=scratch[2])
+        grad = torch.mul(p, scratch[2], out=logits)
+    else:
+        grad = torch.mul(p, factor, out=logits)
+        if coefficients.diversity:
+            diversity = _add_top_k(grad, log_p, settings)
+    grad.scatter_add_(1, column, grad.new_full(column.shape, -coefficients.task))
     task = -log_p.gather(1, column).squeeze(1)
-    if reference_logits is not None:  # last: at a temperature it overwrites log_p and p
+    if reference_logits is not None:  # last: it overwrites what is in the scratch
         consistency = _add_consistency(grad, reference_logits, settings, scratch)
     return RowValues(task, consistency, diversity, entropy, is_correct.to(task.dtype))
 
@@ -98,20 +103,32 @@ def row_values(
 def _add_consistency(
     grad: Tensor, reference_logits: Tensor, settings: TokenSettings, scratch: Tensor
 ) -> Tensor:
-    """Add the gradient of the consistency in place and return the term of each row."""
+    """Complete the gradient by that of the consistency in place; return the term of each row.
+
+    At ``T = 1`` the part of ``p`` is in ``grad`` already.
+    """
     temperature = settings.temperature
-    log_p, p, log_q = scratch
+    scale = settings.coefficients.consistency * temperature
+    log_p, free, log_q = scratch
     if temperature != 1:
         # a log-softmax is as good as the logits: they differ by a constant of the row
-        log_p = torch.log_softmax(log_p.div_(temperature), dim=-1, out=p)
-        p = torch.exp(log_p, out=scratch[0])
+        log_q, (log_p, p) = log_p, _log_softmax(log_p.div_(temperature), log_q, free)
+        grad.add_(p, alpha=scale)
         reference_logits.div_(temperature)
-    torch.log_softmax(reference_logits, dim=-1, out=log_q)
-    q = torch.exp(log_q, out=reference_logits)
-    scale = settings.coefficients.consistency * temperature
-    grad.add_(p, alpha=scale).sub_(q, alpha=scale)
-    log_q.sub_(log_p)
-    return temperature**2 * _dot(q, log_q, log_q)
+    log_q, q = _log_softmax(reference_logits, log_q, free)
+    grad.sub_(q, alpha=scale)
+    return temperature**2 * _dot(q, log_q.sub_(log_p), log_q)
+
+
+def _log_softmax(logits: Tensor, log_p: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """Write the log-softmax and the softmax of each row into two buffers, and return these.
+
+    The logarithm of the largest probability is that of the normaliser, so the second costs no
+    further exponential: those are the larger part of what lies between the products.
+    """
+    torch.softmax(logits, dim=-1, out=p)
+    torch.sub(logits, logits.amax(dim=-1, keepdim=True), out=log_p)
+    return log_p.add_(p.amax(dim=-1, keepdim=True).log_()), p
 
 
 def _add_top_k(grad: Tensor, log_p: Tensor, settings: TokenSettings) -> Tensor:

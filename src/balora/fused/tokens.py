@@ -25,9 +25,9 @@ from balora.head import LMHead
 from balora.objective import NO_REFERENCE, TokenCounts
 from balora.regularizers.checks import check_temperature, check_top_k
 
-CHUNK_BYTES = 2**27
+CHUNK_BYTES = 2**28
 """Logits held at a time, unless the least rows of a chunk need more."""
-_LEAST_ROWS, _LEAST_ROWS_GPU = 256, 1024
+_LEAST_ROWS, _LEAST_ROWS_GPU = 384, 1024
 """With fewer rows a matrix product becomes a mere stream of the head through memory."""
 _BLOCK_ELEMENTS, _BLOCK_ELEMENTS_GPU = 2**19, 2**27
 """Logits of a block: a few of 2 MiB fit into the cache of a CPU; a GPU wants few launches."""
@@ -165,7 +165,8 @@ def _fill(hidden: Tensor, problem: _Problem, dtype: torch.dtype, grad: Tensor | 
     num_rows = _rows_per_chunk(len(hidden), rows_that_fit, hidden.device.type)
     block_rows = min(_rows_per_block(weight), num_rows)
     products = weight.new_empty(num_models, num_rows, len(weight))
-    scratch = weight.new_empty(NUM_SCRATCH + num_models, block_rows, len(weight), dtype=exact)
+    num_scratch = NUM_SCRATCH + (num_models if _is_half(dtype) else 0)
+    scratch = weight.new_empty(num_scratch, block_rows, len(weight), dtype=exact)
     for rows in _slices(len(hidden), num_rows):
         reference_rows = None if reference_hidden is None else reference_hidden[rows]
         chunk = products[:, : rows.stop - rows.start]
