@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import combinations
 from typing import Any, Literal
 
 from balora.config import refuse
@@ -57,7 +58,7 @@ class OutOfDomainConfig:
     """Configuration (subset) of the data set, where it is one on the hub."""
 
     split: str | None = None
-    """Rows to evaluate on; null takes a file whole, otherwise the task's own validation split."""
+    """Rows to evaluate on; null takes a file whole, otherwise its split `validation`."""
 
     text_column: str | None = None
     """Column with the text, or the first of two; null as in the training data."""
@@ -95,7 +96,24 @@ class OutOfDomainConfig:
             problems.append("`label_map` is empty; fill it or leave it out")
         if self.label_map and len(self.mapped_labels) < len(self.label_map):
             problems.append("`label_map` names a label twice, as a number and as text")
-        return problems
+        return problems or self._set_problems()
+
+    def _set_problems(self) -> list[str]:
+        """Say where the sets of classes leave nothing to tell apart, or share a class."""
+        sets = list(
+            dict.fromkeys(frozenset(names) for names in self.mapped_labels.values() if names)
+        )
+        if self.label_map is not None and len(sets) < 2:
+            return [
+                "`label_map` leads to fewer than two classes or sets of classes, which leaves "
+                "nothing to tell apart; name every class that counts"
+            ]
+        shared = sorted({name for a, b in combinations(sets, 2) for name in a & b})
+        return [
+            f"`label_map` has `{name}` in two different sets of classes; let each class stand in "
+            "one"
+            for name in shared[:1]
+        ]
 
     @property
     def mapped_labels(self) -> dict[str, tuple[str, ...] | None]:
@@ -224,9 +242,23 @@ class ClassificationConfig:
                     f"`dataset_config` is {self.dataset_config}, but without `dataset_name` the "
                     "task says which part of GLUE is read; leave it out"
                 )
+        problems += self._group_problems()
         if self.max_length < 1:
             problems.append(f"`max_length` must be 1 or greater, got {self.max_length}")
         return problems
+
+    def _group_problems(self) -> list[str]:
+        if self.group_column is None:
+            return []
+        if self.is_regression:
+            return [f"`group_column` is set, but task {self.task} has no accuracy; leave it out"]
+        is_evaluated = self.eval_dataset_name is not None or self.dataset_test_split is not None
+        if self.task in OWN_TASKS and not is_evaluated:
+            return [
+                f"`group_column` is {self.group_column}, but it only acts in evaluation; set "
+                "`dataset_test_split` or `eval_dataset_name`"
+            ]
+        return []
 
     def _class_problems(self) -> list[str]:
         if self.class_names is None:
@@ -236,9 +268,8 @@ class ClassificationConfig:
         odd = [
             name
             for name in self.class_names
-            if not isinstance(name, str | int) or name in ("", " ")
+            if isinstance(name, bool) or not isinstance(name, str | int) or label_text(name) is None
         ]
-        odd += [name for name in self.class_names if isinstance(name, bool)]
         if odd:
             return [f"`class_names` holds {odd[0]!r}, which is no text; put it in quotes"]
         names = _names(self.class_names)
@@ -301,8 +332,12 @@ class ClassificationConfig:
             names.append(one.name)
             where = f"out_of_domain, `{one.name}`: "
             problems += [where + found for found in _pair_problems(one, self.task)]
-            if one.label_map is not None and self.is_regression:
-                problems.append(where + f"`label_map` is set, but task {self.task} has no classes")
+            if self.is_regression:
+                problems += [
+                    f"{where}`{name}` is set, but task {self.task} has no classes; leave it out"
+                    for name in ("label_map", "group_column")
+                    if getattr(one, name) is not None
+                ]
             problems += [where + found for found in self._unmapped(one)]
         twice = [name for name in names if names.count(name) > 1]
         if twice:

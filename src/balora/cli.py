@@ -32,6 +32,10 @@ examples:
     "train": """\
 examples:
   balora train --config recipes/math.yaml --model_name_or_path meta-llama/Llama-2-7b-hf
+  balora train --config recipes/glue.yaml --model_name_or_path FacebookAI/roberta-large --task cola
+  balora train --task classification --model_name_or_path FacebookAI/roberta-base \
+      --dataset_name train.csv --text_column review --label_column stars \
+      --eval_dataset_name test.csv --lora_r 8 --lora_alpha 8 --output_dir outputs/reviews
   balora train --config recipe.yaml --svd_coef 0 --seed 1 --output_dir outputs/no-svd
   balora train --config recipe.yaml --learning_rate 1e-4 --dry_run
   balora train --config recipe.yaml --resume_from_checkpoint true
@@ -42,6 +46,8 @@ examples:
   balora eval outputs/run --base MODEL --dataset_name test.jsonl
   balora eval outputs/run --base MODEL --dataset_name test.jsonl --retention_file text.txt
   balora eval outputs/a outputs/b --base MODEL --dataset_name test.jsonl --num_rows 200
+  balora eval outputs/reviews --base MODEL --eval_dataset_name other.csv --json figures.json
+  balora eval outputs/mnli --base MODEL --out_of_domain "$(cat sets.yaml)"
 """,
     "export": """\
 examples:
@@ -115,8 +121,9 @@ def build_parser() -> argparse.ArgumentParser:
     train = _parser(
         commands.add_parser,
         "train",
-        "Fine-tune a causal language model. Everything about the run is in the recipe; options "
-        "change single fields, in the convention of trl and transformers.",
+        "Fine-tune a causal language model or, with `task`, a model for classification or "
+        "regression. Everything about the run is in the recipe; options change single fields, in "
+        "the convention of trl and transformers.",
     )
     train.add_argument("--config", metavar="RECIPE", help="the recipe, a YAML file")
     train.add_argument("--help_fields", action="store_true", help="list every field of a recipe")
@@ -138,7 +145,9 @@ def build_parser() -> argparse.ArgumentParser:
         "Measure what fine-tuning did to a model: exact match, drift from the pre-trained model, "
         "response entropy, and the loss on text that it should have kept. The rows are those of "
         "the run's recipe unless `--dataset_name` names others; the other data fields of a recipe "
-        "(`--dataset_test_split`, `--prompt_column`, ...) are taken as well.",
+        "(`--dataset_test_split`, `--prompt_column`, ...) are taken as well. Runs of "
+        "classification are measured with the metrics of their task, also out of domain "
+        "(`--out_of_domain`).",
     )
     evaluate.usage = "balora eval OUT [OUT ...] --base MODEL [--FIELD VALUE ...]"
     evaluate.add_argument(
@@ -147,7 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--base", required=True, metavar="MODEL", help="the pre-trained model")
     evaluate.add_argument("--retention_file", type=Path, help="plain text the model should keep")
     evaluate.add_argument("--num_rows", type=int, help="at most this many rows")
-    evaluate.add_argument("--max_new_tokens", type=int, default=256, help="of an answer (256)")
+    evaluate.add_argument("--max_new_tokens", type=int, help="of an answer (256)")
     evaluate.add_argument("--batch_size", type=int, default=16, help="rows at once (16)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     evaluate.set_defaults(run=_eval)
@@ -208,7 +217,7 @@ def overrides(rest: Sequence[str]) -> dict[str, str]:
 
 
 def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    from balora.recipes import load_recipe
+    from balora.recipes import CLASSIFICATION, load_recipe
 
     if options.help_fields:
         print(_field_help())
@@ -220,8 +229,13 @@ def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
     from balora.trainers.run import run_recipe
 
     trainer = run_recipe(recipe)
-    if _is_first_process():
-        print(_where(trainer.args.output_dir, recipe.adapter.method))
+    if not _is_first_process():
+        return
+    if recipe.kind is CLASSIFICATION:
+        from balora.evaluation.results import format_results, read_results
+
+        print(format_results(read_results(Path(trainer.args.output_dir))), end="\n\n")
+    print(_where(trainer.args.output_dir, recipe.adapter.method))
 
 
 def _where(output_dir: str, method: str) -> str:
@@ -234,6 +248,7 @@ def _where(output_dir: str, method: str) -> str:
 
 
 def _field_help() -> str:
+    from balora.classification_config import ClassificationConfig, OutOfDomainConfig
     from balora.config import (
         AdapterConfig,
         BALoraConfig,
@@ -243,12 +258,25 @@ def _field_help() -> str:
         describe,
     )
 
+    sections = {
+        ModelConfig: "",
+        DataConfig: " (text generation)",
+        ClassificationConfig: " (classification and regression: where `task` is set)",
+        OutOfDomainConfig: " (an entry of `out_of_domain`)",
+        AdapterConfig: "",
+        BALoraConfig: "",
+        RunConfig: "",
+    }
     lines = []
-    for section in (ModelConfig, DataConfig, AdapterConfig, BALoraConfig, RunConfig):
-        lines.append(f"{section.__name__}:")
+    for section, where in sections.items():
+        lines.append(f"{section.__name__}{where}:")
+        dashes = "" if section is OutOfDomainConfig else "--"
         for name, kind, default, sentence in describe(section):
-            lines += [f"  --{name} ({kind}, {default})", f"      {sentence}"]
-    lines.append("Every field of trl's SFTConfig and transformers' TrainingArguments as well.")
+            lines += [f"  {dashes}{name} ({kind}, {default})", f"      {sentence}"]
+    lines.append(
+        "Every field of transformers' TrainingArguments as well, and for text generation of trl's "
+        "SFTConfig."
+    )
     return "\n".join(lines)
 
 
@@ -259,6 +287,11 @@ def _quickstart(options: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 def _eval(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    from balora.evaluation.classification_run import is_classification_run
+
+    if any(is_classification_run(run) for run in options.runs):
+        _eval_classification(options, rest)
+        return
     from balora.evaluation import MeasureOptions, format_table
     from balora.evaluation.run import data_config, evaluate_runs, write_json
 
@@ -268,13 +301,34 @@ def _eval(options: argparse.Namespace, rest: Sequence[str]) -> None:
         data_config(options.runs[0], overrides(rest)),
         retention_file=options.retention_file,
         num_rows=options.num_rows,
-        options=MeasureOptions(options.batch_size, options.max_new_tokens),
+        options=MeasureOptions(options.batch_size, options.max_new_tokens or 256),
     )
     if options.json:
         write_json(figures, options.json)
     print(format_table(figures))
     if figures["base"].exact_match is None:
         print("No exact match: no completion ends in `The answer is: ...` or `#### ...`.")
+
+
+def _eval_classification(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    from dataclasses import asdict
+
+    from balora.evaluation.classification_run import evaluate_classification_runs
+    from balora.evaluation.results import write_json
+
+    for name in ("retention_file", "max_new_tokens"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"`--{name}` acts on runs of text generation only; leave it out.")
+    runs = evaluate_classification_runs(
+        options.runs,
+        options.base,
+        overrides(rest),
+        num_rows=options.num_rows,
+        batch_size=options.batch_size,
+    )
+    if options.json:
+        write_json({name: asdict(run) for name, run in runs.items()}, options.json)
+    print("\n\n".join(f"{name}:\n\n{run.to_text()}" for name, run in runs.items()))
 
 
 def _export(options: argparse.Namespace, rest: Sequence[str]) -> None:

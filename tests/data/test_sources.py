@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import datasets
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from balora.config import DataConfig
 from balora.data import load_examples
 from balora.data.lines import first_bad_record
+from balora.data.sources import LocalFiles, find_local, load_rows
 from balora.errors import DataError
 
 QA = [{"query": f"q{n}", "response": f"a{n}"} for n in range(10)]
@@ -164,3 +166,53 @@ def test_rows_of_the_hub_are_counted(monkeypatch):
     examples = load_examples(config, split="train[4:]")
     assert asked == [(("meta-math/MetaMathQA", "main"), {"split": "train[4:]"})]
     assert examples.locate(3) == "row 7 of meta-math/MetaMathQA (train), counted from 0"
+
+
+def read(name: str, split: str = "train", **changes) -> dict[str, list[str]]:
+    """Return the columns of local files; `changes` are of what was found about them."""
+    files = find_local(name)
+    assert isinstance(files, LocalFiles)
+    rows, sizes = load_rows(name, replace(files, **changes), None, split)
+    assert sum(sizes.values()) >= len(rows)
+    return rows[:]
+
+
+@pytest.mark.parametrize("name", ["rows.tsv", "rows.txt", "ROWS.TSV"])
+def test_tabs_alone_separate_where_a_file_has_tabs(write, name):
+    write(name, 'text\tlabel\n"open, and\t1\n it\'s closed"\tNA\nnull\t007\n')
+    assert read(name) == {
+        "text": ['"open, and', " it's closed\"", "null"],
+        "label": ["1", "NA", "007"],
+    }
+
+
+def test_a_byte_order_mark_is_no_part_of_a_table(write):
+    assert read(write("rows.tsv", "\ufeffa\tb\n1\t2\n")) == {"a": ["1"], "b": ["2"]}
+    write("bare.tsv", "\ufeff1\t2\n")
+    assert read("bare.tsv", column_names=("a", "b")) == {"a": ["1"], "b": ["2"]}
+
+
+def test_windows_line_ends_are_no_part_of_a_table(write):
+    assert read(write("rows.tsv", "a\tb\r\n1\t2\r\n")) == {"a": ["1"], "b": ["2"]}
+
+
+def test_a_table_without_header_has_given_columns(write):
+    write("rows.tsv", "x\t1\n\ny\t\n")
+    assert read("rows.tsv", column_names=("a", "b")) == {"a": ["x", "y"], "b": ["1", ""]}
+    write("rows.tsv", "x\t1\ny\n")
+    with pytest.raises(DataError, match=r"rows.tsv, line 2: 1 values for 2 columns"):
+        read("rows.tsv", column_names=("a", "b"))
+    with pytest.raises(DataError, match=r"rows.tsv, line 1: 2 values for 3 columns"):
+        read("rows.tsv", column_names=("a", "b", "c"))
+
+
+def test_files_of_a_split_that_is_not_read_may_have_other_columns(write):
+    write("glue/train.tsv", "text\tlabel\nx\t1\n")
+    write("glue/test.tsv", "index\tid\ttext\n0\t0\ty\n")
+    assert read("glue") == {"text": ["x"], "label": ["1"]}
+    assert read("glue", "test") == {"index": ["0"], "id": ["0"], "text": ["y"]}
+
+
+def test_text_without_a_tab_is_no_table(write):
+    with pytest.raises(DataError, match=r"rows.txt ends in `.txt`"):
+        find_local(write("rows.txt", "one line, and a comma\nx\ty\n"))

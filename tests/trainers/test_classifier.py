@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,6 +151,15 @@ def test_features_and_logits_are_those_of_unpadded_rows(tmp_path, architecture, 
     assert head.width("logits") == 3
 
 
+@torch.no_grad()
+def test_a_decoder_without_a_pad_token_takes_one_row():
+    model, _ = make_classifier("gpt2")
+    model.config.pad_token_id = None
+    output, features = ClassifierHead(model).run(model, {"input_ids": torch.tensor([ROWS[1]])})
+    torch.testing.assert_close(features[0], features_alone(model, None, ROWS[1]))
+    torch.testing.assert_close(model.score(features), output.logits)
+
+
 @pytest.mark.parametrize("architecture", ["roberta", "llama"])
 def test_the_gradient_of_the_features_reaches_the_encoder(architecture):
     model, _ = make_classifier(architecture)
@@ -255,6 +265,12 @@ def test_deberta_v3_base_without_the_head(choice, expected, millions):
     adapter, _ = trained_on_meta("deberta-v2", DEBERTA_V3_BASE, choice)
     assert adapter == expected
     assert round(adapter / 1e6, 2) == millions
+
+
+def test_the_page_on_the_method_gives_the_counts():
+    page = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
+    for count in (786_432, 1_051_650, 1_327_104, 442_368):
+        assert f"{count:,}" in page
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from datasets import Dataset
@@ -28,16 +28,30 @@ class LocatedRows:
     """The files on disk; None for a data set of the hub."""
     split_sizes: tuple[tuple[str, int], ...] = ()
     """Rows of each whole split."""
+    source_rows: tuple[int, ...] | None = None
+    """Where each row stood in ``split``, where some of its rows are left out."""
+
+    def select(self, rows: Sequence[int]) -> LocatedRows:
+        """Return some of the rows, in the order of `rows`, which count from 0."""
+        old = self.source_rows
+        source_rows = tuple(int(row) if old is None else old[row] for row in rows)
+        return replace(self, dataset=self.dataset.select(rows), source_rows=source_rows)
 
     def locate(self, row: int) -> str:
         """Return where `row` of `dataset` stands, counted from 0: "math.jsonl, line 17"."""
-        split, absolute = self._absolute(row)
+        split, absolute = self._absolute(self.source_rows[row] if self.source_rows else row)
         lines = self._line(split, absolute)
         return lines or f"row {absolute} of {self.name} ({split}), counted from 0"
 
-    def refuse(self, rows: Sequence[int], problem: str) -> NoReturn:
-        """Raise DataError for the first of the bad rows, and say how many more there are."""
-        more = f" {len(rows) - 1} more rows cannot be trained on either." if len(rows) > 1 else ""
+    def refuse(self, rows: Sequence[int], problem: str, *, purpose: str = "trained on") -> NoReturn:
+        """Raise DataError for the first of the bad rows, and say how many more there are.
+
+        Args:
+            rows: The bad ones, counted from 0.
+            problem: What is wrong with the first.
+            purpose: What they cannot be, such as "evaluated on".
+        """
+        more = f" {len(rows) - 1} more rows cannot be {purpose} either." if len(rows) > 1 else ""
         raise DataError(f"{self.locate(rows[0])}: {problem}.{more} Correct or remove them.")
 
     def _absolute(self, row: int) -> tuple[str, int]:

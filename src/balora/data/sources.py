@@ -127,7 +127,7 @@ def _folder(path: Path) -> dict[str, list[Path]]:
 def load_rows(
     name: str, files: LocalFiles | None, subset: str | None, split: str
 ) -> tuple[Dataset, dict[str, int]]:
-    """Return the rows of a split as they are stored, and the size of each whole split.
+    """Return the rows of a split as they are stored, and the size of each whole split read.
 
     Raises:
         DataError: If the split or a file cannot be read, or the split has no rows.
@@ -159,15 +159,18 @@ def _load_local(files: LocalFiles, subset: str | None, split: str) -> Dataset:
             f"`dataset_config` is {subset}, but {files.name} is on disk and has no "
             "configurations; leave it out."
         )
+    # of the other splits nothing is read: their files may have other columns
+    wanted: dict[str, list[Path]] = {}
     for part in split.split("+"):
-        wanted = re.split(r"[\[(]", part.strip())[0]
-        if wanted not in files.files:
-            raise DataError(f"{files.name} has no split `{wanted}`, only {', '.join(files.files)}.")
-    every_file = [file for of_split in files.files.values() for file in of_split]
+        name = re.split(r"[\[(]", part.strip())[0]
+        if name not in files.files:
+            raise DataError(f"{files.name} has no split `{name}`, only {', '.join(files.files)}.")
+        wanted[name] = files.files[name]
+    every_file = [file for of_split in wanted.values() for file in of_split]
     for file in every_file:
         _check_file(file, files)
     builder, options = _loader(files, every_file[0])
-    data_files = {key: [str(file) for file in of] for key, of in files.files.items()}
+    data_files = {key: [str(file) for file in of] for key, of in wanted.items()}
     try:
         return datasets.load_dataset(builder, data_files=data_files, split=split, **options)
     except (DatasetsError, ValueError, OSError, StopIteration, TypeError) as error:

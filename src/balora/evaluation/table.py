@@ -34,7 +34,7 @@ def format_table(columns: Mapping[str, Inheritance]) -> str:
         if len(values) == 2:
             cells.append(_change(values, form))
         lines.append([title, *cells])
-    return _aligned(lines)
+    return aligned(lines)
 
 
 def _change(values: list[float | None], form: str) -> str:
@@ -44,7 +44,8 @@ def _change(values: list[float | None], form: str) -> str:
     return form.replace("{:", "{:+").format(after - before)
 
 
-def _aligned(lines: list[list[str]]) -> str:
+def aligned(lines: list[list[str]]) -> str:
+    """Return lines of cells as text: the first column to the left, a rule below the first line."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rows = [
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()

@@ -1,4 +1,4 @@
-"""From a recipe to trl's `SFTConfig`, with the choices that trl leaves to the machine made here.
+"""From a recipe to the trainer's arguments, with the choices that are left to the machine made.
 
 trl turns bf16 on wherever fp16 is off, so that a plain `SFTConfig()` fails on a CPU, and turns
 gradient checkpointing on. Here bf16 follows the recipe, the machine and the type of the weights
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from balora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from trl import SFTConfig
+    from transformers import TrainingArguments
 
     from balora.recipes.recipe import Recipe
 
@@ -25,22 +25,26 @@ _NEW_NAMES = {
 }
 
 
-def training_arguments(recipe: Recipe) -> SFTConfig:
-    """Return the `SFTConfig` of a recipe, complete for the machine it is called on.
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """Return the arguments of a recipe's trainer, complete for the machine it is called on.
+
+    They are an `SFTConfig` for text generation, plain `TrainingArguments` for classification,
+    where an evaluation follows each epoch unless the recipe says otherwise.
 
     Left to the machine where the recipe is silent: ``bf16`` (on where the accelerator supports it
     and `dtype` is not float32), ``use_cpu`` (on where there is no accelerator). Otherwise
     ``gradient_checkpointing`` is off and ``report_to`` is none.
 
     Raises:
-        ConfigError: If `SFTConfig` refuses a combination of settings; its own words.
+        ConfigError: If their class refuses a combination of settings; its own words.
     """
-    from trl import SFTConfig
-
+    arguments_class = recipe.kind.arguments_class()
     values = {**_defaults(recipe), **recipe.training}
-    names = {entry.name for entry in fields(SFTConfig)}
+    names = {entry.name for entry in fields(arguments_class)}
     try:
-        return SFTConfig(**_renamed(values, recipe.training, names))
+        return cast(
+            "TrainingArguments", arguments_class(**_renamed(values, recipe.training, names))
+        )
     except (ValueError, ImportError, OSError) as error:
         raise ConfigError(f"the training settings cannot work: {_sentence(error)}") from error
 
@@ -53,7 +57,7 @@ def _defaults(recipe: Recipe) -> dict[str, Any]:
         defaults["use_cpu"] = True
     wants_half = recipe.model.dtype != "float32" and not recipe.training.get("fp16")
     defaults["bf16"] = wants_half and _supports_bf16()
-    return defaults
+    return defaults | dict(recipe.kind.argument_defaults)
 
 
 def _supports_bf16() -> bool:

@@ -1,7 +1,8 @@
 """A recipe: one flat YAML file, changed field by field from the command line, checked as a whole.
 
 Every key, type and choice is checked before anything is built, and all problems are listed in one
-`ConfigError`. The keys are the fields of balora's own dataclasses and of trl's `SFTConfig`.
+`ConfigError`. The keys are the fields of balora's own dataclasses and of trl's `SFTConfig`; in a
+recipe that sets `task`, of transformers' `TrainingArguments`.
 """
 
 from __future__ import annotations
@@ -13,21 +14,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from balora.config import AdapterConfig, BALoraConfig, DataConfig, ModelConfig, RunConfig
+from balora.config import AdapterConfig, ModelConfig, RunConfig
 from balora.errors import ConfigError
 from balora.field_types import accepts, choice_words, suggestion, type_problem
+from balora.recipes.kinds import GENERATION, Kind, kind_of
 from balora.recipes.methods import attempt, fields_of_terms_off, foreign_fields, resolve
 from balora.recipes.recipe import Recipe
+from balora.recipes.table import TABLE, pick_row
 from balora.recipes.values import parse_text, read_mapping
 
-_OWN = {
-    "model": ModelConfig,
-    "adapter": AdapterConfig,
-    "data": DataConfig,
-    "run": RunConfig,
-    "objective": BALoraConfig,
-}
-_REQUIRED = ("model_name_or_path", "dataset_name", "output_dir")
 _NONE_IS_A_NAME = ("prompt_template", "report_to")
 _NULL_IS_UNSET = ("preset", "report_to")
 _REPLACED_BY = {  # names that other tools or versions use for the same thing
@@ -52,12 +47,13 @@ class _Known(NamedTuple):
 
 
 @cache
-def known_fields() -> dict[str, _Known]:
-    """Return every field of a recipe by name: balora's own, then those of trl's `SFTConfig`."""
-    from trl import SFTConfig
+def known_fields(kind: Kind = GENERATION) -> dict[str, _Known]:
+    """Return every field of a recipe by name: balora's own, then those of the trainer's arguments.
 
+    Those are trl's `SFTConfig` for text generation, `TrainingArguments` for classification.
+    """
     known = {}
-    for part, config_class in (*_OWN.items(), ("training", SFTConfig)):
+    for part, config_class in (*kind.parts.items(), ("training", kind.arguments_class())):
         hints = typing.get_type_hints(config_class)
         for entry in fields(cast(Any, config_class)):
             if entry.init:
@@ -81,42 +77,65 @@ def load_recipe(path: Path | str | None, overrides: Mapping[str, str] | None = N
     """
     source = None if path is None else Path(path)
     from_file = read_mapping(source) if source else {}
-    known = known_fields()
-    from_user = {
+    texts = overrides or {}
+    asked = {name: parse_text(text, str) for name, text in texts.items() if name == "task"}
+    kind = kind_of({**from_file, **asked})
+    from_user = _parsed(texts, kind)
+    try:
+        from_file = _from_file(from_file, from_user)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    labels = {**{name: name for name in from_file}, **{name: f"--{name}" for name in from_user}}
+    values = _without_unset({**from_file, **from_user}, from_user, kind)
+    problems = [
+        problem
+        for name, value in values.items()
+        if (problem := _problem(name, value, labels[name], kind))
+    ]
+    problems += _missing(values, kind)
+    if problems:
+        where = f"{source}: " if source else ""
+        raise ConfigError(where + "; ".join(problems) + ".")
+    return _build(values, source, kind)
+
+
+def _parsed(overrides: Mapping[str, str], kind: Kind) -> dict[str, Any]:
+    """Return the values that the texts of the command line stand for."""
+    known = known_fields(kind)
+    return {
         name: parse_text(
             text, known[name].annotation, names=("none",) if name in _NONE_IS_A_NAME else ()
         )
         if name in known
         else text
-        for name, text in (overrides or {}).items()
+        for name, text in overrides.items()
     }
-    from_file = _set_aside(from_file, from_user)
-    if isinstance(resume := from_file.get("resume_from_checkpoint"), bool):
-        from_file["resume_from_checkpoint"] = str(resume).lower()  # transformers takes text here
-    labels = {**{name: name for name in from_file}, **{name: f"--{name}" for name in from_user}}
-    values = _without_unset({**from_file, **from_user}, from_user)
-    problems = [
-        problem for name, value in values.items() if (problem := _problem(name, value, labels))
-    ]
-    problems += _missing(values)
-    if problems:
-        where = f"{source}: " if source else ""
-        raise ConfigError(where + "; ".join(problems) + ".")
-    return _build(values, source)
 
 
-def _set_aside(from_file: dict[str, Any], from_user: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what the file says of its own method, or of a term, that the user replaces."""
+def _from_file(from_file: dict[str, Any], from_user: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the file says where the command line is silent, a table's row included."""
+    aside = _set_aside(from_file, from_user)
+    chosen = pick_row(from_file, from_user, aside)
+    chosen = {name: value for name, value in chosen.items() if name not in aside}
+    if isinstance(resume := chosen.get("resume_from_checkpoint"), bool):
+        chosen["resume_from_checkpoint"] = str(resume).lower()  # transformers takes text here
+    return chosen
+
+
+def _set_aside(from_file: Mapping[str, Any], from_user: Mapping[str, Any]) -> frozenset[str]:
+    """Return what the file may say of its own method, or of a term, that the user replaces."""
     foreign = fields_of_terms_off(from_user)
     method = from_user.get("method")
     if method is not None and method != from_file.get("method", AdapterConfig().method):
         foreign |= foreign_fields(method)
-    return {name: value for name, value in from_file.items() if name not in foreign}
+    return foreign
 
 
-def _without_unset(values: dict[str, Any], from_user: Mapping[str, Any]) -> dict[str, Any]:
+def _without_unset(
+    values: dict[str, Any], from_user: Mapping[str, Any], kind: Kind
+) -> dict[str, Any]:
     """Drop the fields that the user took out again with ``--field null``."""
-    known = known_fields()
+    known = known_fields(kind)
     return {
         name: value
         for name, value in values.items()
@@ -132,37 +151,48 @@ def _takes_null(entry: _Known) -> bool:
     return accepts(entry.annotation, type(None))
 
 
-def _missing(values: Mapping[str, Any]) -> list[str]:
+def _missing(values: Mapping[str, Any], kind: Kind) -> list[str]:
     return [
         f"`{name}` is missing: add it to the recipe or pass `--{name}`"
-        for name in _REQUIRED
+        for name in kind.required
         if values.get(name) is None
     ]
 
 
-def _problem(name: str, value: Any, labels: Mapping[str, str]) -> str | None:
+def _problem(name: str, value: Any, label: str, kind: Kind) -> str | None:
     """Return what is wrong with one key and its value, named as the user wrote it."""
-    known, label = known_fields(), labels[name]
+    known = known_fields(kind)
     if name not in known:
-        return _unknown(name, label)
+        return _unknown(name, label, kind)
     entry = known[name]
     if value is None and not _takes_null(entry):
-        return None if name in _REQUIRED else f"`{label}` is empty; give it a value or leave it out"
+        is_said = name in kind.required
+        return None if is_said else f"`{label}` is empty; give it a value or leave it out"
     wrong_type = type_problem(value, entry.annotation)
     if wrong_type:
         return f"`{label}` {wrong_type}"
     if entry.choices and value is not None and value not in entry.choices:
         hint = suggestion(str(value), entry.choices)
         return f"`{label}` must be {choice_words(entry.choices)}, got `{value}`{hint}"
+    if name in kind.foreign:
+        return f"`{label}` is {value}, which acts in {kind.other.words} only; leave it out"
+    if name in kind.metrics_need and value is not kind.metrics_need[name]:
+        needed = str(kind.metrics_need[name]).lower()
+        return f"`{label}` is {str(value).lower()}, which leaves no metrics; set it to {needed}"
     return _refused(name, value, label)
 
 
-def _unknown(name: str, label: str) -> str:
+def _unknown(name: str, label: str, kind: Kind) -> str:
     if name == "compute_loss_func":
         return f"`{label}` is refused: it would replace the objective; leave it out"
+    if name == TABLE:
+        return f"`{label}` belongs into a recipe's file"
     if name in _REPLACED_BY:
         return f"`{label}` is no field of a recipe; it is called `{_REPLACED_BY[name]}` here"
-    return f"`{label}` is no field of a recipe{suggestion(name, known_fields())}"
+    if name in known_fields(kind.other):
+        fix = "set `task`" if kind is GENERATION else "leave it out"
+        return f"`{label}` is a field of {kind.other.words} only, and this is {kind.words}; {fix}"
+    return f"`{label}` is no field of a recipe{suggestion(name, known_fields(kind))}"
 
 
 def _refused(name: str, value: Any, label: str) -> str | None:
@@ -189,15 +219,16 @@ def _refused(name: str, value: Any, label: str) -> str | None:
     return None
 
 
-def _build(values: Mapping[str, Any], source: Path | None) -> Recipe:
-    by_part: dict[str, dict[str, Any]] = {part: {} for part in (*_OWN, "training")}
+def _build(values: Mapping[str, Any], source: Path | None, kind: Kind) -> Recipe:
+    by_part: dict[str, dict[str, Any]] = {part: {} for part in (*kind.parts, "training")}
     for name, value in values.items():
-        by_part[known_fields()[name].part][name] = value
+        by_part[known_fields(kind)[name].part][name] = value
     errors: list[str] = []
     model = attempt(errors, lambda: ModelConfig(**by_part["model"]))
-    data = attempt(errors, lambda: DataConfig(**by_part["data"]))
+    data = attempt(errors, lambda: kind.data(**by_part["data"]))
     run = attempt(errors, lambda: RunConfig(**by_part["run"]))
-    resolved = attempt(errors, lambda: resolve({**by_part["adapter"], **by_part["objective"]}))
+    given = {**by_part["adapter"], **by_part["objective"]}
+    resolved = attempt(errors, lambda: resolve(given, task=kind.preset_task))
     if model is None or data is None or run is None or resolved is None:
         raise ConfigError((f"{source}: " if source else "") + " ".join(errors))
     return Recipe(

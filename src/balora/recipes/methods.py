@@ -140,10 +140,12 @@ def inert_problems(
                 for name in names
                 if given.get(name) is not None
             ]
-    if "schedule" in given and not any(getattr(objective, name) for name in COEFFICIENTS):
-        problems.append(
-            f"`schedule` is {given['schedule']}, but every coefficient is 0; leave it out"
-        )
+    if not any(getattr(objective, name) for name in COEFFICIENTS):
+        problems += [
+            f"`{name}` is {given[name]}, but every coefficient is 0; leave it out"
+            for name in ("schedule", "space")
+            if name in given
+        ]
     return problems
 
 

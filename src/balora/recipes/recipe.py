@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from balora.classification_config import ClassificationConfig
 from balora.config import AdapterConfig, BALoraConfig, DataConfig, ModelConfig, RunConfig
+from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind
 from balora.recipes.methods import Resolved, acting_fields
 from balora.recipes.values import dump_mapping
 
@@ -18,11 +20,17 @@ class Recipe:
 
     model: ModelConfig
     adapter: AdapterConfig
-    data: DataConfig
+    data: DataConfig | ClassificationConfig
     run: RunConfig
     objective: BALoraConfig
     training: dict[str, Any]
     source: Path | None = field(default=None, compare=False)
+
+    @property
+    def kind(self) -> Kind:
+        """Text generation or classification."""
+        is_classification = isinstance(self.data, ClassificationConfig)
+        return CLASSIFICATION if is_classification else GENERATION
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved flat recipe: every field that acts, with its value.
@@ -33,7 +41,9 @@ class Recipe:
         flat: dict[str, Any] = {}
         for part in (self.model, self.data, self.run):
             flat |= {k: v for k, v in dataclasses.asdict(part).items() if v is not None}
-        return flat | acting_fields(Resolved(self.adapter, self.objective)) | self.training
+        acting = acting_fields(Resolved(self.adapter, self.objective))
+        acting = {name: value for name, value in acting.items() if name not in self.kind.foreign}
+        return flat | acting | self.training
 
     def to_yaml(self) -> str:
         """Return `to_dict` as YAML, which `load_recipe` reads."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import numpy as np
 from accelerate import ParallelismConfig
+from datasets import Dataset
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
 from transformers import TrainingArguments
 
 from balora.anchored import lora_layers, only_adapter
 from balora.config import BALoraConfig
-from balora.errors import ConfigError
+from balora.errors import ConfigError, DataError, RowError
+
+logger = logging.getLogger(__name__)
 
 
 def check_arguments(args: TrainingArguments, kwargs: dict[str, Any]) -> None:
@@ -119,3 +125,79 @@ def check_parallelism(config: ParallelismConfig | None) -> None:
                 f"`{name}` is {size}, but the objective needs whole sequences on each process. "
                 "Set it to 1."
             )
+
+
+def check_single_device(args: TrainingArguments) -> None:
+    """Refuse ``DataParallel``, which transformers falls back to: it splits the rows of a batch.
+
+    Raises:
+        ConfigError: If one process would drive several devices.
+    """
+    if args.n_gpu > 1:
+        raise ConfigError(
+            f"this process sees {args.n_gpu} GPUs and would split each batch over them, but the "
+            "terms need its rows together. Start one process for each with `accelerate launch`, "
+            "or show it one with `CUDA_VISIBLE_DEVICES=0`."
+        )
+
+
+def warn_of_half_precision(model: nn.Module) -> None:
+    """Say when weights are trained in 16 bits, without a copy in 32: small steps are rounded away.
+
+    PEFT keeps the low-rank factors in float32, but a head in the dtype of the model.
+    """
+    half = {p.dtype for p in model.parameters() if p.requires_grad and p.dtype.itemsize < 4}
+    if half:
+        named = ", ".join(str(dtype).removeprefix("torch.") for dtype in half)
+        logger.warning(
+            "some weights are trained in %s, where small steps are rounded away: load the model "
+            "in float32, and set `bf16: true` for speed",
+            named,
+        )
+
+
+def check_labels(dataset: Any, num_labels: int, name: str) -> None:
+    """Refuse labels that a classification head cannot learn: no class of it, no finite number.
+
+    Args:
+        dataset: Tokenized; one that cannot be looked through (``None``, streamed) passes.
+        num_labels: Outputs of the head, 1 for regression.
+        name: What the data are called in the message.
+
+    Raises:
+        DataError: If there is no row or no column ``labels``.
+        RowError: For the first such label.
+    """
+    if isinstance(dataset, dict):
+        for key, part in dataset.items():
+            check_labels(part, num_labels, key)
+    if not isinstance(dataset, Dataset):
+        return
+    if not len(dataset):
+        raise DataError(f"the {name} data set is empty: it has no row.")
+    if "labels" not in dataset.column_names:
+        raise DataError(
+            f"the {name} data set has no column `labels`, it has "
+            f"{', '.join(dataset.column_names)}. Name it so, or tokenize the data first."
+        )
+    column = dataset.select_columns(["labels"]).with_format("numpy")
+    labels = np.asarray(column["labels"][:])
+    if labels.ndim != 1 or labels.dtype.kind not in "iuf":
+        raise DataError(f"`labels` of the {name} data set must hold one number for each row.")
+    bad, problem = _bad_labels(labels, num_labels)
+    if bad.any():
+        row = int(bad.argmax())
+        fix = "Correct the labels, or load the model for the classes of the data."
+        raise RowError(row, f"the label {labels[row]} {problem}. {fix}", dataset=name)
+
+
+def _bad_labels(labels: Any, num_labels: int) -> tuple[Any, str]:
+    """Return which labels the head cannot learn, and what is wrong with them."""
+    if num_labels == 1:
+        problem = "is not a finite number, and the model has one output, for regression"
+        return ~np.isfinite(labels), problem
+    if labels.dtype.kind == "f":
+        problem = f"is not a class index, and the model has {num_labels} classes"
+        return np.ones(len(labels), dtype=bool), problem
+    problem = f"is none of the model's {num_labels} classes, 0 to {num_labels - 1}"
+    return (labels < 0) | (labels >= num_labels), problem

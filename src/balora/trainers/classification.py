@@ -8,34 +8,43 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import is_torch_bf16_gpu_available
 
 from balora.anchored import anchor_adapter, check_adapter, initialise
 from balora.config import BALoraConfig
-from balora.errors import ConfigError, DataError, NonFiniteError, RowError
+from balora.errors import ConfigError, NonFiniteError
 from balora.objective import Normalizer, coefficients_at, nlu_objective, task_loss
-from balora.trainers.checks import check_arguments, check_needs, check_parallelism, check_start
+from balora.trainers.checks import (
+    check_arguments,
+    check_labels,
+    check_needs,
+    check_parallelism,
+    check_single_device,
+    check_start,
+    warn_of_half_precision,
+)
 from balora.trainers.classifier import ClassifierHead, LoadedClassifier, align_pad_token
 from balora.trainers.log import StepLog
 from balora.trainers.memory import ReportMemory
 from balora.trainers.reference import (
     REFERENCE_COLUMN,
     ROW_COLUMN,
+    CollateRows,
     Reference,
-    add_columns,
+    ReferencePass,
     compute_reference,
     initial_head,
-    link_reference,
+    keep_reference,
     load_reference,
     reference_key,
-    save_reference,
+    with_row_numbers,
 )
 from balora.trainers.save import StagedSaveMixin
 
@@ -68,16 +77,19 @@ class BALoraTrainer(StagedSaveMixin, Trainer):  # type: ignore[misc]
         balora_config: The start and the objective; by default the paper's for classification.
         peft_config: A plain ``LoraConfig``. Without it every weight is trained, which allows no
             consistency term.
-        train_dataset: Tokenized, with ``input_ids`` and ``labels``.
+        train_dataset: Tokenized, with ``input_ids`` and ``labels``. With a consistency term a
+            ``datasets.Dataset``, whose rows can be counted.
         **kwargs: Everything else that ``Trainer`` takes, by keyword.
 
     Raises:
         ConfigError: For a setting that cannot work, before training starts.
+        DataError: For data without rows or labels.
         RowError: For a label that does not fit the head.
     """
 
     loss_is_scaled_for_ga = True
     train_dataset: Any
+    data_collator: Any
 
     def __init__(
         self,
@@ -96,12 +108,15 @@ class BALoraTrainer(StagedSaveMixin, Trainer):  # type: ignore[misc]
         args = _own_arguments(model, args)
         check_arguments(args, kwargs)
         check_needs(self.balora_config, has_adapter=has_adapter)
+        check_single_device(args)
         self._step_log, self._said_single_row = StepLog(), False
+        self._reference: Reference | None = None
+        self._reference_file: Path | None = None
         super().__init__(model, args, train_dataset=train_dataset, **kwargs)
         # every label is an item, whether the model's own loss takes their number or not
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
         self._base = self.model.get_base_model() if has_adapter else self.model
-        if self.processing_class is not None:
+        if getattr(self.processing_class, "pad_token_id", None) is not None:
             align_pad_token(self._base, self.processing_class)
         self._head = ClassifierHead(self._base)
         self._check_model()
@@ -115,6 +130,7 @@ class BALoraTrainer(StagedSaveMixin, Trainer):  # type: ignore[misc]
 
     def _check_model(self) -> None:
         check_parallelism(self.accelerator.parallelism_config)
+        warn_of_half_precision(self.model)
         needs_reference, dataset = self.balora_config.needs_reference, self.train_dataset
         if needs_reference and not isinstance(dataset, Dataset | None):
             raise ConfigError(
@@ -128,8 +144,9 @@ class BALoraTrainer(StagedSaveMixin, Trainer):  # type: ignore[misc]
         check_start(self.model, self.balora_config)
         if not self._head.is_trained:
             raise ConfigError(
-                f"the adapter leaves the head as it is: `{self._head.name}` is not trained. Set "
-                "`task_type='SEQ_CLS'` in the `LoraConfig`, or name it in `modules_to_save`."
+                f"the head is not trained in full: `{self._head.name}` is frozen or adapted, and "
+                "would not be saved. Set `task_type='SEQ_CLS'` in the `LoraConfig`, or name it in "
+                "`modules_to_save`."
             )
         if needs_reference and not self._head.is_at_start:
             raise ConfigError(
@@ -145,38 +162,57 @@ class BALoraTrainer(StagedSaveMixin, Trainer):  # type: ignore[misc]
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ConfigError(f"`{self.args.output_dir}` holds no checkpoint to resume from.")
-        if not resume_from_checkpoint and isinstance(self.model, PeftModel):
-            initialise(self.model)
-        if isinstance(self.train_dataset, Dataset):
-            rows = (
-                self._reference(resume_from_checkpoint)
-                if self.balora_config.needs_reference
-                else None
-            )
-            self.train_dataset = add_columns(self.train_dataset, rows)
+        self.prepare(resume_from_checkpoint)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def _reference(self, checkpoint: str | bool | None) -> Tensor:
-        """Return the rows of step 0: from the checkpoint, or computed and kept for one."""
-        space, dataset = self.balora_config.space, self.train_dataset
+    def prepare(self, checkpoint: str | bool | None = None) -> None:
+        """Make what ``train`` needs first: the start of the adapter, and the reference.
+
+        Args:
+            checkpoint: A folder to read the reference from; the start is read when it is loaded.
+
+        Raises:
+            ConfigError: If the reference there was computed from something else.
+            DataError: If the training data are not tokenized.
+            NonFiniteError: If the model gives NaN or infinity.
+        """
+        if not checkpoint and isinstance(self.model, PeftModel):
+            initialise(self.model)
+        if self.balora_config.needs_reference and isinstance(self.train_dataset, Dataset):
+            self._reference = self._reference_of_step_0(checkpoint)
+            self._reference_file = None
+
+    def _reference_of_step_0(self, checkpoint: str | bool | None) -> Reference:
+        """Return the rows of the model at step 0: from the checkpoint, or computed now."""
+        space, collated = self.balora_config.space, self._remove_unused_columns(self.train_dataset)
         key = reference_key(
-            self._base, dataset, space=space, precision=self.accelerator.mixed_precision
+            self._base, collated, space=space, precision=self.accelerator.mixed_precision
         )
         if checkpoint:
-            reference = load_reference(Path(str(checkpoint)), self._base, key)
-        else:
-            rows = compute_reference(
-                self._base,
-                dataset,
-                rows_of=self._rows_of,
-                collate=self.data_collator,
-                batch_size=self.args.eval_batch_size,
-                width=self._head.width(space),
-            )
-            reference = Reference(rows, initial_head(self._base), key)
-        if self.args.should_save and self.args.save_strategy != "no":
-            save_reference(Path(self.args.output_dir), reference)
-        return reference.rows
+            return load_reference(Path(str(checkpoint)), self._base, key)
+        passes = ReferencePass(
+            rows_of=self._rows_of,
+            collate=self.data_collator,
+            batch_size=self.args.eval_batch_size,
+            width=self._head.width(space),
+            show_progress=not self.args.disable_tqdm,
+        )
+        return Reference(
+            compute_reference(self._base, collated, passes), initial_head(self._base), key
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the training batches, each with the numbers of its rows and their reference."""
+        dataset, collator = self.train_dataset, self.data_collator
+        rows = None if self._reference is None else self._reference.rows
+        if isinstance(dataset, Dataset):
+            self.train_dataset = with_row_numbers(dataset)
+            self.data_collator = CollateRows(collator, rows)
+        try:
+            loader: DataLoader[Any] = super().get_train_dataloader()
+        finally:
+            self.train_dataset, self.data_collator = dataset, collator
+        return loader
 
     def _rows_of(self, batch: dict[str, Any]) -> Tensor:
         with self.accelerator.autocast():
@@ -199,17 +235,21 @@ class BALoraTrainer(StagedSaveMixin, Trainer):  # type: ignore[misc]
     ) -> Any:
         """Return the objective of one micro-step; in evaluation, the task loss."""
         inputs = dict(inputs)
-        labels, reference, row = (
-            inputs.pop(name, None) for name in ("labels", REFERENCE_COLUMN, ROW_COLUMN)
-        )
+        reference, row = inputs.pop(REFERENCE_COLUMN, None), inputs.pop(ROW_COLUMN, None)
+        labels = inputs.pop("labels", None)
+        if labels is None:
+            raise ConfigError(
+                f"the batches have no `labels`, only {', '.join(inputs)}: the data collator leaves "
+                "them out. Use one that lets them through, or leave `data_collator` out."
+            )
         if not self.model.training or return_outputs:
             outputs = model(**inputs)
             loss = task_loss(outputs.logits, labels) / max(len(labels), 1)
             return (loss, outputs) if return_outputs else loss
         if self.balora_config.needs_reference and reference is None:
             raise ConfigError(
-                f"the batches have no `{REFERENCE_COLUMN}`, which the consistency term compares "
-                "with: the data collator leaves it out. Let it through, or use the default one."
+                "the batch has no reference for the consistency term to compare with: it is made "
+                "by `train()` and rides along in `get_train_dataloader()`. Take batches from there."
             )
         self._say_single_row(len(labels))
         outputs, features = self._run(model, inputs)
@@ -248,26 +288,34 @@ class BALoraTrainer(StagedSaveMixin, Trainer):  # type: ignore[misc]
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Count the examples: transformers would leave out a regression target of -100."""
-        examples = [{"labels": torch.zeros(len(batch["labels"]))} for batch in batch_samples]
+        labelled = [batch for batch in batch_samples if "labels" in batch]
+        examples = [{"labels": torch.zeros(len(batch["labels"]))} for batch in labelled]
         return super()._get_num_items_in_batch(examples, device)
 
     def _say_single_row(self, num_rows: int) -> None:
-        """Say once that a batch of one example has no covariance and no spectrum."""
+        """Say once which terms are 0 in a batch of one example: those that compare examples."""
         config = self.balora_config
+        is_batch_term = {
+            "consistency": config.space == "logits" and self._base.config.num_labels == 1,
+            "diversity": True,
+            "svd": True,
+        }
+        zero = [n for n, is_one in is_batch_term.items() if is_one and getattr(config, f"{n}_coef")]
         is_single = num_rows == 1 and self.accelerator.num_processes == 1
-        if self._said_single_row or not is_single or not (config.diversity_coef or config.svd_coef):
+        if self._said_single_row or not is_single or not zero:
             return
         self._said_single_row = True
         logger.warning(
-            "a batch of one example has neither a covariance nor a spectrum: the diversity and the "
-            "SVD term are 0 in it. Use a `per_device_train_batch_size` of 2 or more."
+            "a batch of one example has nothing to compare it with: the terms %s are 0 in it, and "
+            "training goes on with the rest. Use a `per_device_train_batch_size` of 2 or more, or "
+            "`dataloader_drop_last: true` where only the last batch of an epoch is so short.",
+            " and ".join(zero),
         )
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        for name in (REFERENCE_COLUMN, ROW_COLUMN):
-            if name not in self._signature_columns:
-                self._signature_columns.append(name)
+        if ROW_COLUMN not in self._signature_columns:
+            self._signature_columns.append(ROW_COLUMN)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with every term of the objective in each row of the training loss."""
@@ -278,51 +326,11 @@ class BALoraTrainer(StagedSaveMixin, Trainer):  # type: ignore[misc]
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as ``Trainer`` does; a checkpoint also gets the reference it was trained with."""
         super().save_model(output_dir, _internal_call)
-        is_checkpoint = _internal_call and output_dir is not None
-        if is_checkpoint and self.args.should_save and self.balora_config.needs_reference:
-            link_reference(Path(self.args.output_dir), Path(str(output_dir)))
-
-
-def check_labels(dataset: Any, num_labels: int, name: str) -> None:
-    """Refuse labels that the head cannot learn: no class of it, or not a finite number.
-
-    Args:
-        dataset: Tokenized; one that cannot be looked through (``None``, streamed) passes.
-        num_labels: Outputs of the head, 1 for regression.
-        name: What the data are called in the message.
-
-    Raises:
-        DataError: If there is no row or no column ``labels``.
-        RowError: For the first such label.
-    """
-    if isinstance(dataset, dict):
-        for key, part in dataset.items():
-            check_labels(part, num_labels, key)
-    if not isinstance(dataset, Dataset):
-        return
-    if not len(dataset):
-        raise DataError(f"the {name} data set is empty: it has no row.")
-    if "labels" not in dataset.column_names:
-        raise DataError(
-            f"the {name} data set has no column `labels`, it has "
-            f"{', '.join(dataset.column_names)}. Name it so, or tokenize the data first."
-        )
-    labels = np.asarray(dataset.with_format("numpy")["labels"][:])
-    if labels.ndim != 1 or labels.dtype.kind not in "iuf":
-        raise DataError(f"`labels` of the {name} data set must hold one number for each row.")
-    if num_labels == 1:
-        problem = "is not a finite number, and the model has one output, for regression"
-        bad = ~np.isfinite(labels)
-    elif labels.dtype.kind == "f":
-        problem = f"is not a class index, and the model has {num_labels} classes"
-        bad = np.ones(len(labels), dtype=bool)
-    else:
-        problem = f"is none of the model's {num_labels} classes, 0 to {num_labels - 1}"
-        bad = (labels < 0) | (labels >= num_labels)
-    if bad.any():
-        row = int(bad.argmax())
-        fix = "Correct the labels, or load the model for the classes of the data."
-        raise RowError(row, f"the label {labels[row]} {problem}. {fix}", dataset=name)
+        is_checkpoint = _internal_call and output_dir is not None and self.args.should_save
+        if is_checkpoint and self._reference is not None:
+            self._reference_file = keep_reference(
+                Path(str(output_dir)), self._reference, self._reference_file
+            )
 
 
 def _check_config(config: BALoraConfig) -> None:
@@ -343,6 +351,11 @@ def _adapted(model: Any, peft_config: PeftConfig | None) -> Any:
         model, new_modules = model
     if peft_config is None:
         return model
+    if isinstance(model, PeftModel):
+        raise ConfigError(
+            "the model carries an adapter already and `peft_config` asks for another. Leave "
+            "`peft_config` out, or pass the base model."
+        )
     peft_config = deepcopy(peft_config)  # PEFT writes into it
     named = list(peft_config.modules_to_save or ())
     added = [name for name in new_modules if name not in named]

@@ -23,8 +23,8 @@ from balora.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_WRAPPERS = re.compile(r"\.(original_module|modules_to_save\.[^.]+)(?=\.|$)")
-"""What PEFT puts into the name of a module that it trains in full."""
+_WRAPPERS = re.compile(r"\.(original_module|base_layer|modules_to_save\.[^.]+)(?=\.|$)")
+"""What PEFT puts into the name of a module that it trains in full, or adapts."""
 
 _BERT = {
     "query_value": ["query", "value"],
@@ -210,7 +210,8 @@ def _last_linear(model: PreTrainedModel) -> tuple[str, list[nn.Linear]]:
     body = {id(module) for module in model.base_model.modules()}
     found: dict[str, list[nn.Linear]] = {}
     for name, module in model.named_modules():
-        is_candidate = isinstance(module, nn.Linear) and id(module) not in body
+        is_factor = ".lora_" in name
+        is_candidate = isinstance(module, nn.Linear) and id(module) not in body and not is_factor
         if is_candidate and module.out_features == model.config.num_labels:
             found.setdefault(_WRAPPERS.sub("", name), []).append(module)
     if not found:
@@ -278,6 +279,8 @@ class ClassifierHead:
     def _pooled(self, rows: Tensor, input_ids: Tensor) -> Tensor:
         if rows.dim() == 2:
             return rows
+        if self._config.pad_token_id is None:  # then the model takes one row at a time
+            return rows[:, -1]
         is_token = (input_ids != self._config.pad_token_id).int()
         positions = torch.arange(input_ids.shape[1], device=rows.device)
         last = (positions * is_token).argmax(dim=1)

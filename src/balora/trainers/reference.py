@@ -1,9 +1,9 @@
 """The rows of the model at step 0, with which the consistency term of classification compares.
 
 The head is new, so the pre-trained model has no logits of its own: its place is taken by the model
-before the first step, in eval mode. That never changes, so its rows are computed once, ride along
-as a column of the training data, and lie beside the checkpoints together with the head they came
-from: a resumed process would start from another random one.
+before the first step, in eval mode. That never changes, so its rows are computed once, are looked
+up for every batch by the numbers of its rows, and lie in every checkpoint together with the head
+they came from: a resumed process would start from another random one.
 
 Shapes: ``N`` examples, ``C`` classes (1 for regression), ``F`` features.
 """
@@ -12,33 +12,52 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from balora.anchored import reference_mode
-from balora.errors import ConfigError, NonFiniteError
+from balora.errors import ConfigError, DataError, NonFiniteError
 
 REFERENCE_FILE = "reference.safetensors"
 """The rows, the head they came from, and what else they depend on."""
 
-REFERENCE_COLUMN, ROW_COLUMN = "reference", "row"
-"""What the training data carry beside the tokens: the reference, and the number of the row."""
+REFERENCE_COLUMN, ROW_COLUMN = "balora_reference", "balora_row"
+"""What the training batches carry beside the tokens: the reference, and the number of the row."""
+
+LABEL_COLUMNS = ("labels", "label", "label_ids")
+"""What the data collators of transformers make the labels of a batch from."""
 
 _HEAD = "head."
 _ORIGINAL = ".original_module."
+_NOT_IN_FORWARD = (
+    "_name_or_path",
+    "architectures",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "problem_type",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+)
+"""Fields of a model's config on which its logits do not depend (the dtype is in the weights)."""
 
 
 class Reference(NamedTuple):
@@ -49,17 +68,34 @@ class Reference(NamedTuple):
     head: dict[str, Tensor]
     """The weights that are trained in full, as they were at step 0, by name."""
     key: dict[str, str]
-    """Digests of the frozen weights and of the tokens, the space and the precision."""
+    """Digests of the model's config, frozen weights and tokens; the space and the precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferencePass:
+    """How the rows of a data set are computed."""
+
+    rows_of: Callable[[dict[str, Any]], Tensor]
+    """From a batch to its rows, shape ``(B, width)``."""
+    collate: Callable[[list[Any]], Any]
+    """Makes a batch of examples."""
+    batch_size: int
+    """Examples of a pass, those of one length together."""
+    width: int
+    """``C`` or ``F``."""
+    show_progress: bool = False
+    """Whether the first process draws a bar."""
 
 
 def reference_key(
-    model: nn.Module, dataset: Dataset, *, space: str, precision: str
+    model: PreTrainedModel, dataset: Dataset, *, space: str, precision: str
 ) -> dict[str, str]:
     """Return what the reference of ``dataset`` depends on, beside the head.
 
     Args:
         model: The base model, inside any PEFT wrapper.
-        dataset: Tokenized; only what the model reads counts, not the labels.
+        dataset: Tokenized, with the columns that the data collator is given. Their order and
+            content count, and the order of the rows; the labels do not.
         space: ``logits`` or ``features``.
         precision: In which the passes run, such as ``no`` or ``bf16``.
     """
@@ -68,61 +104,60 @@ def reference_key(
         for name, parameter in model.named_parameters()
         if not parameter.requires_grad and _ORIGINAL not in name
     }
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _NOT_IN_FORWARD}
+    described = json.dumps(config, sort_keys=True, default=str)
     return {
+        "config": hashlib.sha256(described.encode()).hexdigest(),
         "weights": _digest_of_tensors(weights),
-        "data": _digest_of_columns(dataset, input_columns(model, dataset)),
+        "data": _digest_of_columns(dataset),
         "space": space,
         "precision": precision,
     }
 
 
-def input_columns(model: nn.Module, dataset: Dataset) -> list[str]:
-    """Return the columns of ``dataset`` that the model's forward takes, labels left out."""
-    taken = inspect.signature(model.forward).parameters
-    return [name for name in dataset.column_names if name in taken and name != "labels"]
-
-
-def compute_reference(
-    model: nn.Module,
-    dataset: Dataset,
-    *,
-    rows_of: Callable[[dict[str, Any]], Tensor],
-    collate: Callable[[list[Any]], Any],
-    batch_size: int,
-    width: int,
-) -> Tensor:
+def compute_reference(model: nn.Module, dataset: Dataset, passes: ReferencePass) -> Tensor:
     """Return the rows of the model at step 0 for every example, in the order of ``dataset``.
 
-    Several processes each compute a share, from the head of the first.
+    Several processes each compute a share, from the head of the first. The random state is left
+    as it was, so that a run draws the same numbers with and without a reference.
 
     Args:
         model: The base model inside its PEFT wrapper; its adapters are switched off meanwhile.
-        dataset: Tokenized.
-        rows_of: From a batch to its rows, shape ``(B, width)``.
-        collate: Makes a batch of examples.
-        batch_size: Examples of a pass, those of one length together.
-        width: ``C`` or ``F``.
+        dataset: Tokenized, with the columns that the data collator is given.
+        passes: How.
 
     Returns:
-        Shape ``(N, width)``, float32, on the CPU.
+        Shape ``(N, passes.width)``, float32, on the CPU.
 
     Raises:
+        DataError: If there is no column ``input_ids``.
         NonFiniteError: If a row holds NaN or infinity.
     """
+    if "input_ids" not in dataset.column_names:
+        raise DataError(
+            "the train data set has no column `input_ids`, it has "
+            f"{', '.join(dataset.column_names)}, and the reference of the consistency term is "
+            "computed before training. Tokenize the data first, or set `consistency_coef: 0`."
+        )
     share_head(model)
     rank, num_processes = _rank_and_world()
-    plain = dataset.select_columns(input_columns(model, dataset))
-    order = np.argsort(_lengths(plain, "input_ids"), kind="stable")[rank::num_processes]
-    batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
-    loader = DataLoader(plain, batch_sampler=batches, collate_fn=collate)
-    device = next(model.parameters()).device
-    rows = torch.zeros(len(dataset), width, device=device)
+    order = np.argsort(_lengths(dataset, "input_ids"), kind="stable")[rank::num_processes]
+    size = passes.batch_size
+    batches = [order[i : i + size].tolist() for i in range(0, len(order), size)]
+    # with a generator of its own a loader does not draw from the run's
+    loader = DataLoader(
+        dataset, batch_sampler=batches, collate_fn=passes.collate, generator=torch.Generator()
+    )
+    is_silent = rank > 0 or len(batches) < 2 or not passes.show_progress
+    progress = tqdm(loader, desc="Reference", unit="batch", disable=is_silent)
+    # a sum over processes needs the device that they communicate from
+    device = next(model.parameters()).device if num_processes > 1 else torch.device("cpu")
+    rows = torch.zeros(len(dataset), passes.width, device=device)
+    taken = inspect.signature(model.forward).parameters
     with reference_mode(model):
-        progress = tqdm(
-            loader, desc="Reference", unit="batch", disable=rank > 0 or len(batches) < 2
-        )
         for batch, indices in zip(progress, batches, strict=True):
-            rows[torch.tensor(indices, device=device)] = rows_of(batch).float()
+            read = {k: v for k, v in batch.items() if k in taken and k not in LABEL_COLUMNS}
+            rows[torch.tensor(indices, device=device)] = passes.rows_of(read).float().to(device)
     if num_processes > 1:  # every row is 0 in all processes but one
         dist.all_reduce(rows)
     _check_finite(rows)
@@ -146,8 +181,7 @@ def share_head(model: nn.Module) -> None:
 
 
 def save_reference(folder: Path, reference: Reference) -> None:
-    """Write the reference into ``folder``; the file appears by rename."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the reference into ``folder``, which exists; the file appears by rename."""
     head = {f"{_HEAD}{name}": weight for name, weight in reference.head.items()}
     tensors = {"rows": reference.rows, **head}
     stage = folder / f".tmp-{REFERENCE_FILE}"
@@ -159,14 +193,28 @@ def save_reference(folder: Path, reference: Reference) -> None:
     os.replace(stage, folder / REFERENCE_FILE)
 
 
-def link_reference(source: Path, folder: Path) -> None:
-    """Put the file of ``source`` into ``folder`` too: as a hard link where that is possible."""
+def keep_reference(folder: Path, reference: Reference, like: Path | None) -> Path:
+    """Put the reference into ``folder``, as a hard link to ``like`` where that is possible.
+
+    Args:
+        folder: The checkpoint.
+        reference: What to write where there is no link.
+        like: A file with the same reference, of an earlier checkpoint.
+
+    Returns:
+        The file in ``folder``.
+    """
     target = folder / REFERENCE_FILE
+    folder.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
-    try:
-        os.link(source / REFERENCE_FILE, target)
-    except OSError:  # another device, or a file system without links
-        shutil.copy2(source / REFERENCE_FILE, target)
+    if like is not None:
+        try:
+            os.link(like, target)
+            return target
+        except OSError:  # deleted by now, another device, or a file system without links
+            pass
+    save_reference(folder, reference)
+    return target
 
 
 def load_reference(folder: Path, model: nn.Module, key: dict[str, str]) -> Reference:
@@ -191,9 +239,9 @@ def load_reference(folder: Path, model: nn.Module, key: dict[str, str]) -> Refer
         other = [name for name, value in key.items() if found.get(name) != value]
         if other:
             raise ConfigError(
-                f"the reference in `{folder}` belongs to other settings than these: "
-                f"{', '.join(other)}. Resume with the model, the data and the settings the run "
-                "was started with."
+                f"the reference in `{folder}` was computed with other {', '.join(other)}. Resume "
+                "with the model, the data and the settings the run was started with, or start "
+                "from the beginning."
             )
         names = [name for name in file.keys() if name.startswith(_HEAD)]
         head = {name.removeprefix(_HEAD): file.get_tensor(name) for name in names}
@@ -214,13 +262,33 @@ def _set_head(model: nn.Module, head: dict[str, Tensor], folder: Path) -> None:
         weight.copy_(head[name])
 
 
-def add_columns(dataset: Dataset, rows: Tensor | None) -> Dataset:
-    """Return ``dataset`` with the number of each row and, where given, its reference."""
-    old = [name for name in (REFERENCE_COLUMN, ROW_COLUMN) if name in dataset.column_names]
-    columns: dict[str, Any] = {ROW_COLUMN: np.arange(len(dataset))}
-    if rows is not None:
-        columns[REFERENCE_COLUMN] = rows.numpy()
-    return concatenate_datasets([dataset.remove_columns(old), Dataset.from_dict(columns)], axis=1)
+def with_row_numbers(dataset: Dataset) -> Dataset:
+    """Return ``dataset`` in its own format with one more column: the number of each row."""
+    old = [ROW_COLUMN] if ROW_COLUMN in dataset.column_names else []
+    numbers = np.arange(len(dataset))
+    return dataset.remove_columns(old).add_column(ROW_COLUMN, numbers)  # keeps the format
+
+
+@dataclass(frozen=True)
+class CollateRows:
+    """A data collator whose batches also have the numbers of their rows and their reference."""
+
+    collate: Callable[[list[Any]], Any]
+    """The collator of everything else."""
+    reference: Tensor | None = None
+    """Shape ``(N, C)`` or ``(N, F)``."""
+
+    def __call__(self, examples: list[dict[str, Any]]) -> Any:
+        """Return the batch; examples without a number are left to ``collate``."""
+        if not examples or ROW_COLUMN not in examples[0]:
+            return self.collate(examples)
+        numbers = torch.tensor([int(example[ROW_COLUMN]) for example in examples])
+        rest = [{k: v for k, v in example.items() if k != ROW_COLUMN} for example in examples]
+        batch = self.collate(rest)
+        batch[ROW_COLUMN] = numbers
+        if self.reference is not None:
+            batch[REFERENCE_COLUMN] = self.reference[numbers]
+        return batch
 
 
 def _rank_and_world() -> tuple[int, int]:
@@ -247,21 +315,43 @@ def _digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _digest_of_columns(dataset: Dataset, columns: list[str]) -> str:
-    """Digest the tokens themselves: a fingerprint of ``datasets`` differs between processes."""
+def _digest_of_columns(dataset: Dataset) -> str:
+    """Digest the values themselves: a fingerprint of ``datasets`` differs between processes."""
+    columns = [name for name in dataset.column_names if name not in LABEL_COLUMNS]
     digest = hashlib.sha256(f"{columns} {len(dataset)}".encode())
     for name in columns:
-        for lists in _lists(dataset, name):
-            digest.update(lists.value_lengths().to_numpy().astype(np.int64).data)
-            digest.update(lists.flatten().to_numpy().astype(np.int64).data)
+        for array in _arrays(dataset, name):
+            while pa.types.is_list(array.type) or _is_other_list(array.type):
+                digest.update(_list_lengths(array).data)
+                array = array.flatten()
+            digest.update(_bytes_of(array))
     return digest.hexdigest()
 
 
+def _is_other_list(kind: Any) -> bool:
+    return bool(pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _bytes_of(array: Any) -> bytes:
+    """Return values as bytes, whole numbers in one width: how wide they lie depends on the file."""
+    is_integer = pa.types.is_integer(array.type)
+    if array.null_count or not (is_integer or pa.types.is_floating(array.type)):
+        return repr(array.to_pylist()).encode()
+    kind = np.int64 if is_integer else np.float64
+    values: bytes = array.to_numpy(zero_copy_only=False).astype(kind).tobytes()
+    return values
+
+
 def _lengths(dataset: Dataset, column: str) -> Any:
-    return np.concatenate([lists.value_lengths().to_numpy() for lists in _lists(dataset, column)])
+    return np.concatenate([_list_lengths(array) for array in _arrays(dataset, column)])
 
 
-def _lists(dataset: Dataset, column: str) -> Iterator[Any]:
-    """Yield a column of lists as Arrow's list arrays."""
+def _list_lengths(array: Any) -> Any:
+    lengths = pc.fill_null(pc.list_value_length(array), -1)
+    return np.ascontiguousarray(lengths.to_numpy(zero_copy_only=False).astype(np.int64))
+
+
+def _arrays(dataset: Dataset, column: str) -> Iterator[Any]:
+    """Yield a column in pieces, as Arrow's arrays."""
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
         yield table[column].combine_chunks()

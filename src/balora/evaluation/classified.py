@@ -1,0 +1,105 @@
+"""What a classifier makes of whole data sets: its logits, then the figures of each set."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+
+from balora.data.classification import ClassificationRows, tokenize_rows
+from balora.errors import NonFiniteError
+from balora.evaluation.classification import Array, task_metrics, worst_group
+
+
+@torch.no_grad()
+def predict_logits(
+    model: PreTrainedModel,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int = 32,
+) -> Array:
+    """Return the logits of every row, in the order of ``dataset``, the model in eval mode.
+
+    Rows of one length share a batch, padded to the longest of it.
+
+    Args:
+        model: With a classification head; left in the mode it was in.
+        dataset: Tokenized, with ``labels`` or without.
+        tokenizer: Pads.
+        batch_size: Rows at once.
+
+    Returns:
+        Shape ``(N, C)``, float32.
+    """
+    # as the trainer does: not every model takes `token_type_ids`
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    taken = inspect.signature(base.forward).parameters
+    inputs = dataset.select_columns(
+        [name for name in dataset.column_names if name in taken and name != "labels"]
+    )
+    order = np.argsort([len(ids) for ids in inputs["input_ids"]], kind="stable")
+    batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+    loader = DataLoader(
+        inputs, batch_sampler=batches, collate_fn=DataCollatorWithPadding(tokenizer)
+    )
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    parts = [model(**batch.to(device)).logits.float().cpu().numpy() for batch in loader]
+    model.train(was_training)
+    logits = np.concatenate(parts)
+    return logits[np.argsort(order)]
+
+
+def measure_sets(
+    model: PreTrainedModel,
+    sets: Mapping[str, ClassificationRows],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    task: str,
+    max_length: int,
+    batch_size: int = 32,
+) -> dict[str, dict[str, Any]]:
+    """Return the figures of each data set by name: ``num_rows``, the metrics, the worst group.
+
+    The metrics are those of :func:`~balora.evaluation.classification.task_metrics`;
+    ``worst_group`` is there where the rows have groups, with its name, value and number of rows.
+
+    Args:
+        model: With a classification head.
+        sets: The rows by the name of the set.
+        tokenizer: Of the model.
+        task: A task of `ClassificationConfig`.
+        max_length: Longest input in tokens.
+        batch_size: Rows at once.
+
+    Raises:
+        NonFiniteError: If the model gives NaN or infinity, naming set and row.
+    """
+    figures = {}
+    for name, rows in sets.items():
+        tokenized = tokenize_rows(rows, tokenizer, max_length)
+        logits = predict_logits(model, tokenized, tokenizer, batch_size=batch_size)
+        try:
+            figures[name] = _figures(task, logits, rows)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{name}: {error}") from None
+    return figures
+
+
+def _figures(task: str, logits: Array, rows: ClassificationRows) -> dict[str, Any]:
+    labels = np.asarray(rows.dataset["label"])
+    figures: dict[str, Any] = {"num_rows": len(labels)}
+    figures |= task_metrics(task, logits, labels, class_sets=rows.class_sets)
+    if "group" in rows.dataset.column_names:
+        groups = rows.dataset["group"]
+        worst = worst_group(task, logits, labels, groups, class_sets=rows.class_sets)
+        figures["worst_group"] = worst._asdict()
+    return figures

@@ -1,0 +1,170 @@
+"""The results of a classification run: best and last epoch, their file, and the table.
+
+A results mapping holds JSON values only; a figure that is undefined is None.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from balora.errors import ConfigError
+from balora.evaluation.table import aligned
+
+RESULTS_FILE = "results.json"
+
+_SPEED = ("_runtime", "_per_second")
+_TITLES = {
+    "matthews_correlation": "Matthews correlation",
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "mse": "mean squared error",
+    "ece": "calibration error (ECE)",
+}
+
+
+def per_evaluation(
+    log_history: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the metrics of each evaluation set after each evaluation, from the trainer's log.
+
+    Args:
+        log_history: As in ``trainer.state``.
+        names: The evaluation sets; a single one has no name in the log.
+
+    Returns:
+        For each set the rows in order, each with ``epoch``, ``step`` and the metrics.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in names:
+        prefix = "eval_" if len(names) == 1 else f"eval_{name}_"
+        found[name] = [
+            {"epoch": row.get("epoch"), "step": row.get("step")}
+            | {
+                key.removeprefix(prefix): value
+                for key, value in row.items()
+                if key.startswith(prefix) and not key.endswith(_SPEED)
+            }
+            for row in log_history
+            if f"{prefix}loss" in row
+        ]
+    return found
+
+
+def best_row(rows: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any] | None:
+    """Return the row with the largest value of ``metric``, the earliest of equals.
+
+    A row in which it is undefined (NaN, None) is never the best; None where it always is.
+    """
+    best = None
+    for row in rows:
+        value = row.get(metric)
+        if value is None or math.isnan(value):
+            continue
+        if best is None or value > best[metric]:
+            best = row
+    return best
+
+
+def selection_rule(metric: str, *, by_epoch: bool = True) -> str:
+    """Return in words how the best epoch, or evaluation, is chosen."""
+    unit = "epoch" if by_epoch else "evaluation"
+    return (
+        f"best: the {unit} with the highest {metric} on each evaluation set, the earliest of "
+        "equals; it is chosen on the data it is reported on"
+    )
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write ``results.json``, NaN as null; the file appears by rename."""
+    stage = folder / f".tmp-{RESULTS_FILE}"
+    write_json(results, stage)
+    os.replace(stage, folder / RESULTS_FILE)
+
+
+def write_json(figures: Mapping[str, Any], path: Path) -> None:
+    """Write figures as JSON, NaN as null."""
+    text = json.dumps(without_nan(figures), indent=2, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Read what :func:`write_results` wrote.
+
+    Raises:
+        ConfigError: If the folder has no such file.
+    """
+    path = folder / RESULTS_FILE
+    if not path.is_file():
+        raise ConfigError(f"`{folder}` has no {RESULTS_FILE}; name a finished classification run.")
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def without_nan(value: Any) -> Any:
+    """Return a value of JSON with None for every NaN in it."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def format_results(results: Mapping[str, Any]) -> str:
+    """Return the results of a run as text: best and last epoch, then the final model."""
+    lines = [f"task {results['task']}, method {results['method']}, seed {results['seed']}"]
+    epochs = {
+        f"{name}, {which}": row
+        for name in results["per_evaluation"]
+        for which in ("best", "last")
+        if (row := results[which][name]) is not None
+    }
+    if epochs:
+        lines += ["", format_figures(epochs), "", results["selection"] + "."]
+    final = results["final"]
+    sets = {**final, **{f"{k} (OOD)": v for k, v in results["out_of_domain"].items()}}
+    if sets:
+        lines += ["", f"{results['final_model'][0].upper()}{results['final_model'][1:]}:"]
+        lines += ["", format_figures(sets)]
+    return "\n".join(lines)
+
+
+def format_figures(columns: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return one line per figure and one column per data set; a dash where one lacks it.
+
+    Raises:
+        ValueError: If there is no column.
+    """
+    if not columns:
+        raise ValueError("`columns` is empty: there is nothing to show.")
+    figures = list(columns.values())
+    there = {name for column in figures for name in column}
+    lines = [["", *columns]]
+    if any("epoch" in column for column in figures):
+        lines.append(["epoch", *(_number(column.get("epoch"), "{:g}") for column in figures)])
+    lines += [
+        [_TITLES[name], *(_number(column.get(name), "{:.4f}") for column in figures)]
+        for name in _TITLES
+        if name in there
+    ]
+    if any("worst_group" in column for column in figures):
+        lines.append(["worst group", *(_group(column.get("worst_group")) for column in figures)])
+    if any("num_rows" in column for column in figures):
+        lines.append(["rows", *(_number(column.get("num_rows"), "{:d}") for column in figures)])
+    return aligned(lines)
+
+
+def _number(value: Any, form: str) -> str:
+    is_shown = value is not None and not (isinstance(value, float) and math.isnan(value))
+    return form.format(value) if is_shown else "-"
+
+
+def _group(worst: Mapping[str, Any] | None) -> str:
+    return "-" if worst is None else f"{worst['value']:.4f} ({worst['name']})"

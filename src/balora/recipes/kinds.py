@@ -1,0 +1,94 @@
+"""The two kinds of recipe, text generation and classification, and what each may hold.
+
+A recipe that sets `task` is one of classification. What differs between the two is listed here and
+nowhere else: the data part, the class of the training arguments, the numbers of the preset, and
+the fields of the objective that act in the other kind only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from balora.classification_config import ClassificationConfig
+from balora.config import AdapterConfig, BALoraConfig, DataConfig, ModelConfig, RunConfig
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Kind:
+    """What a recipe of one kind may hold."""
+
+    words: str
+    """The kind as a message names it."""
+    preset_task: str
+    """Which numbers a preset stands for: nlg or nlu."""
+    data: type
+    """The dataclass of the data part."""
+    arguments: str
+    """Module and class of the training arguments, imported when they are needed."""
+    required: tuple[str, ...]
+    """Fields without which there is no run."""
+    foreign: tuple[str, ...]
+    """Fields of `BALoraConfig` that act in the other kind only."""
+    argument_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Training arguments where the recipe is silent."""
+    metrics_need: Mapping[str, bool] = field(default_factory=dict)
+    """Training arguments with the value without which evaluation has no metrics."""
+
+    @property
+    def parts(self) -> dict[str, type]:
+        """The dataclasses of a recipe by the name of their part, training arguments left out."""
+        return {
+            "model": ModelConfig,
+            "adapter": AdapterConfig,
+            "data": self.data,
+            "run": RunConfig,
+            "objective": BALoraConfig,
+        }
+
+    @property
+    def other(self) -> Kind:
+        """The other of the two kinds."""
+        return GENERATION if self is CLASSIFICATION else CLASSIFICATION
+
+    def arguments_class(self) -> Any:
+        """Return the class of the training arguments: `SFTConfig` or `TrainingArguments`."""
+        module, _, name = self.arguments.rpartition(".")
+        return getattr(import_module(module), name)
+
+
+GENERATION = Kind(
+    words="text generation",
+    preset_task="nlg",
+    data=DataConfig,
+    arguments="trl.SFTConfig",
+    required=("model_name_or_path", "dataset_name", "output_dir"),
+    foreign=("space",),
+)
+CLASSIFICATION = Kind(
+    words="classification",
+    preset_task="nlu",
+    data=ClassificationConfig,
+    arguments="transformers.TrainingArguments",
+    required=("model_name_or_path", "output_dir"),
+    foreign=(
+        "temperature",
+        "entropy_top_k",
+        "svd_variance_coef",
+        "svd_denominator",
+        "svd_max_tokens",
+    ),
+    argument_defaults={"eval_strategy": "epoch"},
+    metrics_need={
+        "prediction_loss_only": False,
+        "batch_eval_metrics": False,
+        "eval_do_concat_batches": True,
+    },
+)
+
+
+def kind_of(values: Mapping[str, Any]) -> Kind:
+    """Return the kind of a recipe by its fields: classification where `task` is set."""
+    return GENERATION if values.get("task") is None else CLASSIFICATION
