@@ -175,7 +175,7 @@ def _training_labels(
     is_glue = config.task in GLUE_TASKS
     declared = GLUE_TASKS[config.task].class_names if is_glue else config.named_classes
     names = declared or names_of_classes(rows, columns.label, labels)
-    lookup = class_lookup(names, with_numbers=declared is not None)
+    lookup = class_lookup(names, with_numbers=True)  # found names cover every label already
     indices = class_indices(rows, labels, lookup, names, column=columns.label, purpose="trained on")
     return indices, names
 
