@@ -129,11 +129,9 @@ def data_fields(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     if cell.stage == "choose":
         parts = held_out_parts(folder / "train.tsv", options.work / cell.task, task.has_header)
         return {"dataset_name": str(parts[0]), "eval_dataset_name": str(parts[1])}
-    fields: dict[str, Any] = {
-        "dataset_name": str(folder / "train.tsv"),
-        "eval_dataset_name": str(folder / "dev.tsv"),
-    }
+    fields: dict[str, Any] = {"dataset_name": str(folder)}
     if cell.task == "cola":
+        fields["dataset_test_split"] = "validation[:527]"  # the rest of it is the other sources
         out_of_domain = {"dataset_name": str(folder / "out_of_domain_dev.tsv")}
         fields["out_of_domain"] = [{"name": "other_sources", **out_of_domain}]
     if cell.task == "stsb" and options.sick:
