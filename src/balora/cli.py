@@ -35,7 +35,7 @@ examples:
   balora train --config recipes/glue.yaml --model_name_or_path FacebookAI/roberta-large --task cola
   balora train --task classification --model_name_or_path FacebookAI/roberta-base \
       --dataset_name train.csv --text_column review --label_column stars \
-      --eval_dataset_name test.csv --lora_r 8 --lora_alpha 8 --output_dir outputs/reviews
+      --eval_dataset_name test.csv --output_dir outputs/reviews
   balora train --config recipe.yaml --svd_coef 0 --seed 1 --output_dir outputs/no-svd
   balora train --config recipe.yaml --learning_rate 1e-4 --dry_run
   balora train --config recipe.yaml --resume_from_checkpoint true

@@ -35,6 +35,14 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 OverlongRows = Literal["error", "drop"]
 
 COEFFICIENTS = ("consistency_coef", "diversity_coef", "svd_coef")
+GENERATION_FIELDS = (
+    "temperature",
+    "entropy_top_k",
+    "svd_variance_coef",
+    "svd_denominator",
+    "svd_max_tokens",
+)
+"""Fields of the objective that act in text generation only."""
 PISSA_FIELDS = ("pissa_svd", "pissa_oversampling", "pissa_power_iterations", "pissa_seed")
 
 _PRESETS: dict[tuple[str, str], dict[str, Any]] = {
@@ -226,10 +234,10 @@ class AdapterConfig:
     """Published numbers for the terms of method balora; null means paper."""
 
     lora_r: int = 128
-    """Rank r of the adapter, at most the smaller side of every adapted matrix."""
+    """Rank r of the adapter, at most the smaller side of every matrix; classification starts at 8."""
 
     lora_alpha: int = 128
-    """Scale of the adapter: its output is multiplied by alpha / r."""
+    """Scale of the adapter: its output is multiplied by alpha / r; classification starts at 8."""
 
     lora_target_modules: str | list[str] = "all-linear"
     """Layers to adapt: all-linear, a list of name endings, or a regular expression."""

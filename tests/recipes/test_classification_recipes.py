@@ -60,6 +60,14 @@ def glue(model, task, **given):
 # the fields
 
 
+def test_the_adapter_is_small_unless_the_recipe_says_otherwise(recipe_file):
+    adapter = load_recipe(recipe_file("")).adapter
+    assert (adapter.lora_r, adapter.lora_alpha) == (8, 8)
+    adapter = load_recipe(recipe_file("lora_r: 4\nlora_alpha: 16\n")).adapter
+    assert (adapter.lora_r, adapter.lora_alpha) == (4, 16)
+    assert load_recipe(recipe_file("method: full\n")).adapter.method == "full"
+
+
 def test_a_task_makes_a_recipe_one_of_classification(recipe_file):
     recipe = load_recipe(recipe_file("label_noise: 0.2\nlearning_rate: 1e-3\nspace: features\n"))
     assert recipe.kind is CLASSIFICATION

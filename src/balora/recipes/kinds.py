@@ -13,7 +13,14 @@ from importlib import import_module
 from typing import Any
 
 from balora.classification_config import ClassificationConfig
-from balora.config import AdapterConfig, BALoraConfig, DataConfig, ModelConfig, RunConfig
+from balora.config import (
+    GENERATION_FIELDS,
+    AdapterConfig,
+    BALoraConfig,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,6 +39,8 @@ class Kind:
     """Fields without which there is no run."""
     foreign: tuple[str, ...]
     """Fields of `BALoraConfig` that act in the other kind only."""
+    adapter_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the adapter where the recipe is silent, other than `AdapterConfig`'s own."""
     argument_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Training arguments where the recipe is silent."""
     metrics_need: Mapping[str, bool] = field(default_factory=dict)
@@ -73,13 +82,8 @@ CLASSIFICATION = Kind(
     data=ClassificationConfig,
     arguments="transformers.TrainingArguments",
     required=("model_name_or_path", "output_dir"),
-    foreign=(
-        "temperature",
-        "entropy_top_k",
-        "svd_variance_coef",
-        "svd_denominator",
-        "svd_max_tokens",
-    ),
+    foreign=GENERATION_FIELDS,
+    adapter_defaults={"lora_r": 8, "lora_alpha": 8},  # the paper's rank, and half of its alphas
     argument_defaults={"eval_strategy": "epoch"},
     metrics_need={
         "prediction_loss_only": False,

@@ -31,13 +31,19 @@ class Resolved(NamedTuple):
     objective: BALoraConfig
 
 
-def resolve(given: Mapping[str, Any], *, task: str = "nlg") -> Resolved:
+def resolve(
+    given: Mapping[str, Any],
+    *,
+    task: str = "nlg",
+    adapter_defaults: Mapping[str, Any] | None = None,
+) -> Resolved:
     """Return adapter and objective for the explicitly `given` fields of both dataclasses.
 
     Args:
         given: Values by field name of `AdapterConfig` and `BALoraConfig`; only the fields that
             the user set, because a field that was set and cannot act is refused.
         task: ``nlg`` or ``nlu``, for the numbers of the preset.
+        adapter_defaults: Fields of `AdapterConfig` where `given` is silent.
 
     Raises:
         ConfigError: If a value is wrong or cannot act; all problems in one message.
@@ -45,6 +51,7 @@ def resolve(given: Mapping[str, Any], *, task: str = "nlg") -> Resolved:
     adapter_names = {field.name for field in fields(AdapterConfig)}
     own = {name: value for name, value in given.items() if name not in adapter_names}
     of_adapter = {name: value for name, value in given.items() if name in adapter_names}
+    of_adapter = {**(adapter_defaults or {}), **of_adapter}
     errors: list[str] = []
     adapter = attempt(errors, lambda: AdapterConfig(**of_adapter))
     objective = attempt(errors, lambda: _objective(given, own, task))

@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import is_torch_bf16_gpu_available
 
 from balora.anchored import anchor_adapter, check_adapter, initialise
-from balora.config import BALoraConfig
+from balora.config import GENERATION_FIELDS, BALoraConfig
 from balora.errors import ConfigError, NonFiniteError
 from balora.objective import Normalizer, coefficients_at, nlu_objective, task_loss
 from balora.trainers.checks import (
@@ -49,14 +49,6 @@ from balora.trainers.reference import (
 from balora.trainers.save import StagedSaveMixin
 
 logger = logging.getLogger(__name__)
-
-_NLG_ONLY = (
-    "temperature",
-    "entropy_top_k",
-    "svd_variance_coef",
-    "svd_denominator",
-    "svd_max_tokens",
-)
 
 
 class BALoraTrainer(StagedSaveMixin, Trainer):  # type: ignore[misc]
@@ -337,7 +329,7 @@ def _check_config(config: BALoraConfig) -> None:
     defaults = {field.name: field.default for field in fields(BALoraConfig)}
     problems = [
         f"`{name}` is {getattr(config, name)}, which acts in text generation only"
-        for name in _NLG_ONLY
+        for name in GENERATION_FIELDS
         if getattr(config, name) != defaults[name]
     ]
     if problems:
