@@ -234,10 +234,10 @@ class AdapterConfig:
     """Published numbers for the terms of method balora; null means paper."""
 
     lora_r: int = 128
-    """Rank r of the adapter, at most the smaller side of every matrix; classification starts at 8."""
+    """Rank r, at most the smaller side of every adapted matrix; in classification 8."""
 
     lora_alpha: int = 128
-    """Scale of the adapter: its output is multiplied by alpha / r; classification starts at 8."""
+    """Scale of the adapter: its output is multiplied by alpha / r; in classification 8."""
 
     lora_target_modules: str | list[str] = "all-linear"
     """Layers to adapt: all-linear, a list of name endings, or a regular expression."""
