@@ -1,4 +1,4 @@
-"""Shared fixtures: one seeded generator per test, and no network."""
+"""Shared fixtures: one seeded generator per test, no network, the same examples on any machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import settings
+
+# a deadline would fail on a busy machine
+settings.register_profile("balora", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("balora")
 
 torch.set_num_threads(1)  # two workers with a thread pool each get in one another's way
 

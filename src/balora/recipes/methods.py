@@ -51,7 +51,8 @@ def resolve(
     adapter_names = {field.name for field in fields(AdapterConfig)}
     own = {name: value for name, value in given.items() if name not in adapter_names}
     of_adapter = {name: value for name, value in given.items() if name in adapter_names}
-    of_adapter = {**(adapter_defaults or {}), **of_adapter}
+    if given.get("method") != "full":
+        of_adapter = {**(adapter_defaults or {}), **of_adapter}
     errors: list[str] = []
     adapter = attempt(errors, lambda: AdapterConfig(**of_adapter))
     objective = attempt(errors, lambda: _objective(given, own, task))
