@@ -228,8 +228,8 @@ def _build(values: Mapping[str, Any], source: Path | None, kind: Kind) -> Recipe
     data = attempt(errors, lambda: kind.data(**by_part["data"]))
     run = attempt(errors, lambda: RunConfig(**by_part["run"]))
     given = {**by_part["adapter"], **by_part["objective"]}
-    of_kind = {"task": kind.preset_task, "adapter_defaults": kind.adapter_defaults}
-    resolved = attempt(errors, lambda: resolve(given, **of_kind))
+    task, defaults = kind.preset_task, kind.adapter_defaults
+    resolved = attempt(errors, lambda: resolve(given, task=task, adapter_defaults=defaults))
     if model is None or data is None or run is None or resolved is None:
         raise ConfigError((f"{source}: " if source else "") + " ".join(errors))
     return Recipe(
