@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import is_torch_bf16_gpu_available
 
-from balora.anchored import anchor_adapter, check_adapter, initialise
+from balora.anchored import check_adapter, initialise
 from balora.config import GENERATION_FIELDS, BALoraConfig
 from balora.errors import ConfigError, NonFiniteError
-from balora.objective import Normalizer, coefficients_at, nlu_objective, task_loss
+from balora.objective import Normalizer, nlu_objective, task_loss
+from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.checks import (
     check_arguments,
     check_labels,
@@ -32,7 +33,6 @@ from balora.trainers.checks import (
 )
 from balora.trainers.classifier import ClassifierHead, LoadedClassifier, align_pad_token
 from balora.trainers.log import StepLog
-from balora.trainers.memory import ReportMemory
 from balora.trainers.reference import (
     REFERENCE_COLUMN,
     ROW_COLUMN,
@@ -51,7 +51,7 @@ from balora.trainers.save import StagedSaveMixin
 logger = logging.getLogger(__name__)
 
 
-class BALoraTrainer(StagedSaveMixin, Trainer):  # type: ignore[misc]
+class BALoraTrainer(ObjectiveMixin, StagedSaveMixin, Trainer):  # type: ignore[misc]
     r"""Classification and regression with BA-LoRA, where ``transformers.Trainer`` stood.
 
     The adapter starts from the principal components of each weight, the base model stays
@@ -114,11 +114,8 @@ class BALoraTrainer(StagedSaveMixin, Trainer):  # type: ignore[misc]
         self._check_model()
         for name, dataset in (("train", self.train_dataset), ("eval", self.eval_dataset)):
             check_labels(dataset, self._base.config.num_labels, name)
-        if has_adapter and self.balora_config.adapter_init == "pissa":
-            anchor_adapter(self.model, self.balora_config)
         if has_adapter:
-            # first, so that its line comes before the progress bar
-            self.callback_handler.callbacks.insert(0, ReportMemory())
+            self._anchor()
 
     def _check_model(self) -> None:
         check_parallelism(self.accelerator.parallelism_config)
@@ -245,7 +242,10 @@ class BALoraTrainer(StagedSaveMixin, Trainer):  # type: ignore[misc]
             )
         self._say_single_row(len(labels))
         outputs, features = self._run(model, inputs)
-        normalizer = self._normalizer(labels, num_items_in_batch)
+        if num_items_in_batch is None:  # a micro-step outside the training loop
+            normalizer = Normalizer(len(labels))
+        else:
+            normalizer = self._normalizer(num_items_in_batch)
         coefficients = self._coefficients()
         try:
             loss, terms, counts = nlu_objective(
@@ -262,21 +262,6 @@ class BALoraTrainer(StagedSaveMixin, Trainer):  # type: ignore[misc]
             raise NonFiniteError(f"step {self.state.global_step + 1}{where}: {error}") from None
         self._step_log.add(terms, coefficients, counts, num_micro_steps=normalizer.num_micro_steps)
         return loss
-
-    def _coefficients(self) -> Any:
-        progress = self.state.global_step / max(self.state.max_steps, 1)
-        return coefficients_at(self.balora_config, progress)
-
-    def _normalizer(self, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Normalizer:
-        if num_items_in_batch is None:  # a micro-step outside the training loop
-            return Normalizer(len(labels))
-        # without averaging, the count is this process's own
-        is_global = self.args.average_tokens_across_devices
-        return Normalizer(
-            num_items_in_batch,
-            self.accelerator.num_processes if is_global else 1,
-            self.current_gradient_accumulation_steps,
-        )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Count the examples: transformers would leave out a regression target of -100."""
@@ -356,14 +341,8 @@ def _adapted(model: Any, peft_config: PeftConfig | None) -> Any:
 
 
 def _own_arguments(model: Any, args: TrainingArguments | None) -> TrainingArguments:
-    """Return arguments that may be changed without the caller's changing too."""
     if args is None:
-        name = model.config.name_or_path or "model"
         args = TrainingArguments(
-            output_dir=f"{name.rstrip('/').split('/')[-1]}-BALoRA",
-            bf16=bool(is_torch_bf16_gpu_available()),
+            output_dir=default_output_dir(model), bf16=bool(is_torch_bf16_gpu_available())
         )
-    own = copy(args)
-    if own.ddp_broadcast_buffers is None:
-        own.ddp_broadcast_buffers = False  # the anchors never change
-    return own
+    return own_arguments(args)

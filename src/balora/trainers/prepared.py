@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from peft import LoraConfig
 from transformers import Trainer
@@ -51,6 +51,15 @@ def peft_config(
         use_rslora=adapter.use_rslora,
         fan_in_fan_out=fan_in_fan_out,
     )
+
+
+def loading_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return what ``from_pretrained`` is told about the model of a recipe."""
+    model = recipe.model
+    settings = {"dtype": model.dtype, "revision": model.model_revision}
+    if model.attn_implementation:
+        settings["attn_implementation"] = model.attn_implementation
+    return settings
 
 
 @contextmanager

@@ -40,7 +40,12 @@ from balora.trainers.classifier import (
     load_classifier,
     paper_target_modules,
 )
-from balora.trainers.prepared import Prepared, in_words_of_the_recipe, peft_config
+from balora.trainers.prepared import (
+    Prepared,
+    in_words_of_the_recipe,
+    loading_settings,
+    peft_config,
+)
 
 _LAYER_WORDS = ("query_value", "query_key_value", "all")
 """What `lora_target_modules` takes in classification beside what PEFT takes."""
@@ -75,7 +80,7 @@ def prepare_classification(recipe: Recipe, args: TrainingArguments) -> Prepared:
             name,
             class_names=sets.train.class_names,
             tokenizer=tokenizer,
-            **_loading_settings(recipe),
+            **loading_settings(recipe),
         )
         trainer = _trainer(recipe, args, sets, loaded, tokenizer)
     resolved = _with_class_names(recipe, sets.train)
@@ -138,14 +143,6 @@ def _check_length(
             f"`max_length` is {data.max_length}, but {name!r} takes "
             f"{tokenizer.model_max_length} tokens at most. Lower it."
         )
-
-
-def _loading_settings(recipe: Recipe) -> dict[str, Any]:
-    model = recipe.model
-    settings = {"dtype": model.dtype, "revision": model.model_revision}
-    if model.attn_implementation:
-        settings["attn_implementation"] = model.attn_implementation
-    return settings
 
 
 def _adapter(recipe: Recipe, loaded: LoadedClassifier) -> Any:

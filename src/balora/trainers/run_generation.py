@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from transformers import AutoTokenizer, TrainingArguments
 from trl import SFTConfig
@@ -14,7 +14,12 @@ from balora.data import Examples, load_examples
 from balora.errors import ConfigError
 from balora.model_names import check_model_name
 from balora.recipes import Recipe
-from balora.trainers.prepared import Prepared, in_words_of_the_recipe, peft_config
+from balora.trainers.prepared import (
+    Prepared,
+    in_words_of_the_recipe,
+    loading_settings,
+    peft_config,
+)
 from balora.trainers.sft import BALoraSFTTrainer
 
 logger = logging.getLogger(__name__)
@@ -32,7 +37,7 @@ def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
     evaluation = _evaluation_examples(data, args)
     for note in (*train.notes, *(evaluation.notes if evaluation else ())):
         logger.warning(note)
-    args.model_init_kwargs = _model_init_kwargs(recipe) | dict(args.model_init_kwargs or {})
+    args.model_init_kwargs = loading_settings(recipe) | dict(args.model_init_kwargs or {})
     _check_files(recipe, args, train)
     with in_words_of_the_recipe(recipe, {"train": train, "eval": evaluation or train}):
         trainer = BALoraSFTTrainer(
@@ -79,11 +84,3 @@ def _evaluation_examples(data: DataConfig, args: SFTConfig) -> Examples | None:
             )
         return None
     return load_examples(data, split=split or "train", name="eval")
-
-
-def _model_init_kwargs(recipe: Recipe) -> dict[str, Any]:
-    model = recipe.model
-    wanted = {"dtype": model.dtype, "revision": model.model_revision}
-    if model.attn_implementation:
-        wanted["attn_implementation"] = model.attn_implementation
-    return wanted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any
 
 import torch
@@ -12,10 +11,11 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig, SFTTrainer
 
-from balora.anchored import anchor_adapter, check_adapter, initialise
+from balora.anchored import check_adapter, initialise
 from balora.config import BALoraConfig
 from balora.errors import ConfigError, NonFiniteError
-from balora.objective import Normalizer, coefficients_at
+from balora.objective import Normalizer
+from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.checks import (
     check_arguments,
     check_head_is_frozen,
@@ -24,7 +24,6 @@ from balora.trainers.checks import (
     check_start,
 )
 from balora.trainers.log import StepLog
-from balora.trainers.memory import ReportMemory
 from balora.trainers.rows import (
     check_raw_rows,
     check_tokenized_rows,
@@ -44,7 +43,7 @@ _CHECKPOINTING = next(
 )
 
 
-class BALoraSFTTrainer(StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
+class BALoraSFTTrainer(ObjectiveMixin, StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
     r"""Supervised fine-tuning with BA-LoRA, where ``trl.SFTTrainer`` stood.
 
     The adapter starts from the principal components of each weight, the base model stays
@@ -98,11 +97,8 @@ class BALoraSFTTrainer(StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
         # model without loss arguments and counts GPT-2's labels unshifted
         self.model_accepts_loss_kwargs = self._loss_shifts_labels = True
         base = self.model.get_base_model() if has_adapter else self.model
-        if has_adapter and self.balora_config.adapter_init == "pissa":
-            anchor_adapter(self.model, self.balora_config)
         if has_adapter:
-            # first, so that its line comes before the progress bar
-            self.callback_handler.callbacks.insert(0, ReportMemory())
+            self._anchor()
         add_objective(base, self.balora_config)
 
     def _check_model(self) -> None:
@@ -153,18 +149,11 @@ class BALoraSFTTrainer(StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
     def _objective_step(
         self, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None
     ) -> ObjectiveStep:
-        num_processes, num_micro_steps = self.accelerator.num_processes, 1
         if num_items_in_batch is None:  # a micro-step outside the training loop
-            num_items_in_batch, num_processes = (inputs["labels"][:, 1:] != -100).sum(), 1
+            normalizer = Normalizer((inputs["labels"][:, 1:] != -100).sum())
         else:
-            num_micro_steps = self.current_gradient_accumulation_steps
-            if not self.args.average_tokens_across_devices:
-                num_processes = 1  # the count is this process's own
-        progress = self.state.global_step / max(self.state.max_steps, 1)
-        return ObjectiveStep(
-            coefficients_at(self.balora_config, progress),
-            Normalizer(num_items_in_batch, num_processes, num_micro_steps),
-        )
+            normalizer = self._normalizer(num_items_in_batch)
+        return ObjectiveStep(self._coefficients(), normalizer)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as trl does, with every term of the objective in each row of the training loss."""
@@ -207,9 +196,8 @@ class BALoraSFTTrainer(StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
 
 def default_arguments(model: Any) -> SFTConfig:
     """Return the arguments of a run that was given none: bf16 only where the device has it."""
-    name = model if isinstance(model, str) else model.config.name_or_path or "model"
     return SFTConfig(
-        output_dir=f"{name.rstrip('/').split('/')[-1]}-BALoRA",
+        output_dir=default_output_dir(model),
         bf16=bool(is_torch_bf16_gpu_available()),
         use_cpu=not torch.accelerator.is_available(),
         **{_CHECKPOINTING: False},
@@ -217,16 +205,11 @@ def default_arguments(model: Any) -> SFTConfig:
 
 
 def _own_arguments(model: Any, args: TrainingArguments | None) -> SFTConfig:
-    """Return arguments that may be changed without the caller's changing too."""
     if args is None:
-        own = default_arguments(model)
-    elif isinstance(args, SFTConfig):
-        own = copy(args)
-    else:  # as trl does
-        own = SFTConfig(**(args.to_dict() | {"hub_token": args.hub_token}))
-    if own.ddp_broadcast_buffers is None:
-        own.ddp_broadcast_buffers = False  # the anchors never change
-    return own
+        args = default_arguments(model)
+    elif not isinstance(args, SFTConfig):  # as trl does
+        args = SFTConfig(**(args.to_dict() | {"hub_token": args.hub_token}))
+    return own_arguments(args)
 
 
 def _num_input_tokens(inputs: dict[str, Any]) -> Tensor:
