@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,62 +10,15 @@ from peft import PeftModel
 
 from tiny_models import make_model
 from tiny_training import REGULARIZERS, recomposed
+from two_processes import run_one_and_two
 
 SCRIPT = Path(__file__).with_name("process.py")
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": str(SCRIPT.parents[1]),
-    "PYTHONWARNINGS": "ignore",
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def start(output, **environment):
-    output.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(output)],
-        env=ENVIRONMENT | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Return the results of one process, and of two."""
-    folder, port = tmp_path_factory.mktemp("runs"), str(free_port())
-    processes = [start(folder / "one")]
-    for rank in "01":
-        processes.append(
-            start(
-                folder / "two",
-                RANK=rank,
-                LOCAL_RANK=rank,
-                WORLD_SIZE="2",
-                LOCAL_WORLD_SIZE="2",
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=port,
-            )
-        )
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    files = {"one": "one/rank-0", "two": "two/rank-0", "second": "two/rank-1"}
-    found = {name: torch.load(folder / f"{file}.pt") for name, file in files.items()}
-    return {**found, "folder": folder}
+    return run_one_and_two(SCRIPT, tmp_path_factory.mktemp("runs"))
 
 
 NAMES = ["plain", "accumulated", "checkpointed", "schedule", "one rank without tokens"]
