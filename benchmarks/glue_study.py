@@ -65,6 +65,9 @@ SHARED = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
     "max_length": 128,
+    "train_sampling_strategy": "group_by_length",  # half the padding
+    "bf16": True,
+    "use_cpu": True,
     "save_strategy": "no",
     "logging_steps": 50,
     "disable_tqdm": True,
