@@ -251,7 +251,10 @@ class Study:
                     self.rows.append(row)
 
     def best(self, task: str, value: Callable[[dict[str, Any]], Any], **where: Any) -> Any:
-        """Return the ``value`` of the cell that is best on the held-out training rows."""
+        """Return the ``value`` of the cell that is best on the held-out training rows.
+
+        Of equals, as where several settings end in one class, the one with the lowest loss.
+        """
         found = [
             row
             for row in self.rows
@@ -259,7 +262,8 @@ class Study:
             and row["task"] == task
             and all(row[name] == wanted for name, wanted in where.items())
         ]
-        return value(max(found, key=lambda row: score(row, TASKS[task].metric)))
+        metric = TASKS[task].metric
+        return value(max(found, key=lambda row: (score(row, metric), -score(row, "loss"))))
 
     def rates(self, task: str) -> dict[str, float]:
         """Return the learning rate chosen for each method."""
