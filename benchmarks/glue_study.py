@@ -27,7 +27,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -82,19 +82,28 @@ SHARED = {
 
 @dataclass(frozen=True)
 class Task:
-    """Where a task's files are in the original distribution, and what it is judged by."""
+    """Where a task's files are in the original distribution, what it is judged by, what is run."""
 
     folder: str
     metric: str
-    seeds: tuple[int, ...]
-    noise: tuple[float, ...]
+    seeds: tuple[int, ...] = (0,)
+    noise: tuple[float, ...] = (0.0,)
     has_header: bool = True
+    learning_rates: Mapping[str, Sequence[float]] = field(
+        default_factory=lambda: dict.fromkeys(METHODS, (3e-4, 1e-3)) | {"full": (3e-5, 1e-4)}
+    )
+    sweep: Sequence[str] = ("x100", "features, x100")
 
 
 TASKS = {
-    "cola": Task("CoLA", "matthews_correlation", (0, 1, 2), (0.0, 0.2), has_header=False),
-    "mrpc": Task("MRPC", "accuracy", (0,), (0.0,)),
-    "stsb": Task("STS-B", "pearson", (0,), (0.0,)),
+    "cola": Task(
+        *("CoLA", "matthews_correlation", (0, 1, 2), (0.0, 0.2)),
+        has_header=False,
+        learning_rates=LEARNING_RATES,
+        sweep=tuple(SWEEP),
+    ),
+    "mrpc": Task("MRPC", "accuracy"),
+    "stsb": Task("STS-B", "pearson"),
 }
 
 
@@ -176,14 +185,15 @@ def held_out_parts(source: Path, folder: Path, has_header: bool) -> tuple[Path, 
 def choices_of_rates(task: str) -> Iterator[Cell]:
     """Yield the runs that choose each method's learning rate."""
     for method in METHODS:
-        for rate in LEARNING_RATES[method]:
+        for rate in TASKS[task].learning_rates[method]:
             yield Cell("choose", task, method, rate)
 
 
 def choices_of_coefficients(task: str, rates: dict[str, float]) -> Iterator[Cell]:
     """Yield the runs that choose the coefficients, at the rate chosen for the paper's."""
-    for name, coefficients in SWEEP.items():
-        yield Cell("choose", task, CHOSEN, rates["balora"], coefficients=coefficients, setting=name)
+    for name in TASKS[task].sweep:
+        chosen = {"coefficients": SWEEP[name], "setting": name}
+        yield Cell("choose", task, CHOSEN, rates["balora"], **chosen)
 
 
 def finals(task: str, rates: dict[str, float], setting: str) -> Iterator[Cell]:
