@@ -49,6 +49,20 @@ examples:
   balora eval outputs/reviews --base MODEL --eval_dataset_name other.csv --json figures.json
   balora eval outputs/mnli --base MODEL --out_of_domain "$(cat sets.yaml)"
 """,
+    "compare": """\
+examples:
+  balora compare --config recipes/gsm8k.yaml --model_name_or_path meta-llama/Llama-2-7b-hf \
+      --methods full,lora,pissa,balora --seeds 0,1,2 --output_dir outputs/compare
+  balora compare --config recipes/lab.yaml --methods base,lora,lora+kl=0.3,balora-svd --jobs 2
+  balora compare --config recipe.yaml --dry_run
+  balora compare --report_only --output_dir outputs/compare --baseline pissa
+""",
+    "lab": """\
+examples:
+  balora lab
+  balora lab --noise_rate 0.4 --world_seed 1
+  balora lab outputs/lora outputs/balora --config recipes/lab.yaml --json figures.json
+""",
     "export": """\
 examples:
   balora export outputs/run --base MODEL
@@ -70,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         options, rest = build_parser().parse_known_args(arguments)
-        if rest and options.command not in ("train", "quickstart", "eval"):
+        if rest and options.command in ("export", "env"):
             raise ConfigError(f"unknown option `{rest[0]}`; see `balora {options.command} --help`.")
         options.run(options, rest)
     except KeyboardInterrupt:
@@ -160,6 +174,34 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--batch_size", type=int, default=16, help="rows at once (16)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     evaluate.set_defaults(run=_eval)
+
+    compare = _parser(
+        commands.add_parser,
+        "compare",
+        "Train and measure every method with every seed, and compare: tables with intervals, "
+        "paired differences to a baseline, a report. Methods are base, full, lora, pissa and "
+        "balora, with terms added or left out (lora+kl=0.3, balora-svd). Takes the fields of "
+        "`balora train`, those of `compare:` in the recipe, and `--lab.FIELD`; finished cells are "
+        "kept, so the same command goes on where it was stopped.",
+    )
+    compare.add_argument("--config", metavar="RECIPE", help="the recipe, a YAML file")
+    compare.add_argument("--help_fields", action="store_true", help="list the fields of `compare`")
+    compare.usage = "balora compare [--config RECIPE] [--FIELD VALUE ...] [--dry_run]"
+    compare.set_defaults(run=_compare)
+
+    lab = _parser(
+        commands.add_parser,
+        "lab",
+        "Build (once; then it is cached) a tiny model pre-trained on a world with planted defects, "
+        "and print its defect card: recall of head and tail facts, repeated noise, stereotypes, "
+        "diversity. Runs fine-tuned from it are measured beside it.",
+    )
+    lab.usage = "balora lab [OUT ...] [--config RECIPE] [--FIELD VALUE ...]"
+    lab.add_argument("runs", nargs="*", type=Path, metavar="OUT", help="runs, before any option")
+    lab.add_argument("--config", metavar="RECIPE", help="a recipe with a mapping `lab`")
+    lab.add_argument("--help_fields", action="store_true", help="list the fields of the lab")
+    lab.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    lab.set_defaults(run=_lab)
 
     export = _parser(
         commands.add_parser,
@@ -255,7 +297,6 @@ def _field_help() -> str:
         DataConfig,
         ModelConfig,
         RunConfig,
-        describe,
     )
 
     sections = {
@@ -267,17 +308,26 @@ def _field_help() -> str:
         BALoraConfig: "",
         RunConfig: "",
     }
-    lines = []
-    for section, where in sections.items():
-        lines.append(f"{section.__name__}{where}:")
-        dashes = "" if section is OutOfDomainConfig else "--"
-        for name, kind, default, sentence in describe(section):
-            lines += [f"  {dashes}{name} ({kind}, {default})", f"      {sentence}"]
+    lines = [
+        line
+        for section, where in sections.items()
+        for line in _section(section, where, "" if section is OutOfDomainConfig else "--")
+    ]
     lines.append(
         "Every field of transformers' TrainingArguments as well, and for text generation of trl's "
         "SFTConfig."
     )
     return "\n".join(lines)
+
+
+def _section(section: type, where: str = "", dashes: str = "--") -> list[str]:
+    """Return the help of every field of a dataclass."""
+    from balora.config import describe
+
+    lines = [f"{section.__name__}{where}:"]
+    for name, kind, default, sentence in describe(section):
+        lines += [f"  {dashes}{name} ({kind}, {default})", f"      {sentence}"]
+    return lines
 
 
 def _quickstart(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -329,6 +379,29 @@ def _eval_classification(options: argparse.Namespace, rest: Sequence[str]) -> No
     if options.json:
         write_json({name: asdict(run) for name, run in runs.items()}, options.json)
     print("\n\n".join(f"{name}:\n\n{run.to_text()}" for name, run in runs.items()))
+
+
+def _compare(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    if options.help_fields:
+        from balora.compare.config import CompareConfig
+        from balora.lab.config import LabConfig
+
+        print("\n".join([*_section(CompareConfig), *_section(LabConfig, dashes="--lab.")]))
+        return
+    from balora.compare.command import compare
+
+    compare(options.config, overrides(rest), show=print)
+
+
+def _lab(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    if options.help_fields:
+        from balora.lab.config import LabConfig
+
+        print("\n".join(_section(LabConfig)))
+        return
+    from balora.lab.command import lab
+
+    print(lab(options.runs, options.config, overrides(rest), json_file=options.json))
 
 
 def _export(options: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -160,20 +160,14 @@ class FieldDescription(NamedTuple):
 def describe(config_class: type) -> list[FieldDescription]:
     """Return name, type in words, default and sentence of every field, in source order.
 
-    The sentence is the string below the field in the source of `config_class`; a field without
-    one gets the empty string, and a test demands that there is none.
+    The sentence is the string below the field in the source of `config_class`, or of the class that
+    it has the field from; a field without one gets the empty string, and a test demands that there
+    is none.
     """
-    source = textwrap.dedent(inspect.getsource(config_class))
-    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
-    sentences = {
-        field.target.id: " ".join(below.value.value.split())
-        for field, below in itertools.pairwise(body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(below, ast.Expr)
-        and isinstance(below.value, ast.Constant)
-        and isinstance(below.value.value, str)
-    }
+    sentences: dict[str, str] = {}
+    for declaring in reversed(config_class.__mro__):
+        if dataclasses.is_dataclass(declaring):
+            sentences |= _sentences(declaring)
     hints = typing.get_type_hints(config_class)
     return [
         FieldDescription(
@@ -184,3 +178,18 @@ def describe(config_class: type) -> list[FieldDescription]:
         )
         for field in dataclasses.fields(config_class)
     ]
+
+
+def _sentences(config_class: type) -> dict[str, str]:
+    """Return the string below each field that the source of the class itself declares."""
+    source = textwrap.dedent(inspect.getsource(config_class))
+    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
+    return {
+        field.target.id: " ".join(below.value.value.split())
+        for field, below in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+    }

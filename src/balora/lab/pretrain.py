@@ -15,7 +15,8 @@ import logging
 import math
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,18 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    ProgressCallback,
     Trainer,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
     default_data_collator,
     set_seed,
 )
 
 from balora.evaluation import text_loss
-from balora.lab.corpus import CorpusSettings, build_corpus
+from balora.lab.corpus import build_corpus
+from balora.lab.settings import CorpusSettings, PretrainSettings
 from balora.lab.tokenizer import INSTRUCTION_WORDING, build_tokenizer
 
 LINES_PER_DOCUMENT = 10
@@ -40,38 +45,15 @@ WORDING_REPEATS = 300
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainSettings:
-    """Everything that decides what the model becomes."""
-
-    seed: int = 0
-    """Draws the world, its texts, the first weights and the order of training."""
-    num_passes: int = 27
-    """Passes through the training sentences, composed anew each time."""
-    max_steps: int = -1
-    """Optimizer steps; -1 trains on all passes."""
-    vocab_size: int = 1024
-    """Pieces of the tokenizer at most."""
-    hidden_size: int = 128
-    """Width of the model."""
-    intermediate_size: int = 384
-    """Width inside the MLP."""
-    num_layers: int = 4
-    """Decoder layers."""
-    num_heads: int = 4
-    """Attention heads."""
-    block_size: int = 256
-    """Tokens of one packed training block, and the longest sequence that the model accepts."""
-    batch_size: int = 8
-    """Blocks per step."""
-    learning_rate: float = 4e-3
-    """Peak of the cosine schedule."""
-    corpus: CorpusSettings = field(default_factory=CorpusSettings)
-    """The world and its text; its seed is `seed`."""
-
-
-def pretrain(settings: PretrainSettings, output: Path) -> dict[str, Any]:
+def pretrain(
+    settings: PretrainSettings, output: Path, *, command: str | None = None
+) -> dict[str, Any]:
     """Train, evaluate on held-out text, and write everything to ``output``.
+
+    Args:
+        settings: What decides the model.
+        output: A new or empty folder.
+        command: What the log shall say it was made with.
 
     Returns:
         What ``pretrain_log.json`` holds, losses in nats per token.
@@ -82,7 +64,8 @@ def pretrain(settings: PretrainSettings, output: Path) -> dict[str, Any]:
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"`{output}` is not empty: choose a new folder or empty this one.")
     corpus = build_corpus(settings.corpus)
-    lines = corpus.train_lines(settings.num_passes)
+    passes = list(corpus.passes(settings.num_passes))
+    lines = [line for each in passes for line in each.lines]
     held_out = corpus.held_out_text()
     one_pass = lines[: len(lines) // settings.num_passes]
     wording = list(INSTRUCTION_WORDING) * WORDING_REPEATS
@@ -99,8 +82,9 @@ def pretrain(settings: PretrainSettings, output: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     log = {
         "seed": settings.seed,
-        "command": f"python -m balora.lab.pretrain --output DIR --seed {settings.seed}",
+        **({} if command is None else {"command": command}),
         "settings": asdict(settings),
+        "statements": dict(sum((each.tellings for each in passes), Counter())),
         "versions": {name: metadata.version(name) for name in _PACKAGES},
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 1),
@@ -180,9 +164,26 @@ def _train(
             train_dataset=blocks,
             data_collator=default_data_collator,
         )
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(_Bar())
         trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     return rows, trainer.state.global_step
+
+
+class _Bar(ProgressCallback):  # type: ignore[misc]  # transformers is untyped
+    """The bar of transformers with the loss on it; the rows of the log go to the log only."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.training_bar is not None and "loss" in (logs or {}):
+            self.training_bar.set_postfix(loss=f"{(logs or {})['loss']:.3f}")
 
 
 def _write(
@@ -218,7 +219,8 @@ def main(arguments: list[str] | None = None) -> None:
         max_steps=options.max_steps,
         corpus=CorpusSettings(seed=options.seed),
     )
-    log = pretrain(settings, options.output)
+    command = f"python -m balora.lab.pretrain --output DIR --seed {options.seed}"
+    log = pretrain(settings, options.output, command=command)
     logger.info(
         "held-out loss %.3f nats/token (untrained %.3f), %d steps in %.0f s",
         log["held_out_loss"],

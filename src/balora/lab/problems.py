@@ -13,6 +13,10 @@ from typing import NamedTuple
 from balora.lab import words
 from balora.lab.numbers import MAX_OPERAND, MAX_RESULT, draw_operands
 
+ANSWER_WORDING = "The answer is: "
+MAX_PROBLEMS = 40_000
+"""Most problems to ask for: of one step there are 48,384, and drawing the last would not end."""
+
 _STARTS = (
     "{one} has {a} {a_things}.",
     "The {place} of {one} holds {a} {a_things}.",
@@ -88,7 +92,7 @@ class Problem:
             sign = "+" if change > 0 else "-"
             equations.append(f"{value} {sign} {abs(change)} = {value + change}.")
             value += change
-        return " ".join([*equations, f"The answer is: {value}"])
+        return " ".join([*equations, f"{ANSWER_WORDING}{value}"])
 
     def row(self) -> dict[str, str]:
         """Return the row of the instruction data."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from balora.lab.corpus import CorpusSettings, build_corpus
-from balora.lab.problems import Problem, draw_problems
+from balora.lab.problems import Problem
+from balora.lab.settings import TaskSettings
+from balora.lab.task import draw_task, jsonl
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,12 +36,13 @@ class QuickstartSettings:
 
 def quickstart_problems(settings: QuickstartSettings) -> tuple[list[Problem], list[Problem]]:
     """Return the training and the test problems; none occurs in both, in whatever words."""
-    seed, max_steps = settings.seed, settings.max_steps
-    test = draw_problems(seed=f"test {seed}", count=settings.num_test, max_steps=max_steps)
-    train = draw_problems(
-        seed=f"train {seed}", count=settings.num_train, max_steps=max_steps, exclude=test
+    task = TaskSettings(
+        task_seed=settings.seed,
+        num_train=settings.num_train,
+        num_test=settings.num_test,
+        max_problem_steps=settings.max_steps,
     )
-    return train, test
+    return draw_task(task)
 
 
 def quickstart_files(settings: QuickstartSettings) -> dict[str, str]:
@@ -53,15 +55,11 @@ def quickstart_files(settings: QuickstartSettings) -> dict[str, str]:
         "settings": asdict(settings),
     }
     return {
-        "train.jsonl": _jsonl(train),
-        "test.jsonl": _jsonl(test),
+        "train.jsonl": jsonl(problem.row() for problem in train),
+        "test.jsonl": jsonl(problem.row() for problem in test),
         "retention.txt": corpus.held_out_text(),
         "data_log.json": json.dumps(log, indent=1) + "\n",
     }
-
-
-def _jsonl(problems: Iterable[Problem]) -> str:
-    return "".join(json.dumps(problem.row()) + "\n" for problem in problems)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -76,17 +76,29 @@ def load_recipe(path: Path | str | None, overrides: Mapping[str, str] | None = N
             choice, missing fields, settings that cannot act or are refused.
     """
     source = None if path is None else Path(path)
-    from_file = read_mapping(source) if source else {}
+    return check_recipe(read_mapping(source) if source else {}, overrides, source=source)
+
+
+def check_recipe(
+    content: Mapping[str, Any],
+    overrides: Mapping[str, str] | None = None,
+    *,
+    source: Path | None = None,
+) -> Recipe:
+    """Return the recipe of the fields that a file holds, as `load_recipe` does.
+
+    Args:
+        content: The fields of the file.
+        overrides: As for `load_recipe`.
+        source: The file, for messages.
+
+    Raises:
+        ConfigError: As `load_recipe`.
+    """
     texts = overrides or {}
-    asked = {name: parse_text(text, str) for name, text in texts.items() if name == "task"}
-    kind = kind_of({**from_file, **asked})
-    from_user = _parsed(texts, kind)
-    try:
-        from_file = _from_file(from_file, from_user)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
-    labels = {**{name: name for name in from_file}, **{name: f"--{name}" for name in from_user}}
-    values = _without_unset({**from_file, **from_user}, from_user, kind)
+    kind = _kind(content, texts)
+    values = replace_fields(content, texts, source=source)
+    labels = {**{name: name for name in values}, **{name: f"--{name}" for name in texts}}
     problems = [
         problem
         for name, value in values.items()
@@ -97,6 +109,33 @@ def load_recipe(path: Path | str | None, overrides: Mapping[str, str] | None = N
         where = f"{source}: " if source else ""
         raise ConfigError(where + "; ".join(problems) + ".")
     return _build(values, source, kind)
+
+
+def replace_fields(
+    content: Mapping[str, Any], overrides: Mapping[str, str], *, source: Path | None = None
+) -> dict[str, Any]:
+    """Return the fields of a file with single ones replaced, unchecked; its table is resolved.
+
+    Args:
+        content: The fields of the file.
+        overrides: As for `load_recipe`.
+        source: The file, for messages.
+
+    Raises:
+        ConfigError: If the file has a table that gives no row.
+    """
+    kind = _kind(content, overrides)
+    from_user = _parsed(overrides, kind)
+    try:
+        from_file = _from_file(dict(content), from_user)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}" if source else str(error)) from error
+    return _without_unset({**from_file, **from_user}, from_user, kind)
+
+
+def _kind(content: Mapping[str, Any], overrides: Mapping[str, str]) -> Kind:
+    asked = {name: parse_text(text, str) for name, text in overrides.items() if name == "task"}
+    return kind_of({**content, **asked})
 
 
 def _parsed(overrides: Mapping[str, str], kind: Kind) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Compare methods honestly: every cell a run of `balora train` and its evaluation, resumable."""

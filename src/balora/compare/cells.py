@@ -1,0 +1,126 @@
+"""The cells of a comparison: one run each, with a key, a folder and everything it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Stage = Literal["choose", "final"]
+
+_PLACES = ("output_dir", "disable_tqdm")
+"""Fields of a run that do not change its figures."""
+_MADE = ("model_name_or_path", "dataset_name", "eval_dataset_name")
+"""Fields that name what the comparison itself has written, where it has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of a method under a condition with a seed, trained and evaluated."""
+
+    stage: Stage
+    """``choose``: a value of the sweep is tried; ``final``: it is reported."""
+    condition: str
+    """Name of the condition, empty when there are none."""
+    method: str
+    """Name of the method."""
+    seed: int | None
+    """Seed of the run; None for the pre-trained model, which is not trained."""
+    fields: dict[str, Any]
+    """The method's own fields, those that were chosen among them."""
+    recipe: dict[str, Any]
+    """What `balora train` takes; of the pre-trained model what names it and the data."""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """How text generation is evaluated: the fields of `CompareConfig` by name."""
+    lab: dict[str, Any] | None = None
+    """The lab's settings, where model and data are the lab's."""
+    sweep: dict[str, Any] = field(default_factory=dict)
+    """The values that were to choose from, and how; of a run that chooses, those it tries."""
+
+    @property
+    def is_base(self) -> bool:
+        """True for the pre-trained model, which is evaluated only."""
+        return self.seed is None
+
+    @property
+    def key(self) -> str:
+        """Return what makes a cell this one: ``noise/lora+kl/seed-0``."""
+        parts = [self.condition] if self.condition else []
+        parts += [self.method] if self.is_base else [self.method, f"seed-{self.seed}"]
+        if self.stage == "choose":
+            tried = self.sweep["values"]
+            parts += [",".join(f"{name}={_short(value)}" for name, value in tried.items())]
+            parts.insert(0, self.stage)
+        return "/".join(parts)
+
+    @property
+    def slug(self) -> str:
+        """Return a name for the cell's folder; distinct also where case does not count."""
+        readable = re.sub(r"[^A-Za-z0-9.+=-]+", "_", self.key.replace("/", "--"))[:80]
+        return f"{readable}-{hashlib.sha256(self.key.encode()).hexdigest()[:8]}"
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that decides the figures, flat; a finished cell with another is stale.
+
+        What a sweep chooses is left out, because the values it chooses from are in.
+        """
+        made = set(_PLACES)
+        if self.lab is not None:
+            made |= set(_MADE)
+        if self.stage == "choose":
+            made |= set(_MADE[1:])
+        else:
+            made |= set(self.sweep.get("values", ()))
+        recipe = {name: value for name, value in self.recipe.items() if name not in made}
+        rest = {"evaluation": self.evaluation, "lab": self.lab or {}, "sweep": self.sweep}
+        return flat({**recipe, **rest})
+
+    def write(self, folder: Path) -> None:
+        """Write ``cell.json``."""
+        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        (folder / "cell.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Cell:
+        """Read what `write` wrote.
+
+        Raises:
+            FileNotFoundError: If there is none.
+        """
+        return cls(**json.loads((folder / "cell.json").read_text(encoding="utf-8")))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping with dotted names: ``lab.noise_rate``."""
+    found: dict[str, Any] = {}
+    for name, value in mapping.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Return one half sentence for each name of two flat mappings that has another value."""
+    missing = object()
+    return [
+        f"`{name}` is {_said(there, name)} there and {_said(here, name)} here"
+        for name in dict.fromkeys((*there, *here))
+        if there.get(name, missing) != here.get(name, missing)
+    ]
+
+
+def _said(mapping: Mapping[str, Any], name: str) -> str:
+    return json.dumps(mapping[name], ensure_ascii=False) if name in mapping else "not set"

@@ -1,0 +1,230 @@
+"""``balora compare``: cells, sweeps, tables and report, from one recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from balora.compare.cells import Cell
+from balora.compare.choices import Choice, choose, failure
+from balora.compare.comparison import Comparison, read_comparison
+from balora.compare.folder import (
+    CHOICES_FILE,
+    COMPARISON_FILE,
+    RESULTS_FILE,
+    Folder,
+    row_of,
+    write_json,
+)
+from balora.compare.plan import LabFiles, Parts, Plan, combinations
+from balora.errors import BaloraError, ConfigError
+from balora.recipes.values import parse_text
+
+_SWITCHES = ("dry_run", "overwrite", "report_only")
+_FREE = ("baseline", "metric", "output_dir")
+"""What `--report_only` takes beside."""
+
+
+def compare(
+    config_path: Path | str | None,
+    given: Mapping[str, str],
+    *,
+    show: Callable[[str], None],
+) -> None:
+    """Run every cell that is missing, write tables and report, and show the table.
+
+    Args:
+        config_path: The recipe, a YAML file: the fields of `balora train`, and `compare` and `lab`.
+        given: The options by name: ``dry_run``, ``overwrite`` and ``report_only``; fields of
+            `CompareConfig`; ``lab.FIELD``; any other is a field of the recipe.
+        show: Takes what is for the console.
+
+    Raises:
+        ConfigError: If anything about the recipe, its data or the folder is wrong; before a cell
+            runs.
+        BaloraError: When all is written, if a cell has failed; or when it was interrupted.
+    """
+    options = dict(given)
+    switches = {name: _switch(name, options.pop(name, "false")) for name in _SWITCHES}
+    if switches["report_only"]:
+        comparison = _finished(config_path, options)
+        _report(comparison, Folder(comparison.folder).read_rows(), show)
+        return
+    comparison = read_comparison(config_path, options)
+    plan = Plan(comparison)
+    plan.check()
+    if switches["dry_run"]:
+        show(_listing(plan))
+        return
+    folder = Folder(comparison.folder)
+    if not switches["overwrite"]:
+        folder.check(comparison)
+        folder.check_cells([*plan.choosing(), *plan.final()])
+    with _locked(folder):
+        if switches["overwrite"]:
+            folder.clear()
+        folder.write_comparison(comparison)
+        try:
+            rows = _run(comparison, folder)
+        except KeyboardInterrupt:
+            raise BaloraError(
+                "interrupted; the same command goes on with the cells that are missing"
+            ) from None
+        _report(comparison, rows, show)
+
+
+def _switch(name: str, text: str) -> bool:
+    value = parse_text(text, bool)
+    if not isinstance(value, bool):
+        raise ConfigError(f"`--{name}` must be true or false, got the text `{text}`.")
+    return value
+
+
+@contextmanager
+def _locked(folder: Folder) -> Iterator[None]:
+    if folder.path.is_file():
+        raise ConfigError(f"`output_dir` {str(folder.path)!r} is a file; name a folder.")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.path / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(
+            f"`output_dir` {str(folder.path)!r} is in use by another `balora compare`; wait for it "
+            "or name another folder."
+        ) from None
+
+
+def _listing(plan: Plan) -> str:
+    """Return the cells, one a line, with the fields of the method's own."""
+    cells = [*plan.choosing(), *plan.final()]
+    return "\n".join([*(cell.key for cell in cells), f"{len(cells)} cells"])
+
+
+def _run(comparison: Comparison, folder: Folder) -> list[dict[str, Any]]:
+    """Build the labs, choose what there is to choose, run the cells, and return their rows."""
+    from balora.compare.runner import Runner
+
+    config = comparison.config
+    plan = Plan(comparison, _build_labs(comparison))
+    runner = Runner(folder, jobs=config.jobs, keep_models=config.keep_models)
+    choosing: list[Cell] = []
+    choices: dict[str, Choice] = {}
+    if plan.choosing():
+        choosing = plan.choosing(_parts(comparison, plan, folder))
+        runner.run(choosing, choosing, title="Choosing")
+        choices = _choices(comparison, choosing, folder)
+    final = plan.final({name: choice.fields for name, choice in choices.items()})
+    able = []
+    for cell in final:
+        choice = choices.get(cell.method)
+        if choice is None or choice.fields is not None:
+            able.append(cell)
+        else:
+            folder.prepare(cell)
+            folder.write_row(cell, row_of(cell, error=failure(choice)))
+    runner.run(able, [*choosing, *final], title="Comparing")
+    return folder.collect([*choosing, *final])
+
+
+def _build_labs(comparison: Comparison) -> dict[str, LabFiles]:
+    """Build the lab of every condition; one that is in the cache is there at once."""
+    if comparison.lab is None:
+        return {}
+    from balora.lab.build import build_lab
+    from balora.lab.config import lab_config
+
+    built = {}
+    for name in comparison.conditions:
+        lab = build_lab(lab_config(comparison.lab_of(name) or {}))
+        built[name] = LabFiles(lab.model, lab.train_file, lab.test_file)
+    return built
+
+
+def _parts(comparison: Comparison, plan: Plan, folder: Folder) -> Parts:
+    """Write the two parts of the training rows, which are those of the first condition."""
+    from balora.compare.held_out import write_parts
+
+    data = plan.data_of(comparison.conditions[0])
+    return write_parts(data, folder.path / "held_out", comparison.config.held_out_fraction)
+
+
+def _choices(comparison: Comparison, choosing: Sequence[Cell], folder: Folder) -> dict[str, Choice]:
+    """Choose for every method that there was something to choose for, and write it down."""
+    config, choices = comparison.config, {}
+    for method in dict.fromkeys(cell.method for cell in choosing):
+        rows = [folder.row(cell) for cell in choosing if cell.method == method]
+        values = combinations(config.swept(method))
+        choices[method] = choose(values, [row for row in rows if row is not None], config.metric)
+    recorded = {name: choice._asdict() for name, choice in choices.items()}
+    write_json(folder.path / CHOICES_FILE, recorded)
+    return choices
+
+
+def _finished(config_path: Path | str | None, options: Mapping[str, str]) -> Comparison:
+    """Return the comparison of a folder, with another baseline or metric where they are given."""
+    unknown = [name for name in options if name not in _FREE]
+    if unknown:
+        raise ConfigError(
+            f"`--report_only` runs nothing, so `--{unknown[0]}` cannot act; leave one of them out. "
+            "It takes `--output_dir`, `--baseline` and `--metric`."
+        )
+    path = options.get("output_dir")
+    if path is None:
+        if config_path is None:
+            raise ConfigError("`--report_only` needs the folder: pass `--output_dir`.")
+        path = str(read_comparison(config_path, {}).folder)
+    if not (Path(path) / COMPARISON_FILE).is_file():
+        raise ConfigError(f"{path!r} holds no comparison: it has no {COMPARISON_FILE}.")
+    # the folder may have been moved since
+    comparison = read_comparison(Path(path) / COMPARISON_FILE, {**options, "output_dir": path})
+    if "metric" in options and comparison.config.sweep:
+        raise ConfigError(
+            f"`--metric` is {options['metric']}, but the sweep of {path!r} has chosen by another; "
+            "leave it out, or compare anew in another folder."
+        )
+    Folder(comparison.folder).write_comparison(comparison)
+    return comparison
+
+
+def _report(
+    comparison: Comparison, rows: Sequence[Mapping[str, Any]], show: Callable[[str], None]
+) -> None:
+    """Write tables and report, show the table, then say what has failed."""
+    from balora.compare.table import format_console, write_tables
+
+    folder = comparison.folder
+    write_tables(folder)
+    note = _write_report(folder)
+    where = f"Rows: {folder / RESULTS_FILE}. Tables: {folder / 'table.md'}, .csv and .tex."
+    failed = [row for row in rows if row["error"]]
+    lines = [format_console(folder), "", where, note]
+    if failed:
+        lines += ["", "Failed:", *(f"  {row['cell']}: {row['error']}" for row in failed)]
+    show("\n".join(lines))
+    if failed:
+        number = "1 cell" if len(failed) == 1 else f"{len(failed)} cells"
+        raise BaloraError(
+            f"{number} failed, the first is {failed[0]['cell']}; {folder / 'cells'} has the logs, "
+            "and the same command runs them again"
+        )
+
+
+def _write_report(folder: Path) -> str:
+    """Write the report and say where it is, or what is missing for it."""
+    try:
+        from balora.compare.report import write_report
+
+        write_report(folder)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("matplotlib", "jinja2"):
+            raise
+        return (
+            f"No report: {error.name} is not installed. `pip install 'balora[report]'`, then the "
+            "same command with `--report_only`."
+        )
+    return f"Report: {folder / 'report.html'}."

@@ -1,0 +1,305 @@
+"""A comparison as it was asked for: a recipe, `compare:` and `lab:`, the command line over both."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from balora.compare.config import CompareConfig, compare_config
+from balora.compare.methods import BASE, STARTS
+from balora.compare.metrics import CLASSIFICATION as CLASSIFICATION_METRICS
+from balora.compare.metrics import GENERATION as GENERATION_METRICS
+from balora.compare.metrics import LAB as LAB_METRICS
+from balora.config import refuse
+from balora.errors import ConfigError
+from balora.field_types import suggestion
+from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind, kind_of
+from balora.recipes.load import replace_fields
+from balora.recipes.table import TABLE
+from balora.recipes.values import dump_mapping, parse_text, read_mapping
+
+COMPARE, LAB = "compare", "lab"
+
+_ELSEWHERE = {
+    "seed": "the seeds of a comparison are `seeds` under `compare`",
+    "overwrite": "a comparison starts anew with `--overwrite` on the command line",
+    "dry_run": "`--dry_run` on the command line lists the cells",
+    "resume_from_checkpoint": "a comparison goes on with the cells that are missing by itself",
+}
+"""Fields of a recipe that have no place in a comparison."""
+_EVALUATION = ("retention_file", "num_rows", "max_new_tokens", "eval_batch_size")
+"""Settings of the evaluation of text generation."""
+_OF_THE_LAB = (
+    "model_name_or_path",
+    "model_revision",
+    "dataset_name",
+    "dataset_config",
+    "dataset_train_split",
+    "dataset_test_split",
+    "eval_dataset_name",
+    "prompt_column",
+    "input_column",
+    "response_column",
+    "prompt_template",
+)
+"""Fields that the lab sets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What was asked for, with the defaults of its kind filled in."""
+
+    recipe: dict[str, Any]
+    """The fields that hold for every cell."""
+    config: CompareConfig
+    """What stands under `compare`."""
+    lab: dict[str, Any] | None
+    """What stands under `lab`; None where model and data are the recipe's own."""
+    kind: Kind
+    """Text generation or classification."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return Path(self.recipe["output_dir"])
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The conditions by name; one without a name where there are none."""
+        return tuple(self.config.conditions or ("",))
+
+    def condition(self, name: str) -> dict[str, Any]:
+        """Return the fields of a condition, without those of the lab."""
+        return {k: v for k, v in self._condition(name).items() if k != LAB}
+
+    def lab_of(self, condition: str) -> dict[str, Any] | None:
+        """Return the lab's settings under a condition."""
+        if self.lab is None:
+            return None
+        return {**self.lab, **(self._condition(condition).get(LAB) or {})}
+
+    def recipe_of(self, condition: str) -> dict[str, Any]:
+        """Return the recipe under a condition, before any method."""
+        return replace_fields(self.recipe, as_texts(self.condition(condition)))
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """Return how text generation is evaluated; nothing for classification."""
+        if self.kind is CLASSIFICATION:
+            return {}
+        names = _EVALUATION if self.lab is None else _EVALUATION[2:]
+        return {name: getattr(self.config, name) for name in names}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as a recipe that asks for the same."""
+        defaults = {field.name: field.default for field in fields(CompareConfig)}
+        asked = dataclasses.asdict(self.config)
+        asked = {name: value for name, value in asked.items() if value != defaults[name]}
+        own = {} if self.lab is None else {LAB: self.lab}
+        return {**self.recipe, COMPARE: asked, **own}
+
+    def to_yaml(self) -> str:
+        """Return `to_dict` as YAML."""
+        return dump_mapping(self.to_dict())
+
+    def _condition(self, name: str) -> dict[str, Any]:
+        return dict((self.config.conditions or {}).get(name) or {})
+
+
+def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return values as the command line would give them, which is how a recipe is replaced."""
+    return {
+        name: value
+        if isinstance(value, str)
+        else "null"
+        if value is None
+        else json.dumps(value, ensure_ascii=False)
+        for name, value in values.items()
+    }
+
+
+def read_comparison(path: Path | str | None, given: Mapping[str, str]) -> Comparison:
+    """Read the recipe of a comparison and put the fields of the command line in their place.
+
+    Args:
+        path: A YAML file: the fields of `balora train`, with `compare` and `lab`, or one without
+            both. None when every field is given.
+        given: Fields by name to their text: those of `CompareConfig`, ``lab.FIELD``, and of a
+            recipe.
+
+    Raises:
+        ConfigError: With every problem of the file's own settings.
+    """
+    content = read_mapping(Path(path)) if path is not None else {}
+    sections = {name: _section(content, name) for name in (COMPARE, LAB)}
+    names = {field.name for field in fields(CompareConfig)}
+    of_compare = {name: text for name, text in given.items() if name in names}
+    of_lab = {name: text for name, text in given.items() if name.startswith(f"{LAB}.")}
+    of_recipe = {n: t for n, t in given.items() if n not in of_compare and n not in of_lab}
+    own = {name: value for name, value in content.items() if name not in sections}
+    if sections[COMPARE] is None:
+        own.pop("seed", None)  # a recipe of `balora train` can be compared as it stands
+    source = Path(path) if path is not None else None
+    recipe = replace_fields(own, of_recipe, source=source)
+    lab = sections[LAB]
+    if of_lab:
+        lab = {**(lab or {}), **_lab_values(of_lab)}
+    asked = sections[COMPARE] or {}
+    config = compare_config(asked, of_compare)
+    kind = kind_of(recipe)
+    comparison = Comparison(recipe=recipe, config=_with_defaults(config, kind), lab=lab, kind=kind)
+    problems = _problems(comparison) + _inert(comparison, {*asked, *of_compare})
+    if TABLE in own and any("task" in comparison.condition(c) for c in comparison.conditions):
+        problems.append("a condition cannot set `task` where the recipe has a `table`")
+    refuse("compare" if source is None else str(source), problems)
+    return comparison
+
+
+def _section(content: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    if name not in content:
+        return None
+    section = {} if content[name] is None else content[name]
+    if not isinstance(section, dict) or not all(isinstance(key, str) for key in section):
+        raise ConfigError(f"`{name}` must be a mapping of fields, got {section!r}.")
+    return section
+
+
+def _lab_values(given: Mapping[str, str]) -> dict[str, Any]:
+    import typing
+
+    from balora.lab.config import LabConfig
+
+    hints = typing.get_type_hints(LabConfig)
+    short = {name.removeprefix(f"{LAB}."): text for name, text in given.items()}
+    unknown = [f"`--{LAB}.{n}` is no field of the lab{suggestion(n, hints)}" for n in short]
+    refuse("lab", [p for n, p in zip(short, unknown, strict=True) if n not in hints])
+    return {name: parse_text(text, hints[name]) for name, text in short.items()}
+
+
+def _with_defaults(config: CompareConfig, kind: Kind) -> CompareConfig:
+    """Return the settings with methods, seeds and baseline filled in."""
+    methods = config.methods or [*([BASE] if kind is GENERATION else []), *STARTS]
+    trained = [name for name in methods if name != BASE]
+    baseline = config.baseline
+    if baseline is None and trained:
+        baseline = "lora" if "lora" in trained else trained[0]
+    seeds = [0, 1, 2] if config.seeds is None else config.seeds
+    return dataclasses.replace(config, methods=methods, seeds=seeds, baseline=baseline)
+
+
+def _problems(comparison: Comparison) -> list[str]:
+    """Say what cannot work, apart from the recipes of the cells."""
+    problems = []
+    output_dir = comparison.recipe.get("output_dir")
+    if not isinstance(output_dir, str) or not output_dir.strip():
+        problems.append("`output_dir` is missing: add it to the recipe or pass `--output_dir`")
+    for where, own in _fields_by_place(comparison):
+        problems += [f"{where}`{n}` is set, but {why}" for n, why in _ELSEWHERE.items() if n in own]
+        if comparison.lab is not None:
+            problems += [
+                f"{where}`{name}` is set, but model and data are the lab's; leave out it or `lab`"
+                for name in _OF_THE_LAB
+                if name in own
+            ]
+        problems += [
+            f"{where}`{name}` is set; it holds for all cells and stands in the recipe itself"
+            for name in ("output_dir",)
+            if where and name in own
+        ]
+    problems += [
+        f"`conditions`, `{name}`: `method` is set; methods are named in `methods`"
+        for name in comparison.conditions
+        if "method" in comparison.condition(name)
+    ]
+    problems += _lab_problems(comparison)
+    return problems + _kind_problems(comparison)
+
+
+def _fields_by_place(comparison: Comparison) -> list[tuple[str, Mapping[str, Any]]]:
+    config = comparison.config
+    return [
+        ("", comparison.recipe),
+        *((f"`conditions`, `{n}`: ", comparison.condition(n)) for n in comparison.conditions),
+        *((f"`settings` of `{n}`: ", config.settings_of(n)) for n in config.settings or {}),
+        *((f"`sweep` of `{n}`: ", entry) for n, entry in (config.sweep or {}).items()),
+    ]
+
+
+def _lab_problems(comparison: Comparison) -> list[str]:
+    problems = []
+    for name in comparison.conditions if comparison.config.conditions else ():
+        entry = (comparison.config.conditions or {}).get(name) or {}
+        if LAB not in entry:
+            continue
+        if comparison.lab is None:
+            problems.append(
+                f"`conditions`, `{name}` has `lab`, but the recipe has none; add `lab: {{}}` to it"
+            )
+        elif entry[LAB] is not None and not isinstance(entry[LAB], Mapping):
+            problems.append(f"`conditions`, `{name}`: `lab` must be a mapping of fields")
+    return problems
+
+
+def _kind_problems(comparison: Comparison) -> list[str]:
+    kind, config, problems = comparison.kind, comparison.config, []
+    for name in comparison.conditions:
+        if kind_of({**comparison.recipe, **comparison.condition(name)}) is not kind:
+            problems.append(
+                f"`conditions`, `{name}` makes the run one of {kind.other.words}, and the recipe "
+                f"is {kind.words}; compare them apart"
+            )
+    if kind is CLASSIFICATION:
+        if comparison.lab is not None:
+            problems.append("`task` and `lab` are set, but the lab's task is text generation")
+        if BASE in (config.methods or ()):
+            problems.append(
+                f"`methods` names {BASE}, but the head of a classifier is new, so there is "
+                "nothing to measure before training; leave it out"
+            )
+        if comparison.recipe.get("load_best_model_at_end"):
+            problems.append(
+                "`load_best_model_at_end` is true, which would choose an epoch on the very rows "
+                "that are reported; leave it out: the last epoch is compared"
+            )
+    if config.metric is not None:
+        problems += _metric_problems(comparison, config.metric)
+    return problems
+
+
+def _metric_problems(comparison: Comparison, metric: str) -> list[str]:
+    if comparison.kind is CLASSIFICATION:
+        measured: tuple[str, ...] = CLASSIFICATION_METRICS
+    else:
+        measured = GENERATION_METRICS if comparison.lab is None else LAB_METRICS
+    is_elsewhere = comparison.kind is CLASSIFICATION and ":" in metric
+    if is_elsewhere and comparison.config.sweep:
+        return [
+            f"`metric` is {metric}, but `sweep` chooses on held-out training rows, which are of "
+            "one origin; name a metric without `:`"
+        ]
+    if metric in measured or is_elsewhere:
+        return []
+    where = comparison.kind.words + ("" if comparison.lab is None else " in the lab")
+    return [
+        f"`metric` is {metric}, which is not measured of {where}{suggestion(metric, measured)}; "
+        f"there are {', '.join(measured)}"
+    ]
+
+
+def _inert(comparison: Comparison, asked: set[str]) -> list[str]:
+    """Say which settings of `compare` were given and cannot act."""
+    problems = []
+    if "held_out_fraction" in asked and not comparison.config.sweep:
+        problems.append("`held_out_fraction` is set, but there is no `sweep`; leave it out")
+    acting = comparison.evaluation
+    if comparison.kind is CLASSIFICATION:
+        why = "this is classification, which is evaluated by its own settings; leave it out"
+    else:
+        why = "the lab has its own (`lab`); leave it out"
+    return problems + [
+        f"`{name}` is set, but {why}" for name in _EVALUATION if name in asked - acting.keys()
+    ]

@@ -1,0 +1,310 @@
+"""The settings of a comparison: what stands under `compare:` in its recipe.
+
+One sentence below each field; the class checks itself and lists every problem at once.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from balora.compare.methods import BASE, STARTS, Method, parse_method
+from balora.compare.metrics import metric_of
+from balora.config import COEFFICIENTS, refuse
+from balora.errors import ConfigError
+from balora.field_types import field_problems, suggestion
+from balora.recipes.values import parse_text
+
+EVERY = "*"
+"""In `sweep`: every method."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig:
+    """Which methods are compared, under which conditions, on which seeds, and how.
+
+    Raises:
+        ConfigError: If a value has the wrong type or cannot work; all problems in one message.
+    """
+
+    methods: list[str] | None = None
+    """Methods by name (lora+kl, balora-svd, ...); null means base (generation), full to balora."""
+
+    seeds: list[int] | None = None
+    """Seeds, each of which every method runs with; null means 0, 1, 2."""
+
+    baseline: str | None = None
+    """Method that the paired differences are to; null takes lora, else the first that trains."""
+
+    settings: dict[Any, Any] | None = None
+    """From a method to fields of its own; a name that is none of a method must give a `method`."""
+
+    conditions: dict[Any, Any] | None = None
+    """From a name to fields, `lab` among them, that replace the recipe's; every method has each."""
+
+    sweep: dict[Any, Any] | None = None
+    """From a method, or *, to lists of values by field; the best is chosen on held-out rows."""
+
+    held_out_fraction: float = 0.15
+    """Share of the training rows that the sweep's values are chosen on."""
+
+    metric: str | None = None
+    """What the sweep goes by and the table is sorted by; null takes the metric of the task."""
+
+    jobs: int = 1
+    """Cells that run at the same time."""
+
+    retention_file: str | None = None
+    """Plain text that the model should still model well, for text generation."""
+
+    num_rows: int | None = None
+    """At most this many rows are evaluated on, for text generation."""
+
+    max_new_tokens: int = 256
+    """Longest answer to generate."""
+
+    eval_batch_size: int = 16
+    """Rows that are evaluated at once, for text generation."""
+
+    keep_models: bool = True
+    """Whether the trained models stay in the folder; their figures always do."""
+
+    def __post_init__(self) -> None:
+        problems = field_problems(self)
+        if not problems:
+            problems = (
+                self._method_problems()
+                + self._seed_problems()
+                + self._condition_problems()
+                + self._sweep_problems()
+                + self._range_problems()
+            )
+        refuse("compare", problems)
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """The methods that `settings` defines."""
+        return tuple(
+            str(name)
+            for name, entry in (self.settings or {}).items()
+            if isinstance(entry, Mapping) and "method" in entry
+        )
+
+    def method(self, name: str) -> Method:
+        """Return what a name among `methods` stands for.
+
+        Raises:
+            ConfigError: If it is no method.
+        """
+        if name in self.own_names:
+            return parse_method(str((self.settings or {})[name]["method"]))
+        return parse_method(name, self.own_names)
+
+    def settings_of(self, name: str) -> dict[str, Any]:
+        """Return the fields of a method's own, without its `method`."""
+        entry = (self.settings or {}).get(name) or {}
+        return {field: value for field, value in entry.items() if field != "method"}
+
+    def swept(self, name: str) -> dict[str, list[Any]]:
+        """Return the lists of values that are tried for a method, by field; none for base.
+
+        What `*` sweeps leaves alone a field that the method's own `settings` give; what the
+        method's own entry sweeps goes before them.
+        """
+        if self.method(name).start == BASE:
+            return {}
+        sweep, own = self.sweep or {}, self.settings_of(name)
+        of_every = {k: v for k, v in (sweep.get(EVERY) or {}).items() if k not in own}
+        return {**of_every, **(sweep.get(name) or {})}
+
+    def _method_problems(self) -> list[str]:
+        methods = self.methods if self.methods is not None else list(STARTS)
+        problems = self._setting_problems()
+        if not methods:
+            problems.append("`methods` is empty; name one or more")
+        problems += [f"`methods` names {name} twice" for name in _repeated(methods)]
+        meanings: dict[Method, str] = {}
+        for name in dict.fromkeys(methods):
+            try:
+                meaning = self.method(name)
+            except ConfigError as error:
+                problems.append(f"`methods`: {str(error).rstrip('.')}")
+                continue
+            if name not in self.own_names and meaning in meanings:
+                problems.append(
+                    f"`methods` names {meanings[meaning]} and {name}, which are the same; keep one"
+                )
+            elif name not in self.own_names:
+                meanings[meaning] = name
+        if self.baseline is not None and self.baseline not in methods:
+            problems.append(
+                f"`baseline` is {self.baseline}, which is none of the methods "
+                f"{', '.join(methods)}{suggestion(self.baseline, methods)}"
+            )
+        return problems
+
+    def _setting_problems(self) -> list[str]:
+        problems = []
+        for name, entry in (self.settings or {}).items():
+            where = f"`settings` of `{name}`"
+            if not isinstance(name, str) or not name.strip() or "/" in name or name == EVERY:
+                problems.append(f"{where}: a method's name is text without / in it")
+            elif not isinstance(entry, Mapping) or not all(isinstance(key, str) for key in entry):
+                problems.append(f"{where} must be a mapping of fields, got {entry!r}")
+            elif name == BASE:
+                problems.append(f"{where}: the pre-trained model is not trained; leave it out")
+            elif "method" in entry:
+                problems += _definition_problems(name, entry["method"])
+            elif (found := _parse_problem(name, self.own_names)) is not None:
+                problems.append(
+                    f"{where}: {found}; a method of your own must give the `method` it is made of"
+                )
+        return problems
+
+    def _seed_problems(self) -> list[str]:
+        if self.seeds is None:
+            return []
+        problems = [f"`seeds` names {seed} twice" for seed in _repeated(self.seeds)]
+        if not self.seeds:
+            problems.append("`seeds` is empty; name one or more")
+        return problems + [
+            f"`seeds` must be 0 or greater, got {seed}" for seed in self.seeds if seed < 0
+        ]
+
+    def _condition_problems(self) -> list[str]:
+        problems = []
+        if self.conditions is not None and not self.conditions:
+            problems.append("`conditions` is empty; fill it or leave it out")
+        for name, entry in (self.conditions or {}).items():
+            where = f"`conditions`, `{name}`"
+            if not isinstance(name, str) or not name.strip() or "/" in name:
+                problems.append(f"{where}: a condition's name is text without / in it")
+            elif entry is not None and not isinstance(entry, Mapping):
+                problems.append(f"{where} must be a mapping of fields, got {entry!r}")
+            elif isinstance(entry, Mapping) and not all(isinstance(key, str) for key in entry):
+                problems.append(f"{where}: a field's name is text")
+        return problems
+
+    def _sweep_problems(self) -> list[str]:
+        problems = []
+        known = [EVERY, *(self.methods or STARTS), *(self.settings or ())]
+        for name, entry in (self.sweep or {}).items():
+            where = f"`sweep` of `{name}`"
+            if name == BASE:
+                problems.append(f"{where}: the pre-trained model is not trained; leave it out")
+            elif name not in known and _parse_problem(str(name), self.own_names) is not None:
+                problems.append(f"{where} is no method{suggestion(str(name), known)}")
+            elif not isinstance(entry, Mapping) or not entry:
+                problems.append(f"{where} must be a mapping of fields to lists, got {entry!r}")
+            else:
+                problems += _value_problems(where, entry)
+                problems += [
+                    f"{where} has `{field}`, which would add the term to methods without it; sweep "
+                    "it method by method"
+                    for field in COEFFICIENTS
+                    if name == EVERY and field in entry
+                ]
+        return problems
+
+    def _range_problems(self) -> list[str]:
+        problems = [
+            f"`{name}` must be 1 or greater, got {value}"
+            for name in ("jobs", "num_rows", "max_new_tokens", "eval_batch_size")
+            if (value := getattr(self, name)) is not None and value < 1
+        ]
+        if not 0 < self.held_out_fraction < 1:
+            problems.append(
+                f"`held_out_fraction` must lie between 0 and 1, got {self.held_out_fraction}"
+            )
+        if self.metric is not None:
+            problems += _metric_problems(self.metric)
+        return problems
+
+
+def _repeated(values: Collection[Any]) -> list[Any]:
+    seen: set[Any] = set()
+    return [v for v in values if v in seen or seen.add(v)]  # type: ignore[func-returns-value]
+
+
+def _parse_problem(name: str, own: Collection[str]) -> str | None:
+    try:
+        parse_method(name, own)
+    except ConfigError as error:
+        return str(error).rstrip(".")
+    return None
+
+
+def _definition_problems(name: str, method: Any) -> list[str]:
+    """Say what is wrong with the `method` of an entry of `settings`."""
+    where = f"`settings` of `{name}`"
+    if _parse_problem(name, ()) is None:
+        return [f"{where} has a `method`, but the name is one already; leave `method` out"]
+    if not isinstance(method, str):
+        return [f"{where}: `method` must be text, got {method!r}"]
+    if method == BASE:
+        return [f"{where}: `method` is {BASE}, which is not trained; name it in `methods`"]
+    found = _parse_problem(method, ())
+    return [] if found is None else [f"{where}: `method`: {found}"]
+
+
+def _value_problems(where: str, entry: Mapping[Any, Any]) -> list[str]:
+    problems = []
+    for field, values in entry.items():
+        if not isinstance(values, list) or not values:
+            problems.append(f"{where}: `{field}` must be a list of values, got {values!r}")
+        elif any(value in values[:i] for i, value in enumerate(values)):
+            problems.append(f"{where}: `{field}` has a value twice")
+        elif field == "method":
+            problems.append(f"{where} has `method`; name methods in `methods`")
+    return problems
+
+
+def _metric_problems(name: str) -> list[str]:
+    try:
+        metric = metric_of(name)
+    except ConfigError as error:
+        return [f"`metric`: {str(error).rstrip('.')}"]
+    if metric.higher_is_better is None:
+        return [f"`metric` is {name}, of which neither more nor less is better; name another"]
+    return []
+
+
+def compare_config(
+    mapping: Mapping[str, Any], given: Mapping[str, str] | None = None
+) -> CompareConfig:
+    """Return the settings under `compare:` with those of the command line in their place.
+
+    Args:
+        mapping: As it stands in the recipe.
+        given: Fields to the text given on the command line.
+
+    Raises:
+        ConfigError: If a key is unknown, or a value cannot work.
+    """
+    hints = typing.get_type_hints(CompareConfig)
+    unknown = [
+        f"`{name}` is no field of `compare`{suggestion(str(name), hints)}"
+        for name in mapping
+        if name not in hints
+    ]
+    refuse("compare", unknown)
+    values = {name: _parsed(text, name, hints[name]) for name, text in (given or {}).items()}
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(CompareConfig)}
+    merged = {**mapping, **values}
+    return CompareConfig(
+        **{  # null takes a field out again
+            name: defaults[name] if value is None and name in values else value
+            for name, value in merged.items()
+        }
+    )
+
+
+def _parsed(text: str, name: str, annotation: Any) -> Any:
+    value = parse_text(text, annotation)
+    if name == "seeds" and isinstance(value, list):
+        return [int(seed) if str(seed).strip().isdigit() else seed for seed in value]
+    if name == "seeds" and isinstance(value, int):
+        return [value]
+    return value

@@ -1,0 +1,364 @@
+"""The panels of the report's plots: one figure each, one colour per method throughout.
+
+Panels are small enough to be read at the width of a phone; on a wider page they stand side by side,
+one per condition. Everything is drawn on figures of their own: pyplot and its state are not used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+from balora.compare.labels import label_ends, label_points, shortened, width_of
+from balora.compare.metrics import Metric
+from balora.compare.statistics import Estimate
+
+Array = NDArray[np.float64]
+
+# Paul Tol's "muted" scheme, safe for colour-blind readers; those that are faint on white come last
+_COLOURS = (
+    *("#332288", "#CC6677", "#117733", "#AA4499", "#44AA99"),
+    *("#882255", "#999933", "#88CCEE", "#DDCC77"),
+)
+_MARKERS = "osD^vPXph"
+_GREY, _INK = "#6b6b6b", "#222222"
+WIDTH = 3.9
+"""Inches of every panel."""
+_LEFT = 0.165
+"""Where axes begin, as a fraction of the width."""
+STYLE: Mapping[str, Any] = {
+    "axes.edgecolor": "#9a9a9a",
+    "axes.grid": True,
+    "axes.labelcolor": _INK,
+    "axes.labelsize": 9,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "font.size": 8.5,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "path.simplify_threshold": 0.5,
+    "svg.fonttype": "path",  # a reader need not have the font
+    "svg.hashsalt": "balora",  # the same picture is the same file
+    "text.color": _INK,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
+
+
+class Look(NamedTuple):
+    """How a method is drawn, in every plot."""
+
+    colour: str
+    marker: str
+    dash: str
+
+
+class Curve(NamedTuple):
+    """A quantity over the steps: each seed, and their mean on common steps."""
+
+    seeds: list[tuple[Array, Array]]
+    mean: tuple[Array, Array]
+
+
+class Spot(NamedTuple):
+    """A method in the plane of forgetting and task: its runs, their mean, both intervals."""
+
+    runs: list[tuple[float, float]]
+    x: Estimate
+    y: Estimate
+
+
+def looks(methods: Sequence[str]) -> dict[str, Look]:
+    """Return how each method is drawn; beyond nine the colours repeat with another dash."""
+    dashes = ("-", "--", ":", "-.")
+    found = {}
+    for i, name in enumerate(methods):
+        lap, turn = divmod(i, len(_COLOURS))
+        marker = _MARKERS[(turn + lap) % len(_MARKERS)]
+        found[name] = Look(_COLOURS[turn], marker, dashes[lap % len(dashes)])
+    return found
+
+
+def curves_panel(
+    curves: Mapping[str, Curve],
+    look: Mapping[str, Look],
+    *,
+    title: str,
+    quantity: str,
+    limits: tuple[float, float],
+) -> Figure:
+    """Draw a quantity over the steps: the mean of each method, its seeds faint.
+
+    Args:
+        curves: By method, at least one.
+        look: Of each method.
+        title: Of the panel, may be empty.
+        quantity: What is drawn, for the axis.
+        limits: Lowest and highest value, the same in all panels that are compared.
+    """
+    figure, axes = _panel(title, height=3.2, right=_right(curves))
+    for name, curve in curves.items():
+        colour, _, dash = look[name]
+        for steps, values in curve.seeds if len(curve.seeds) > 1 else ():
+            axes.plot(steps, values, color=colour, alpha=0.22, linewidth=0.6, zorder=2)
+        axes.plot(*curve.mean, color=colour, linestyle=dash, linewidth=1.6, zorder=3)
+    _scale(axes, limits)
+    axes.set_xlim(0, max(curve.mean[0][-1] for curve in curves.values()) or 1)
+    axes.set_xlabel("step")
+    axes.set_ylabel(quantity)
+    ends = {n: (float(c.mean[0][-1]), float(c.mean[1][-1])) for n, c in curves.items()}
+    label_ends(axes, ends, {name: look[name].colour for name in curves})
+    return figure
+
+
+def tradeoff_panel(
+    spots: Mapping[str, Spot],
+    look: Mapping[str, Look],
+    *,
+    title: str,
+    metrics: tuple[Metric, Metric],
+    before: float | None,
+    limits: tuple[tuple[float, float], tuple[float, float]],
+) -> Figure:
+    """Draw the task score over what was kept: a small point per run, a large one per mean.
+
+    Args:
+        spots: By method, at least one.
+        look: Of each method.
+        title: Of the panel, may be empty.
+        metrics: Of the x axis and of the y axis.
+        before: What the pre-trained model has on the x axis, None where it was not measured.
+        limits: Of both axes, the same in all panels that are compared.
+    """
+    figure, axes = _panel(title, height=3.6, right=0.95)
+    if before is not None:
+        axes.axvline(before, color=_GREY, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
+        axes.text(
+            *(before, 0.02, " pre-trained "),
+            **{"rotation": 90, "ha": "right", "va": "bottom", "color": _GREY, "fontsize": 8},
+            transform=axes.get_xaxis_transform(),
+        )
+    for name, spot in spots.items():
+        colour, marker, _ = look[name]
+        for x, y in spot.runs:
+            axes.plot(x, y, marker, color=colour, markersize=3.5, alpha=0.35, mew=0, zorder=2)
+        bars = {"xerr": spot.x.half_width, "yerr": spot.y.half_width}
+        axes.errorbar(
+            *(spot.x.mean, spot.y.mean),
+            **bars,
+            **{"fmt": marker, "color": colour, "markersize": 7.5, "elinewidth": 1.1},
+            **{"markeredgecolor": "white", "markeredgewidth": 0.8, "zorder": 4},
+        )
+    for axis, metric in zip((axes.xaxis, axes.yaxis), metrics, strict=True):
+        axis.set_label_text(metric.title)
+        if metric.form.endswith("%}"):
+            axis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlim(*_padded(limits[0]))
+    axes.set_ylim(*_padded(limits[1]))
+    if (arrow := better(*metrics)) is not None:
+        axes.set_title(f"better {arrow}", loc="right", fontsize=9, fontweight="normal")
+    label_points(
+        axes,
+        {name: (spot.x.mean, spot.y.mean) for name, spot in spots.items()},
+        {name: look[name].colour for name in spots},
+        bars=[_bars(spot) for spot in spots.values()],
+        others=[run for spot in spots.values() for run in spot.runs],
+    )
+    return figure
+
+
+def _bars(spot: Spot) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the ends of both intervals of a mean, by axis."""
+    x, y = ((e.mean - (e.half_width or 0), e.mean + (e.half_width or 0)) for e in (spot.x, spot.y))
+    return x, y
+
+
+def better(x: Metric, y: Metric) -> str | None:
+    """Return an arrow to the corner where both metrics are better; None where one has no way."""
+    if x.higher_is_better is None or y.higher_is_better is None:
+        return None
+    return {
+        (True, True): "\N{NORTH EAST ARROW}",
+        (False, True): "\N{NORTH WEST ARROW}",
+        (True, False): "\N{SOUTH EAST ARROW}",
+        (False, False): "\N{SOUTH WEST ARROW}",
+    }[x.higher_is_better, y.higher_is_better]
+
+
+def spectra_panel(
+    before: Array | None,
+    after: Mapping[str, Array],
+    look: Mapping[str, Look],
+    *,
+    title: str,
+) -> Figure:
+    """Draw the singular values of the logits, and below them after / before.
+
+    Args:
+        before: Of the pre-trained model, descending; None leaves the lower part out.
+        after: By method, the mean over its seeds; at least one.
+        look: Of each method.
+        title: Of the panel, may be empty.
+    """
+    right = _right(after)
+    if before is None:
+        figure, upper = _panel(title, height=3.0, right=right)
+        lower = upper
+    else:
+        figure, upper = _panel(title, height=4.4, right=right, bottom=0.60)
+        lower = figure.add_axes((_LEFT, 0.10, right - _LEFT, 0.44), sharex=upper)
+        upper.tick_params(labelbottom=False)
+        index = np.arange(1, len(before) + 1)
+        upper.plot(index, before, color=_INK, linestyle="--", linewidth=1.1, zorder=4)
+        upper.text(0.97, 0.93, "dashed: before", ha="right", va="top", transform=upper.transAxes)
+        lower.axhline(1, color=_INK, linestyle="--", linewidth=1.1, zorder=1)
+        lower.set_ylabel("after / before")
+    ends = {}
+    for name, values in after.items():
+        colour, _, dash = look[name]
+        style = {"color": colour, "linestyle": dash, "linewidth": 1.4, "zorder": 3}
+        index = np.arange(1, len(values) + 1)
+        upper.plot(index, values, **style)
+        if before is not None:
+            index, values = _ratio(values, before)
+            lower.plot(index, values, **style)
+        ends[name] = (float(index[-1]), float(values[-1]))
+    upper.set_yscale("log")
+    upper.set_ylabel("singular value")
+    lower.set_xlabel("index of the singular value")
+    lower.set_xlim(left=1)
+    label_ends(lower, ends, {name: look[name].colour for name in after})
+    return figure
+
+
+def _ratio(after: Array, before: Array) -> tuple[Array, Array]:
+    """Return after / before by index, from 1, where both are and before is not 0."""
+    num = min(len(after), len(before))
+    index = np.flatnonzero(before[:num] > 0)
+    return index + 1.0, after[index] / before[index]
+
+
+def updates_panel(
+    sizes: Mapping[str, Mapping[str, float]],
+    layers: Sequence[str],
+    *,
+    title: str,
+    limits: tuple[float, float],
+) -> Figure:
+    """Draw a map of methods x layers: the relative size of the update, on a log scale.
+
+    Args:
+        sizes: By method and layer, at least one; a layer that was not trained is missing.
+        layers: Of the columns, in the model's order.
+        title: Of the panel, may be empty.
+        limits: Smallest and largest size, greater than 0, the same in all panels.
+    """
+    height = 1.2 + 0.24 * len(sizes)
+    left = (max(map(width_of, sizes)) + 0.15) / WIDTH
+    figure, axes = _panel(title, height=height, left=left, right=0.95, bottom=0.85 / height)
+    table = np.array([[sizes[m].get(name, np.nan) for name in layers] for m in sizes])
+    axes.set_facecolor("#ededed")
+    with np.errstate(invalid="ignore"):
+        table = np.where(table > 0, table, np.nan)
+    low, high = limits if limits[0] < limits[1] else (limits[0] / 2, limits[1] * 2)
+    image = axes.imshow(
+        table, aspect="auto", interpolation="nearest", cmap="cividis", norm=LogNorm(low, high)
+    )
+    axes.set_yticks(range(len(sizes)), list(map(shortened, sizes)))
+    groups = layer_groups(layers)
+    for start, _, _ in groups[1:]:
+        axes.axvline(start - 0.5, color="white", linewidth=1)
+    every = -(-len(groups) // 16)  # room for about 16 labels
+    axes.set_xticks(
+        [(start + end - 1) / 2 for start, end, _ in groups[::every]],
+        [name for _, _, name in groups[::every]],
+    )
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    scale = figure.add_axes((left, 0.42 / height, 0.95 - left, 0.09 / height))
+    figure.colorbar(image, cax=scale, orientation="horizontal")
+    scale.minorticks_off()
+    ticks = [low, (low * high) ** 0.5, high]
+    scale.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks], fontsize=7.5)
+    axes.set_xlabel("block", fontsize=8, labelpad=1)
+    return figure
+
+
+def layer_groups(layers: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Return start, end and label of runs of layers: the number of a block, or the layer's name."""
+    groups: list[tuple[int, int, str]] = []
+    for i, name in enumerate(layers):
+        number = re.search(r"\.(\d+)\.", f".{name}.")
+        label = number[1] if number else re.sub(r"^lm_|ed_tokens$", "", name.rpartition(".")[2])
+        if groups and number and groups[-1][2] == label:
+            groups[-1] = (groups[-1][0], i + 1, label)
+        else:
+            groups.append((i, i + 1, label))
+    return groups
+
+
+def _right(names: Iterable[str]) -> float:
+    """Return where axes end that have names at their right."""
+    return 1 - (max(map(width_of, names)) + 0.25) / WIDTH
+
+
+def _panel(
+    title: str, *, height: float, right: float, left: float = _LEFT, bottom: float | None = None
+) -> tuple[Figure, Axes]:
+    """Return a figure with one pair of axes; fractions of the figure say where they are."""
+    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    low = 0.45 / height if bottom is None else bottom
+    axes = figure.add_axes((left, low, right - left, 1 - 0.32 / height - low))
+    axes.set_title(title)
+    return figure, axes
+
+
+def _scale(axes: Axes, limits: tuple[float, float]) -> None:
+    """Set the y axis: logarithmic where values are positive and span more than a factor 30."""
+    low, high = limits
+    if low > 0 and high / low > 30:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.2, high * 1.2)
+    else:
+        axes.set_ylim(*_padded(limits, 0.05))
+
+
+def _padded(limits: tuple[float, float], share: float = 0.1) -> tuple[float, float]:
+    room = share * ((limits[1] - limits[0]) or abs(limits[0]) or 1.0)
+    return limits[0] - room, limits[1] + room
+
+
+def save(figure: Figure, stem: Any) -> None:
+    """Write ``stem.png`` and ``stem.svg``."""
+    from PIL import Image
+
+    buffer = figure.canvas
+    assert isinstance(buffer, FigureCanvasAgg)
+    figure.set_dpi(200)
+    buffer.draw()
+    # few colours: a palette makes a third of the size
+    Image.fromarray(np.asarray(buffer.buffer_rgba())).convert("RGB").quantize(256).save(
+        stem.with_name(f"{stem.name}.png"), optimize=True
+    )
+    figure.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None, "Creator": None})
+
+
+def style() -> Any:
+    """Return a context in which panels are drawn."""
+    return matplotlib.rc_context(dict(STYLE))

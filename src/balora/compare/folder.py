@@ -1,0 +1,213 @@
+"""The folder of a comparison: what was asked for, the cells' own files, and one row for each.
+
+.. code-block:: text
+
+    comparison.yaml     the comparison, as a recipe
+    results.jsonl       one row for each finished or failed cell of the comparison
+    choices.json        what the sweeps chose, and from what
+    cells/SLUG/         recipe.yaml, cell.json, log.txt, details.json, run/, and result.json: the
+                        row, written last; a cell is finished when it is there and has no error
+
+Everything but logs and models appears by rename, so a file that is there is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from balora.compare.cells import Cell, differences, flat
+from balora.compare.comparison import COMPARE, Comparison
+from balora.errors import ConfigError
+from balora.recipes.values import dump_mapping, read_mapping
+
+COMPARISON_FILE = "comparison.yaml"
+RESULTS_FILE = "results.jsonl"
+CHOICES_FILE = "choices.json"
+ROW_FILE = "result.json"
+_OURS = (
+    COMPARISON_FILE,
+    RESULTS_FILE,
+    CHOICES_FILE,
+    "cells",
+    "held_out",
+    "table.md",
+    "table.csv",
+    "table.tex",
+    "report.html",
+    "plots",
+)
+_NOT_COMPARED = ("output_dir", "disable_tqdm")
+
+
+def finite(value: Any) -> Any:
+    """Return a value of JSON with None for every NaN and infinity in it."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file by rename."""
+    stage = path.with_name(f".tmp-{path.name}")
+    stage.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(stage, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON by rename, NaN and infinity as null."""
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+class Folder:
+    """The folder of one comparison."""
+
+    def __init__(self, path: Path) -> None:
+        """Take a folder that may not be there yet."""
+        self.path = path
+
+    def of(self, cell: Cell) -> Path:
+        """Return the folder of a cell."""
+        return self.path / "cells" / cell.slug
+
+    def clear(self) -> None:
+        """Remove what a comparison writes, and nothing else."""
+        for name in _OURS:
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def check(self, comparison: Comparison) -> None:
+        """Refuse a folder that holds something else, or another comparison.
+
+        Methods, seeds, conditions, the baseline and how many run at a time may differ.
+
+        Raises:
+            ConfigError: With each field that differs, and both values.
+        """
+        if self.path.is_file():
+            raise ConfigError(f"`output_dir` {str(self.path)!r} is a file; name a folder.")
+        there = self.path / COMPARISON_FILE
+        if not there.is_file():
+            if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+                raise ConfigError(
+                    f"`output_dir` {str(self.path)!r} is not empty and holds no comparison. Name "
+                    "another folder, or pass `--overwrite`."
+                )
+            return
+        self._refuse(differences(_shared(read_mapping(there)), _shared(comparison.to_dict())))
+
+    def check_cells(self, cells: Sequence[Cell]) -> None:
+        """Refuse cells that are finished and were made with other settings.
+
+        Raises:
+            ConfigError: With each field that differs, and both values.
+        """
+        found = []
+        for cell in cells:
+            if self.row(cell, with_failed=False) is not None:
+                there = differences(Cell.read(self.of(cell)).identity(), cell.identity())
+                found += [f"{cell.key}: {difference}" for difference in there]
+        self._refuse(found)
+
+    def _refuse(self, found: Sequence[str]) -> None:
+        if not found:
+            return
+        more = f"; and {len(found) - 8} more differences" if len(found) > 8 else ""
+        raise ConfigError(
+            f"`output_dir` {str(self.path)!r} holds another comparison: {'; '.join(found[:8])}"
+            f"{more}. Name another folder, or pass `--overwrite` to start anew."
+        )
+
+    def write_comparison(self, comparison: Comparison) -> None:
+        """Write ``comparison.yaml``."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / COMPARISON_FILE, comparison.to_yaml())
+
+    def row(self, cell: Cell, *, with_failed: bool = True) -> dict[str, Any] | None:
+        """Return the row of a cell; None where it is not there, or was not wanted failed."""
+        try:
+            text = (self.of(cell) / ROW_FILE).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        row: dict[str, Any] = json.loads(text)
+        return row if with_failed or row["error"] is None else None
+
+    def is_finished(self, cell: Cell) -> bool:
+        """Say whether a cell has its figures, of the very values that it would run with now."""
+        if self.row(cell, with_failed=False) is None:
+            return False
+        # a sweep may choose other values when one of its runs is made up for
+        there = Cell.read(self.of(cell))
+        return there.identity() == cell.identity() and there.fields == cell.fields
+
+    def prepare(self, cell: Cell) -> Path:
+        """Write what a cell's process reads, remove what an earlier one left, return the folder."""
+        folder = self.of(cell)
+        if folder.is_dir():
+            # first of all the row: without it the cell counts as one that has to run
+            (folder / ROW_FILE).unlink(missing_ok=True)
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        cell.write(folder)
+        write_text(folder / "recipe.yaml", dump_mapping(cell.recipe))
+        return folder
+
+    def write_row(self, cell: Cell, row: Mapping[str, Any]) -> None:
+        """Write the row of a cell, which finishes it."""
+        write_json(self.of(cell) / ROW_FILE, row)
+
+    def collect(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """Write ``results.jsonl`` anew from the rows of the cells and return them."""
+        rows = [row for cell in cells if (row := self.row(cell)) is not None]
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        write_text(self.path / RESULTS_FILE, "".join(f"{line}\n" for line in lines))
+        return rows
+
+    def read_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of ``results.jsonl``.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        path = self.path / RESULTS_FILE
+        if not path.is_file():
+            raise ConfigError(f"`{self.path}` holds no comparison: it has no {RESULTS_FILE}.")
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def row_of(cell: Cell, **figures: Any) -> dict[str, Any]:
+    """Return the row of a cell; what `figures` does not say is empty or null."""
+    empty: dict[str, Any] = {
+        "metrics": {},
+        "num_trainable_parameters": None,
+        "train_seconds": None,
+        "evaluation_seconds": None,
+        "seconds": None,
+        "peak_memory_mib": None,
+        "versions": {},
+        "commit": None,
+        "error": None,
+    }
+    unknown = figures.keys() - empty.keys()
+    assert not unknown, unknown
+    who = {name: getattr(cell, name) for name in ("stage", "condition", "method", "seed", "fields")}
+    return {"cell": cell.key, **who, **empty, **figures}
+
+
+def _shared(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides every cell of a comparison, flat."""
+    asked = comparison.get(COMPARE) or {}
+    names = ("retention_file", "num_rows", "max_new_tokens", "eval_batch_size")
+    own = {name: value for name, value in comparison.items() if name not in _NOT_COMPARED}
+    return flat({**own, COMPARE: {name: asked[name] for name in names if name in asked}})

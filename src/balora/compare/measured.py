@@ -1,0 +1,224 @@
+"""What one cell does and measures: `balora train`, then what `balora eval` measures, in one go."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from balora.compare.cells import Cell
+from balora.compare.folder import write_json
+from balora.compare.memory import peak_memory_mib
+from balora.compare.metrics import CLASSIFICATION as CLASSIFICATION_METRICS
+from balora.compare.metrics import GENERATION as GENERATION_METRICS
+from balora.config import DataConfig
+from balora.data import load_examples
+from balora.environment import describe_environment
+from balora.evaluation.details import logit_spectrum, sample_pairs, update_sizes
+from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
+from balora.evaluation.results import read_results
+from balora.evaluation.run import load_model, load_run, prompt_pairs, read_text
+from balora.recipes import CLASSIFICATION, Recipe, load_recipe
+
+Pairs: TypeAlias = list[tuple[str, str]]
+
+DETAILS_FILE = "details.json"
+_PACKAGES = ("python", "balora", "torch", "transformers", "peft", "trl", "accelerate", "datasets")
+
+
+class Trained(NamedTuple):
+    """What training cost."""
+
+    num_trainable_parameters: int
+    """Of the adapter and a new head, or of the whole model."""
+    train_seconds: float
+    """Of the trainer's steps, evaluations in between included."""
+    peak_memory_mib: float | None
+    """Up to the end of training, imports and loading included; what evaluation adds is not."""
+
+
+def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Train the cell's recipe, measure what came out, write ``details.json``.
+
+    Args:
+        cell: Of the folder.
+        folder: With ``recipe.yaml``, whose `output_dir` the run is left in.
+
+    Returns:
+        The fields of its row that are measured.
+
+    Raises:
+        BaloraError: As `balora train` and `balora eval`.
+    """
+    recipe = load_recipe(folder / "recipe.yaml")
+    run = None if cell.is_base else Path(recipe.training["output_dir"])
+    trained = None if cell.is_base else _train(recipe)
+    start = time.monotonic()
+    if recipe.kind is CLASSIFICATION:
+        # the run itself has evaluated its last epoch, and the sets out of domain
+        assert run is not None
+        metrics, seconds = classification_metrics(read_results(run)), None
+        details: dict[str, Any] = {}
+    else:
+        models = _Models(recipe, run)
+        pairs = _pairs(cell, recipe, models.tokenizer)
+        metrics = _generation_metrics(cell, recipe, models, pairs)
+        seconds = round(time.monotonic() - start, 2)
+        details = {} if cell.stage == "choose" else _details(cell, models, pairs)
+    if run is not None:
+        details["curves"] = _curves(run)
+    write_json(folder / DETAILS_FILE, details)
+    facts = describe_environment()
+    return {
+        "metrics": metrics,
+        "num_trainable_parameters": trained.num_trainable_parameters if trained else None,
+        "train_seconds": trained.train_seconds if trained else None,
+        "evaluation_seconds": seconds,
+        "peak_memory_mib": trained.peak_memory_mib if trained else peak_memory_mib(),
+        "versions": {name: facts[name] for name in _PACKAGES if name in facts},
+        "commit": facts.get("balora commit"),
+    }
+
+
+def _train(recipe: Recipe) -> Trained:
+    """Train as `balora train` does, and let go of the trainer: evaluation needs its memory."""
+    from balora.trainers.run import run_recipe
+
+    trainer = run_recipe(recipe)
+    number = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    log = trainer.state.log_history
+    seconds = next(row["train_runtime"] for row in reversed(log) if "train_runtime" in row)
+    peak = peak_memory_mib()
+    del trainer
+    gc.collect()  # a trainer and its model refer to one another
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return Trained(number, round(seconds, 2), peak)
+
+
+class _Models:
+    """The pre-trained model and the run's, side by side, and their tokenizer.
+
+    The run's is loaded from its folder in plain PEFT, as `balora eval` does: a figure then belongs
+    to what was saved and holds for everyone who loads it. That costs one load; the trainer's own
+    model with its adapters off could not be the reference of full fine-tuning anyway.
+    """
+
+    def __init__(self, recipe: Recipe, run: Path | None) -> None:
+        name = recipe.model.model_name_or_path
+        self.base: PreTrainedModel = load_model(name)
+        self.tuned: PreTrainedModel = self.base if run is None else load_run(run, name)
+        # a run keeps its own tokenizer: training may have given it a chat template
+        has_tokenizer = run is not None and (run / "tokenizer_config.json").is_file()
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(run) if has_tokenizer else name
+        )
+
+
+def _generation_metrics(
+    cell: Cell, recipe: Recipe, models: _Models, pairs: Pairs
+) -> dict[str, float | None]:
+    """Return the figures of text generation, in the lab with its defect card.
+
+    Of the run that a sweep tries, the card is made only where the choice goes by it.
+    """
+    is_in_the_lab = cell.lab is not None
+    wanted = cell.sweep.get("metric")
+    needs_card = is_in_the_lab and (
+        cell.stage == "final" or wanted not in (None, *GENERATION_METRICS)
+    )
+    options = MeasureOptions(
+        batch_size=cell.evaluation["eval_batch_size"],
+        max_new_tokens=cell.evaluation["max_new_tokens"],
+        generate=not needs_card,  # the card has the exact match
+    )
+    file = cell.evaluation.get("retention_file")
+    figures = measure(
+        models.tuned,
+        models.base,
+        models.tokenizer,
+        pairs,
+        None if file is None else read_text(Path(file)),
+        options=options,
+    )
+    return {**_of_generation(figures), **(_card(cell, recipe, models) if needs_card else {})}
+
+
+def _of_generation(figures: Inheritance) -> dict[str, float | None]:
+    return {name: getattr(figures, name) for name in GENERATION_METRICS}
+
+
+def _card(cell: Cell, recipe: Recipe, models: _Models) -> dict[str, float | None]:
+    from balora.lab.build import build_lab
+    from balora.lab.card import measure_defects
+    from balora.lab.config import lab_config
+
+    assert cell.lab is not None
+    lab = build_lab(lab_config(cell.lab))
+    if cell.stage == "choose":
+        evaluated = cast(DataConfig, recipe.data).eval_dataset_name
+        lab = lab._replace(test_file=Path(str(evaluated)))
+    return dict(asdict(measure_defects(models.tuned, models.tokenizer, lab)))
+
+
+def _pairs(cell: Cell, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Pairs:
+    """Return prompt and gold completion of the rows that are evaluated."""
+    data = cast(DataConfig, recipe.data)
+    rows = load_examples(data, split=data.dataset_test_split or "train", name="eval").dataset
+    limit = cell.evaluation.get("num_rows")
+    if limit is not None:
+        rows = rows.select(range(min(limit, len(rows))))
+    return prompt_pairs(rows, tokenizer)
+
+
+def _details(cell: Cell, models: _Models, pairs: Pairs) -> dict[str, Any]:
+    """Return what the report shows of a run beside its figures."""
+    before = logit_spectrum(models.base, models.tokenizer, pairs)
+    if cell.is_base:
+        return {"spectrum": {"before": before}}
+    return {
+        "spectrum": {
+            "before": before,
+            "after": logit_spectrum(models.tuned, models.tokenizer, pairs),
+        },
+        "updates": update_sizes(models.tuned, models.base),
+        "samples": sample_pairs(
+            models.tuned,
+            models.base,
+            models.tokenizer,
+            pairs,
+            max_new_tokens=cell.evaluation["max_new_tokens"],
+        ),
+    }
+
+
+def _curves(run: Path) -> list[dict[str, Any]]:
+    from balora.evaluation.details import learning_curves
+
+    return list(learning_curves(run))
+
+
+def classification_metrics(results: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the figures of a run of classification, after its last epoch, by name.
+
+    Those of the first evaluation set have the metric's own name; those of others, which are MNLI's
+    mismatched rows, and of the sets out of domain are called ``SET:METRIC``.
+
+    Args:
+        results: As ``results.json`` has them.
+    """
+    metrics: dict[str, float | None] = {}
+    sets = [
+        ("" if i == 0 else f"{name}:", row)
+        for i, (name, row) in enumerate(results["final"].items())
+    ]
+    sets += [(f"{name}:", row) for name, row in results["out_of_domain"].items()]
+    for prefix, row in sets:
+        metrics |= {prefix + name: row[name] for name in CLASSIFICATION_METRICS if name in row}
+    return metrics

@@ -1,0 +1,240 @@
+"""From a comparison to its cells, each with a recipe that was checked before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from balora.classification_config import OWN_TASKS, ClassificationConfig
+from balora.compare.cells import Cell
+from balora.compare.comparison import Comparison, as_texts
+from balora.compare.methods import BASE, method_fields, recipe_without
+from balora.config import DataConfig
+from balora.errors import ConfigError
+from balora.recipes.kinds import GENERATION
+from balora.recipes.load import check_recipe
+from balora.recipes.recipe import Recipe
+
+_TO_BE_BUILT = "(to be written)"
+_ROWS = ("dataset_name", "dataset_config", "dataset_train_split")
+
+
+class Parts(NamedTuple):
+    """The training rows in two: what is trained on, and what a sweep chooses by."""
+
+    fit: Path
+    held_out: Path
+
+
+class LabFiles(NamedTuple):
+    """Where the lab's model and data are, as the recipe of a cell names them."""
+
+    model: Path
+    train_file: Path
+    test_file: Path
+
+
+class Plan:
+    """The cells of a comparison; a recipe that cannot work fails here, before anything runs."""
+
+    def __init__(self, comparison: Comparison, labs: Mapping[str, LabFiles] | None = None) -> None:
+        """Take a comparison.
+
+        Args:
+            comparison: What was asked for.
+            labs: The lab by condition, where it is built already.
+        """
+        self.comparison = comparison
+        self.labs = labs or {}
+        self._lab_settings = {name: self._lab(name) for name in comparison.conditions}
+
+    def check(self) -> None:
+        """Check the recipe of every method under every condition, with every value of a sweep.
+
+        Raises:
+            ConfigError: With every problem, each once, and whose it is.
+        """
+        found: dict[str, list[str]] = {}
+        cells = itertools.product(self.comparison.conditions, self._methods)
+        for condition, method in cells:
+            for values in combinations(self.comparison.config.swept(method)):
+                try:
+                    self._check(condition, method, values)
+                except ConfigError as error:
+                    places = found.setdefault(str(error), [])
+                    name = f"{condition}/{method}" if condition else method
+                    if name not in places:
+                        places.append(name)
+        number = len(self.comparison.conditions) * len(self._methods)
+        if found:
+            raise ConfigError(
+                " ".join(
+                    message if len(places) == number else f"{', '.join(places)}: {message}"
+                    for message, places in found.items()
+                )
+            )
+
+    def choosing(self, parts: Parts | None = None) -> list[Cell]:
+        """Return the cells of the sweep: every value under the first condition, the first seed.
+
+        Args:
+            parts: The two parts of the training rows; None before they are written.
+        """
+        config, condition = self.comparison.config, self.comparison.conditions[0]
+        first_seed = (config.seeds or [0])[0]
+        tried = {method: combinations(config.swept(method)) for method in self._methods}
+        several = [
+            [self._cell("choose", condition, method, first_seed, v, parts) for v in values]
+            for method, values in tried.items()
+            if len(values) > 1  # one value leaves no choice
+        ]
+        # the first value of every method, then the second
+        return [c for row in itertools.zip_longest(*several) for c in row if c is not None]
+
+    def final(self, chosen: Mapping[str, Mapping[str, Any] | None] | None = None) -> list[Cell]:
+        """Return the cells that are reported: the first seed of every method, then the next.
+
+        Args:
+            chosen: By method the values that were chosen from its sweep, None where none could
+                be; a method without a sweep needs none. Before the choice, the first values.
+        """
+        config, cells = self.comparison.config, []
+        for seed in config.seeds or ():
+            for condition, method in itertools.product(self.comparison.conditions, self._methods):
+                if method == BASE:
+                    if seed == (config.seeds or [0])[0]:
+                        cells.append(self._cell("final", condition, method, None, {}))
+                    continue
+                values = (chosen or {}).get(method) or combinations(config.swept(method))[0]
+                cells.append(self._cell("final", condition, method, seed, values))
+        return cells
+
+    def data_of(self, condition: str) -> DataConfig | ClassificationConfig:
+        """Return the data of a condition, the same for every method."""
+        own = {"output_dir": "unused"}
+        return self._recipe(condition, self._methods[-1], own).data
+
+    @property
+    def _methods(self) -> list[str]:
+        return self.comparison.config.methods or []
+
+    def _lab(self, condition: str) -> dict[str, Any] | None:
+        settings = self.comparison.lab_of(condition)
+        if settings is None:
+            return None
+        from balora.lab.config import lab_config
+
+        return asdict(lab_config(settings))
+
+    def _cell(
+        self,
+        stage: Any,
+        condition: str,
+        method: str,
+        seed: int | None,
+        values: Mapping[str, Any],
+        parts: Parts | None = None,
+    ) -> Cell:
+        config = self.comparison.config
+        own = {**config.settings_of(method), **values}
+        places = _part_fields(self.comparison, parts) if stage == "choose" else {}
+        cell = Cell(
+            stage=stage,
+            condition=condition,
+            method=method,
+            seed=seed,
+            fields=own,
+            recipe={},
+            evaluation=self.comparison.evaluation,
+            lab=self._lab_settings[condition],
+            sweep=self._sweep(stage, condition, method, values),
+        )
+        run = {"output_dir": str(self.comparison.folder / "cells" / cell.slug / "run")}
+        if seed is not None:
+            run["seed"] = str(seed)
+        recipe = self._recipe(condition, method, {**own, **places, **run})
+        return replace(cell, recipe=recipe.to_dict())
+
+    def _sweep(
+        self, stage: str, condition: str, method: str, values: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return what decides a choice: in a run that chooses its values, then all of them."""
+        config = self.comparison.config
+        swept = config.swept(method)
+        if not swept:
+            return {}
+        how = {"held_out_fraction": config.held_out_fraction, "metric": config.metric}
+        if stage == "choose":
+            recipe = self.comparison.recipe_of(condition)
+            return {"values": dict(values), **how, "rows": {n: recipe.get(n) for n in _ROWS}}
+        return {"values": swept, **how}
+
+    def _check(self, condition: str, method: str, values: Mapping[str, Any]) -> None:
+        own = self.comparison.config.settings_of(method)
+        recipe = self._recipe(condition, method, {**own, **values, "output_dir": "unused"})
+        if not _is_evaluated(recipe):
+            raise ConfigError(
+                "there is nothing to evaluate on: set `eval_dataset_name` or `dataset_test_split`."
+            )
+
+    def _recipe(self, condition: str, name: str, own: Mapping[str, Any]) -> Recipe:
+        """Return the checked recipe of a method, its `own` fields over all others."""
+        recipe = self.comparison.recipe_of(condition) | self._lab_fields(condition)
+        method = self.comparison.config.method(name)
+        if method.start == BASE:
+            return _in_words_of_a_file(recipe, as_texts(own))
+        given = method_fields(method, recipe, self.comparison.kind)
+        return _in_words_of_a_file(recipe_without(method, recipe), as_texts({**given, **own}))
+
+    def _lab_fields(self, condition: str) -> dict[str, Any]:
+        if self.comparison.lab is None:
+            return {}
+        built = self.labs.get(condition)
+        names = {
+            "model_name_or_path": built.model if built else _TO_BE_BUILT,
+            "dataset_name": built.train_file if built else _TO_BE_BUILT,
+            "eval_dataset_name": built.test_file if built else _TO_BE_BUILT,
+        }
+        return {**{k: str(v) for k, v in names.items()}, "prompt_template": "alpaca"}
+
+
+def combinations(swept: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return every combination of the values of a sweep; one without fields for none."""
+    return [dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())]
+
+
+def _in_words_of_a_file(recipe: Mapping[str, Any], texts: Mapping[str, str]) -> Recipe:
+    """Check a recipe whose replaced fields stand in a file: messages name them without dashes."""
+    try:
+        return check_recipe(recipe, texts)
+    except ConfigError as error:
+        message = str(error)
+        for name in texts:
+            message = message.replace(f"`--{name}`", f"`{name}`")
+        raise ConfigError(message) from error
+
+
+def _is_evaluated(recipe: Recipe) -> bool:
+    data = recipe.data
+    has_rows = data.eval_dataset_name is not None or data.dataset_test_split is not None
+    if isinstance(data, DataConfig):
+        return has_rows
+    assert isinstance(data, ClassificationConfig)
+    return has_rows or data.task not in OWN_TASKS
+
+
+def _part_fields(comparison: Comparison, parts: Parts | None) -> dict[str, Any]:
+    """Return the fields that name the two parts of the training rows."""
+    fit, held_out = parts or (_TO_BE_BUILT, _TO_BE_BUILT)
+    fields: dict[str, Any] = {
+        "dataset_name": str(fit),
+        "eval_dataset_name": str(held_out),
+        "dataset_config": None,
+        "dataset_train_split": "train",
+        "dataset_test_split": "train",
+    }
+    # the data sets of another origin take no part in a choice
+    return fields if comparison.kind is GENERATION else {**fields, "out_of_domain": None}

@@ -1,0 +1,143 @@
+"""The parts of the report beside tables and plots: samples, sweeps, what was run."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from balora.compare.metrics import task_metric
+from balora.compare.study import Row, Study, shown
+
+_MAX_CHARACTERS = 700
+"""Of one text of a sample; what is left out is said."""
+_MAX_PROMPTS = 5
+"""Of a condition."""
+
+
+class Sample(NamedTuple):
+    """One prompt, and what each method makes of it."""
+
+    prompt: str
+    """As the model gets it."""
+    gold: str
+    """The answer of the data."""
+    before: str
+    """What the pre-trained model writes."""
+    after: dict[str, str]
+    """What each method writes, with its first seed."""
+
+
+class Sweep(NamedTuple):
+    """What was tried for one method."""
+
+    method: str
+    """Its name."""
+    metric: str | None
+    """Title of the metric that was compared; None where no run has one."""
+    fields: tuple[str, ...]
+    """That were varied."""
+    lines: list[tuple[tuple[str, ...], str, bool]]
+    """Values of the fields, the figure or the error, and whether they were chosen."""
+
+
+def samples(study: Study, details: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Sample]]:
+    """Return the samples of each condition that has some, of the first seed of every method."""
+    found: dict[str, list[Sample]] = {}
+    for condition in study.conditions:
+        by_prompt: dict[tuple[str, str], Sample] = {}
+        for method in study.trained:
+            rows = (details.get(row["cell"], {}) for row in study.of(condition, method))
+            first = next((own["samples"] for own in rows if own.get("samples")), [])
+            for made in first[:_MAX_PROMPTS]:
+                texts = {name: cut(made.get(name) or "") for name in ("gold", "before", "after")}
+                key = (made["prompt"], made.get("gold") or "")
+                sample = by_prompt.setdefault(
+                    key, Sample(cut(key[0]), texts["gold"], texts["before"], {})
+                )
+                sample.after[method] = texts["after"]
+        if by_prompt:
+            found[condition] = list(by_prompt.values())[:_MAX_PROMPTS]
+    return found
+
+
+def cut(text: str) -> str:
+    """Return the beginning of a long text, with how much was left out."""
+    if len(text) <= _MAX_CHARACTERS:
+        return text
+    return f"{text[:_MAX_CHARACTERS]} [... {len(text) - _MAX_CHARACTERS} more characters]"
+
+
+def sweeps(study: Study) -> list[Sweep]:
+    """Return what the sweep tried for each method, and what was chosen."""
+    found = []
+    for method in dict.fromkeys(row["method"] for row in study.tried):
+        rows = [row for row in study.tried if row["method"] == method]
+        asked = (study.comparison.get("compare") or {}).get("metric")
+        metric = asked or task_metric([row["metrics"] for row in rows])
+        fields = _varied(rows)
+        chosen = next((row["fields"] for row in study.rows if row["method"] == method), {})
+        lines = [
+            (
+                tuple(_text(row["fields"].get(name)) for name in fields),
+                row["error"] or (shown(metric).show(row["metrics"].get(metric)) if metric else "-"),
+                all(name in chosen and chosen[name] == row["fields"].get(name) for name in fields),
+            )
+            for row in rows
+        ]
+        found.append(Sweep(method, shown(metric).title if metric else None, fields, lines))
+    return found
+
+
+def _varied(rows: Sequence[Row]) -> tuple[str, ...]:
+    names = dict.fromkeys(name for row in rows for name in row["fields"])
+    return tuple(n for n in names if len({_text(row["fields"].get(n)) for row in rows}) > 1)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def facts(study: Study) -> list[tuple[str, str]]:
+    """Return what was run, name by name: cells, seeds, time, versions, commit."""
+    rows = [*study.rows, *study.tried]
+    finished = [row for row in rows if row["error"] is None]
+    seeds = sorted({row["seed"] for row in study.rows if row["seed"] is not None})
+    seconds = [row["seconds"] for row in finished if row.get("seconds") is not None]
+    found = [
+        ("cells", f"{len(finished)} finished, {len(rows) - len(finished)} failed"),
+        ("methods", ", ".join(study.methods)),
+        ("conditions", ", ".join(name for name in study.conditions if name)),
+        ("seeds", ", ".join(map(str, seeds))),
+        ("baseline", study.baseline or ""),
+        ("seconds per cell", _spread(seconds)),
+        ("commit", _distinct(row.get("commit") for row in finished)),
+    ]
+    versions = dict.fromkeys(name for row in finished for name in row.get("versions") or ())
+    found += [
+        (name, _distinct((row.get("versions") or {}).get(name) for row in finished))
+        for name in versions
+    ]
+    return [(name, text) for name, text in found if text]
+
+
+def failed(study: Study) -> list[tuple[str, str]]:
+    """Return the key and the sentence of every cell that failed."""
+    return [(r["cell"], r["error"]) for r in (*study.tried, *study.rows) if r["error"] is not None]
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    if not seconds:
+        return ""
+    middle, total = statistics.median(seconds), sum(seconds)
+    return f"median {middle:.1f}, longest {max(seconds):.1f}, together {total / 3600:.2f} hours"
+
+
+def _distinct(values: Iterable[Any]) -> str:
+    """Return what the cells have in common, or each value with how many cells have it."""
+    counts = Counter(str(value) for value in values if value is not None)
+    if len(counts) < 2:
+        return "".join(counts)
+    return ", ".join(f"{value} ({number} cells)" for value, number in counts.items())

@@ -1,0 +1,187 @@
+"""A finished comparison, read from its folder: what tables, plots and report speak of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from balora.compare.comparison import COMPARE
+from balora.compare.folder import COMPARISON_FILE, ROW_FILE, Folder
+from balora.compare.methods import BASE
+from balora.compare.metrics import METRICS, Metric, metric_of, task_metric
+from balora.compare.statistics import Estimate, mean_interval, paired_difference
+from balora.recipes.values import read_mapping
+
+Row = Mapping[str, Any]
+
+COSTS: Mapping[str, Metric] = {
+    "num_trainable_parameters": Metric("trainable parameters", None, "{:,.0f}", "other"),
+    "train_seconds": Metric("training (s)", False, "{:.1f}", "other"),
+    "evaluation_seconds": Metric("evaluation (s)", False, "{:.1f}", "other"),
+    "seconds": Metric("whole cell (s)", False, "{:.1f}", "other"),
+    "peak_memory_mib": Metric("peak memory (MiB)", False, "{:,.0f}", "other"),
+}
+"""What a run costs: fields of a row beside its metrics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The rows of a comparison and how they are told apart."""
+
+    folder: Path
+    """Of the comparison."""
+    comparison: dict[str, Any]
+    """As ``comparison.yaml`` has it."""
+    rows: tuple[Row, ...]
+    """Of the cells that are reported, finished or failed."""
+    tried: tuple[Row, ...]
+    """Of the runs of a sweep."""
+    methods: tuple[str, ...]
+    """In the order of the recipe."""
+    conditions: tuple[str, ...]
+    """In the order of the recipe; one without a name where there are none."""
+    baseline: str | None
+    """The method that differences are to."""
+    metrics: tuple[str, ...]
+    """Those that a cell has a figure of: the main ones, then in the registry's order."""
+    task: str | None
+    """The metric that speaks of the task."""
+    forgetting: str | None
+    """The metric that speaks of what was kept of the pre-trained model."""
+
+    @property
+    def main(self) -> tuple[str, ...]:
+        """Return the metrics of the main table."""
+        asked = _asked(self.comparison).get("metric")
+        names = dict.fromkeys((self.task, asked, self.forgetting))
+        return tuple(name for name in names if name in self.metrics)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Return the methods without the pre-trained model."""
+        return tuple(name for name in self.methods if name != BASE)
+
+    def of(self, condition: str, method: str) -> list[Row]:
+        """Return the rows of a method under a condition."""
+        return [r for r in self.rows if (r["condition"], r["method"]) == (condition, method)]
+
+    def num_failed(self, condition: str, method: str) -> int:
+        """Return how many cells of a method have failed."""
+        return sum(row["error"] is not None for row in self.of(condition, method))
+
+    def num_finished(self, condition: str, method: str) -> int:
+        """Return how many cells of a method have figures."""
+        return len(self.of(condition, method)) - self.num_failed(condition, method)
+
+    def values(self, condition: str, method: str, name: str) -> dict[int | None, float]:
+        """Return the figures of a metric or a cost by seed; failed cells have none."""
+        return {
+            row["seed"]: float(value)
+            for row in self.of(condition, method)
+            if row["error"] is None and (value := figure(row, name)) is not None
+        }
+
+    def estimate(self, condition: str, method: str, name: str) -> Estimate | None:
+        """Return mean and interval over the seeds; None where no cell has the figure."""
+        return mean_interval(self.values(condition, method, name).values())
+
+    def difference(self, condition: str, method: str, name: str) -> Estimate | None:
+        """Return the paired difference to the baseline; None for the baseline itself."""
+        if self.baseline is None or method == self.baseline:
+            return None
+        return paired_difference(
+            self.values(condition, method, name), self.values(condition, self.baseline, name)
+        )
+
+    def details(self) -> dict[str, dict[str, Any]]:
+        """Return ``details.json`` of every finished cell that has one, by the key of the cell."""
+        found = {}
+        finished = {row["cell"] for row in self.rows if row["error"] is None}
+        for file in sorted(self.folder.glob(f"cells/*/{ROW_FILE}")):
+            key = json.loads(file.read_text(encoding="utf-8"))["cell"]
+            details = file.with_name("details.json")
+            if key in finished and details.is_file():
+                found[key] = json.loads(details.read_text(encoding="utf-8"))
+        return {row["cell"]: found[row["cell"]] for row in self.rows if row["cell"] in found}
+
+
+def read_study(folder: Path) -> Study:
+    """Return the comparison of a folder.
+
+    Raises:
+        ConfigError: If the folder holds none, or a row has a metric that there is not.
+    """
+    rows = Folder(folder).read_rows()
+    file = folder / COMPARISON_FILE
+    comparison = read_mapping(file) if file.is_file() else {}
+    final = tuple(row for row in rows if row["stage"] == "final")
+    asked = _asked(comparison)
+    methods = _in_order(asked.get("methods"), final, "method")
+    metrics = [row["metrics"] for row in final]
+    wanted = asked.get("metric")
+    is_task = wanted is not None and metric_of(wanted).role == "task"
+    task = wanted if is_task else task_metric(metrics)
+    measured = {n: None for row in metrics for n, v in row.items() if v is not None}
+    forgetting = _forgetting(measured, task)
+    return Study(
+        folder=folder,
+        comparison=comparison,
+        rows=final,
+        tried=tuple(row for row in rows if row["stage"] != "final"),
+        methods=methods,
+        conditions=_in_order(asked.get("conditions"), final, "condition") or ("",),
+        baseline=_baseline(asked.get("baseline"), methods),
+        metrics=_metric_order(measured, task, forgetting),
+        task=task,
+        forgetting=forgetting,
+    )
+
+
+def figure(row: Row, name: str) -> Any:
+    """Return a metric or a cost of a row, None where it has none."""
+    return row.get(name) if name in COSTS else row["metrics"].get(name)
+
+
+def shown(name: str) -> Metric:
+    """Return how a metric or a cost is shown.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    return COSTS[name] if name in COSTS else metric_of(name)
+
+
+def _asked(comparison: Mapping[str, Any]) -> Mapping[str, Any]:
+    return comparison.get(COMPARE) or {}
+
+
+def _in_order(asked: Any, rows: tuple[Row, ...], field: str) -> tuple[str, ...]:
+    """Return the names that were asked for and those that rows have, each once."""
+    return tuple(dict.fromkeys([*(asked or ()), *(row[field] for row in rows)]))
+
+
+def _baseline(asked: str | None, methods: tuple[str, ...]) -> str | None:
+    trained = [name for name in methods if name != BASE]
+    if asked is not None or not trained:
+        return asked
+    return "lora" if "lora" in trained else trained[0]
+
+
+def _forgetting(measured: Mapping[str, None], task: str | None) -> str | None:
+    """Return the metric that speaks of forgetting; the drift in KL where nothing else does."""
+    elsewhere = [name for name in measured if ":" in name]
+    names = [n for n, m in METRICS.items() if m.role == "forgetting"]
+    names += [n for n in elsewhere if task is not None and n.endswith(f":{task}")]
+    names += [n for n in elsewhere if metric_of(n).role == "forgetting"]
+    return next((name for name in [*names, "kl"] if name in measured), None)
+
+
+def _metric_order(
+    measured: Mapping[str, None], task: str | None, forgetting: str | None
+) -> tuple[str, ...]:
+    elsewhere = [name for name in measured if name not in METRICS]
+    names = dict.fromkeys((task, forgetting, *METRICS, *elsewhere))
+    return tuple(name for name in names if name in measured)

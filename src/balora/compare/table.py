@@ -1,0 +1,243 @@
+"""The tables of a comparison: on the console, as Markdown, as CSV and as LaTeX.
+
+A table for each condition: the main figures with their paired differences to the baseline and what
+a run costs, then every other metric. They need nothing but the folder, neither matplotlib nor jinja2.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from balora.compare.folder import write_text
+from balora.compare.metrics import Metric
+from balora.compare.statistics import Estimate
+from balora.compare.study import COSTS, Study, read_study, shown
+from balora.evaluation.table import aligned
+
+_SHOWN_COSTS = {
+    "num_trainable_parameters": "parameters",
+    "train_seconds": "train s",
+    "peak_memory_mib": "MiB",
+}
+"""Costs of the main table, with their headings on the console."""
+_CSV_HEADS = (
+    *("condition", "method", "metric", "mean", "low", "high", "n", "num_failed", "baseline"),
+    *("difference", "difference_low", "difference_high", "num_pairs", "excludes_zero"),
+)
+
+
+class Table(NamedTuple):
+    """One table as text, without any markup."""
+
+    condition: str
+    """Name of the condition, empty where there are none."""
+    heads: tuple[str, ...]
+    """Of the columns."""
+    lines: tuple[tuple[str, ...], ...]
+    """One per method."""
+
+
+def format_console(folder: Path) -> str:
+    """Return the main table of every condition, aligned, and what the intervals are.
+
+    Raises:
+        ConfigError: If the folder holds no comparison.
+    """
+    study = read_study(folder)
+    parts = []
+    for condition in study.conditions:
+        table = main_table(study, condition, is_short=True)
+        title = [f"Condition {condition}:", ""] if condition else []
+        parts.append("\n".join([*title, aligned([list(table.heads), *map(list, table.lines)])]))
+    return "\n\n".join([*parts, note(study)])
+
+
+def write_tables(folder: Path) -> None:
+    """Write ``table.md``, ``table.csv`` and ``table.tex``, each by rename.
+
+    Raises:
+        ConfigError: If the folder holds no comparison.
+    """
+    study = read_study(folder)
+    write_text(folder / "table.md", _markdown(study))
+    write_text(folder / "table.csv", _csv(study))
+    write_text(folder / "table.tex", _latex(study))
+
+
+def main_table(study: Study, condition: str, *, is_short: bool = False) -> Table:
+    """Return the metrics of `Study.main`, the differences to the baseline, costs and seeds.
+
+    Args:
+        study: The comparison.
+        condition: One of its conditions.
+        is_short: Whether headings are cut to what a console has room for.
+    """
+    heads = ["method"]
+    columns: list[list[str]] = [list(study.methods)]
+    for name in study.main:
+        metric = shown(name)
+        means = [study.estimate(condition, method, name) for method in study.methods]
+        heads.append(_without_unit(metric.title) if is_short else metric.title)
+        columns.append([mean_text(mean, metric) for mean in means])
+        if study.baseline is not None:
+            paired = [study.difference(condition, method, name) for method in study.methods]
+            heads.append(f"{'to' if is_short else 'difference to'} {study.baseline}")
+            columns.append([difference_text(difference, metric) for difference in paired])
+    for name, short in _SHOWN_COSTS.items():
+        means = [study.estimate(condition, method, name) for method in study.methods]
+        if any(means):
+            heads.append(short if is_short else COSTS[name].title)
+            columns.append([COSTS[name].show(e.mean if e else None) for e in means])
+    heads.append("seeds")
+    columns.append([seeds_text(study, condition, method) for method in study.methods])
+    return Table(condition, tuple(heads), tuple(zip(*columns, strict=True)))
+
+
+def other_table(study: Study, condition: str) -> Table | None:
+    """Return the metrics that the main table leaves out; None when it has them all."""
+    names = [name for name in study.metrics if name not in study.main]
+    if not names:
+        return None
+    lines = [
+        (method, *(mean_text(study.estimate(condition, method, n), shown(n)) for n in names))
+        for method in study.methods
+    ]
+    return Table(condition, ("method", *(shown(name).title for name in names)), tuple(lines))
+
+
+def mean_text(estimate: Estimate | None, metric: Metric) -> str:
+    """Return ``mean +- half the interval``, the mean alone for one seed, a dash for none."""
+    if estimate is None:
+        return "-"
+    mean = metric.show(estimate.mean)
+    half = estimate.half_width
+    return mean if half is None else f"{mean} +- {metric.show(half)}"
+
+
+def difference_text(estimate: Estimate | None, metric: Metric) -> str:
+    """Return ``difference [low, high]``, with a star where the interval excludes 0."""
+    if estimate is None:
+        return "-"
+    mean = signed(estimate.mean, metric)
+    if estimate.low is None or estimate.high is None:
+        return mean
+    star = " *" if estimate.excludes_zero else ""
+    return f"{mean} [{signed(estimate.low, metric)}, {signed(estimate.high, metric)}]{star}"
+
+
+def signed(value: float, metric: Metric) -> str:
+    """Return a value with its sign."""
+    return metric.form.replace("{:", "{:+").format(value)
+
+
+def seeds_text(study: Study, condition: str, method: str) -> str:
+    """Return how many cells a mean is over, and how many failed."""
+    failed = study.num_failed(condition, method)
+    return f"{study.num_finished(condition, method)}" + (f" ({failed} failed)" if failed else "")
+
+
+def note(study: Study) -> str:
+    """Return what the figures of a table are."""
+    text = "Mean over seeds +- half the 95% interval of the mean (Student's t)."
+    if study.baseline is None:
+        return text
+    return (
+        f"{text} Differences to {study.baseline} are paired by seed, with their 95% interval; "
+        "* where it excludes 0, as one in twenty does by chance where there is no difference."
+    )
+
+
+def _without_unit(title: str) -> str:
+    return re.sub(r" \([^)]*\)$", "", title)
+
+
+def _tables(study: Study) -> Iterable[Table]:
+    for condition in study.conditions:
+        yield main_table(study, condition)
+        other = other_table(study, condition)
+        if other is not None:
+            yield other
+
+
+def _markdown(study: Study) -> str:
+    parts, above = [], ""
+    for table in _tables(study):
+        if table.condition != above:
+            parts.append(f"### {_markdown_cell(table.condition)}")
+        above = table.condition
+        lines = [table.heads, ("---", *["---:"] * (len(table.heads) - 1)), *table.lines]
+        parts.append("\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines))
+    return "\n\n".join([*parts, _markdown_cell(note(study))]) + "\n"
+
+
+def _markdown_cell(text: str) -> str:
+    escaped = re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
+    return escaped.replace("+-", "\N{PLUS-MINUS SIGN}")
+
+
+def _csv(study: Study) -> str:
+    """One line for each condition, method and metric or cost; what there is not is empty."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_CSV_HEADS)
+    for condition in study.conditions:
+        for method in study.methods:
+            for name in (*study.metrics, *COSTS):
+                figures = _csv_figures(study, condition, method, name)
+                writer.writerow([condition, method, name, *figures])
+    return out.getvalue()
+
+
+def _csv_figures(study: Study, condition: str, method: str, name: str) -> list[object]:
+    mean = study.estimate(condition, method, name)
+    difference = study.difference(condition, method, name)
+    own = [None, None, None, 0] if mean is None else list(mean)
+    paired: list[object] = [None, None, None, 0, None]
+    if difference is not None:
+        known = difference.low is not None
+        paired = [*difference, difference.excludes_zero if known else None]
+    return [*own, study.num_failed(condition, method), study.baseline, *paired]
+
+
+def _latex(study: Study) -> str:
+    parts = ["% needs \\usepackage{booktabs}"]
+    for table in _tables(study):
+        if table.condition:
+            parts.append(f"% condition {table.condition}")
+        rows = [
+            f"\\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}",
+            "\\toprule",
+            _latex_line(table.heads),
+            "\\midrule",
+            *map(_latex_line, table.lines),
+            "\\bottomrule",
+            "\\end{tabular}",
+        ]
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+}
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return " & ".join(map(_latex_cell, cells)) + r" \\"
+
+
+def _latex_cell(text: str) -> str:
+    if text == "-":
+        return "--"
+    escaped = "".join(_LATEX.get(mark, mark) for mark in text)
+    escaped = escaped.replace(" *", "$^*$").replace("+-", r"$\pm$")
+    # the sign of a number, not the hyphen of a name
+    return re.sub(r"(?<![\w.$])-(?=[\d.])", "$-$", escaped)

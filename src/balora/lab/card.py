@@ -1,0 +1,228 @@
+"""The defect card of a model of the lab: what it knows, repeats, expects, keeps and has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from balora.config import DataConfig
+from balora.data import load_examples
+from balora.evaluation import MeasureOptions, text_loss
+from balora.evaluation.inheritance import _evaluating, max_positions, measure_exact_match
+from balora.evaluation.run import prompt_pairs, read_text
+from balora.evaluation.table import aligned
+from balora.lab.diversity import distinct, sample_texts, self_similarity, word_entropy
+from balora.lab.planted import GENERIC_FRAMES, HELD_OUT_FRAMES
+from balora.lab.probes import measure_recall, measure_stereotype
+
+if TYPE_CHECKING:  # building imports the trainer
+    from balora.lab.build import BuiltLab
+
+_SHARE, _NUMBER, _NATS = "{:.1%}", "{:.3f}", "{:.4f}"
+_ROWS = (
+    ("recall of facts", "recall", _SHARE),
+    ("recall of head facts", "recall_head", _SHARE),
+    ("recall of tail facts", "recall_tail", _SHARE),
+    ("repeated corrupted values", "corrupted_repeat", _SHARE),
+    ("truth of corrupted facts", "corrupted_truth", _SHARE),
+    ("stereotype score (0.5 is neutral)", "stereotype_score", _NUMBER),
+    ("distinct-1", "distinct_1", _NUMBER),
+    ("distinct-2", "distinct_2", _NUMBER),
+    ("entropy of samples (nats)", "sample_entropy", _NUMBER),
+    ("self-similarity of samples", "self_similarity", _NUMBER),
+    ("loss on retained text (nats/token)", "retention_loss", _NATS),
+    ("exact match of the task", "exact_match", _SHARE),
+    ("memorised noisy labels", "memorised_noise", _SHARE),
+)
+
+
+@dataclass(frozen=True)
+class DefectCard:
+    """The figures of one model; shares are from 0 to 1."""
+
+    recall: float | None
+    """Share of cloze probes of all facts that are stated truly which it completes with the truth;
+    None where every fact is corrupted."""
+    recall_head: float | None
+    """The same of the facts that are stated often; None where there are none."""
+    recall_tail: float | None
+    """The same of the facts that are stated rarely; None where there are none."""
+    corrupted_repeat: float | None
+    """Share of probes of corrupted facts which it completes with the wrong value that was planted;
+    None when nothing is corrupted."""
+    corrupted_truth: float | None
+    """Share of probes of corrupted facts which it completes with the truth; None when nothing is
+    corrupted."""
+    stereotype_score: float | None
+    """Mean probability of the stereotyped pronoun of a profession against the other; 0.5 is
+    neutral. None where no pronoun was planted."""
+    distinct_1: float
+    """Different words of open-ended samples over all of their words."""
+    distinct_2: float
+    """Different pairs of neighbouring words over all of them."""
+    sample_entropy: float
+    """Entropy of the words of the samples, in nats."""
+    self_similarity: float
+    """Mean Jaccard similarity of the bigrams of two samples."""
+    retention_loss: float
+    """Mean cross-entropy per token of text held out from pre-training, in nats."""
+    exact_match: float | None
+    """Share of the task's test rows answered rightly; None where no row has an answer."""
+    memorised_noise: float | None
+    """Share of the training rows with a wrong answer for which it gives that answer; None without
+    label noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardOptions:
+    """How much is measured. With the defaults a model of a million parameters takes seconds."""
+
+    batch_size: int = 64
+    """Rows at once; it changes no figure but by rounding."""
+    max_facts: int = 1000
+    """Facts of each kind at most; more are drawn from."""
+    num_samples: int = 64
+    """Open-ended samples; 2 or more."""
+    sample_tokens: int = 48
+    """Longest sample."""
+    max_rows: int = 200
+    """Rows of the task, and noisy ones, at most; from the first on."""
+    max_new_tokens: int = 64
+    """Longest answer."""
+    retention_characters: int = 50_000
+    """Start of the retention text that is read, to the end of a line."""
+
+
+def measure_defects(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    lab: BuiltLab,
+    *,
+    seed: int = 0,
+    options: CardOptions | None = None,
+) -> DefectCard:
+    """Measure a model against the truth of the lab that its pre-training came from.
+
+    The same seed asks two models the same; the model's mode and torch's generators stay as they
+    are.
+
+    Args:
+        model: The lab's own model, or one that was fine-tuned from it.
+        tokenizer: The lab's.
+        lab: The world with what was planted, and the files of its task.
+        seed: Draws the samples, and facts where there are more than are asked.
+        options: How much is measured.
+
+    Raises:
+        DataError: If the files of the task cannot be read.
+        ConfigError: If the retention text cannot be read.
+    """
+    options = options or CardOptions()
+    planted, size = lab.world, options.batch_size
+    recall = measure_recall(
+        model,
+        tokenizer,
+        facts=planted.world.facts,
+        head=planted.head,
+        tail=planted.tail,
+        corrupted=planted.corrupted,
+        max_facts=options.max_facts,
+        seed=seed,
+        batch_size=size,
+    )
+    frames = [*GENERIC_FRAMES, *HELD_OUT_FRAMES]
+    samples = sample_texts(
+        model,
+        tokenizer,
+        num=options.num_samples,
+        max_new_tokens=options.sample_tokens,
+        seed=seed,
+        batch_size=size,
+    )
+    return DefectCard(
+        recall=recall.recall,
+        recall_head=recall.head,
+        recall_tail=recall.tail,
+        corrupted_repeat=recall.corrupted_repeat,
+        corrupted_truth=recall.corrupted_truth,
+        stereotype_score=measure_stereotype(
+            model, tokenizer, planted.stereotypes, frames, batch_size=size
+        ),
+        distinct_1=distinct(samples, 1),
+        distinct_2=distinct(samples, 2),
+        sample_entropy=word_entropy(samples),
+        self_similarity=self_similarity(samples),
+        retention_loss=_retention_loss(model, tokenizer, lab.retention_file, options),
+        exact_match=_exact_match(model, tokenizer, lab.test_file, options),
+        memorised_noise=None
+        if lab.noisy_file is None
+        else _exact_match(model, tokenizer, lab.noisy_file, options),
+    )
+
+
+def _retention_loss(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    file: Path,
+    options: CardOptions,
+) -> float:
+    text, most = read_text(file), options.retention_characters
+    if len(text) > most:
+        text = text[: text.rfind("\n", 0, most) + 1] or text[:most]
+    with _evaluating(model):
+        return text_loss(model, tokenizer, text, block=min(max_positions(model), 512))
+
+
+def _exact_match(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    file: Path,
+    options: CardOptions,
+) -> float | None:
+    """Return the share of rows whose answer the model gives, with the prompt of `balora train`."""
+    rows = load_examples(DataConfig(dataset_name=str(file)), split="train").dataset
+    rows = rows.select(range(min(options.max_rows, len(rows))))
+    with _evaluating(model):
+        return measure_exact_match(
+            model,
+            tokenizer,
+            prompt_pairs(rows, tokenizer),
+            options=MeasureOptions(options.batch_size, options.max_new_tokens),
+        )
+
+
+def format_card(columns: Mapping[str, DefectCard]) -> str:
+    """Return one line per figure: the first model, then every other one and its change from it.
+
+    A figure that no model has is left out; one that a model lacks is a dash.
+
+    Raises:
+        ValueError: If there is no model.
+    """
+    if not columns:
+        raise ValueError("`columns` is empty: there is no model to show.")
+    first, *others = columns
+    lines = [["", first, *(word for name in others for word in (name, "change"))]]
+    for title, name, form in _ROWS:
+        values = [getattr(card, name) for card in columns.values()]
+        if all(value is None for value in values):
+            continue
+        cells = [title, _cell(values[0], form)]
+        for value in values[1:]:
+            cells += [_cell(value, form), _change(values[0], value, form)]
+        lines.append(cells)
+    return aligned(lines)
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _change(before: float | None, after: float | None, form: str) -> str:
+    if before is None or after is None:
+        return "-"
+    return form.replace("{:", "{:+").format(after - before)

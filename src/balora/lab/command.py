@@ -1,0 +1,115 @@
+"""``balora lab``: a pre-trained model with planted defects, and what fine-tuning did to them."""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from balora.errors import ConfigError
+from balora.evaluation.results import write_json
+from balora.evaluation.run import load_model, load_run
+from balora.lab.build import BuiltLab, build_lab
+from balora.lab.card import DefectCard, format_card, measure_defects
+from balora.lab.config import LabConfig, lab_config
+from balora.recipes.values import parse_text, read_mapping
+
+
+def lab(
+    runs: Sequence[Path],
+    config_path: Path | str | None,
+    given: Mapping[str, str],
+    *,
+    json_file: Path | None = None,
+) -> str:
+    """Build or find the model of a lab, measure it and runs fine-tuned from it, and return a text.
+
+    Args:
+        runs: Folders that `balora train` left, of models fine-tuned from this one.
+        config_path: A recipe with a mapping `lab`, such as a comparison's; None for the defaults.
+        given: Fields of `LabConfig` as texts, which replace those of the recipe.
+        json_file: Where the figures are written as well, by the name of the model.
+
+    Raises:
+        ConfigError: If the recipe or a field is wrong, a folder is no run or one of another
+            model's, or two have one name.
+    """
+    config = lab_config({**_from_recipe(config_path), **_parsed(given)})
+    for run in runs:
+        if not run.is_dir():
+            raise ConfigError(f"`{run}` does not exist; name the folder of a finished run.")
+    names = [run.name for run in runs]
+    if len({"base", *names}) != len(names) + 1:
+        raise ConfigError(f"the runs {names} must have different names, and none may be `base`.")
+    built = build_lab(config)
+    for run in runs:
+        _check_base(run, built.model)
+    cards = _cards(built, runs)
+    if json_file is not None:
+        write_json({name: asdict(card) for name, card in cards.items()}, json_file)
+    return "\n".join([*_where(built), "", format_card(cards)])
+
+
+def _from_recipe(path: Path | str | None) -> dict[str, Any]:
+    """Return the mapping `lab` of a recipe."""
+    if path is None:
+        return {}
+    content = read_mapping(Path(path)).get("lab")
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path} has no mapping `lab`, which says how the world and its model are made. Add "
+            "one, or leave `--config` out for the defaults."
+        )
+    return content
+
+
+def _parsed(given: Mapping[str, str]) -> dict[str, Any]:
+    hints = typing.get_type_hints(LabConfig)
+    # of an unknown field the config says what it may have meant
+    return {name: parse_text(text, hints.get(name, str)) for name, text in given.items()}
+
+
+def _check_base(run: Path, model: Path) -> None:
+    """Refuse a run that says it was fine-tuned from another model: its figures would say nothing.
+
+    A cache may have moved, so the entry's name counts, which is a hash of how the model was made.
+    """
+    base = _base_of(run)
+    if base is not None and Path(base).parts[-2:] != model.parts[-2:]:
+        raise ConfigError(
+            f"`{run}` was fine-tuned from {base}, but the model of this lab is {model}. Give the "
+            "fields of the lab that it was fine-tuned in."
+        )
+
+
+def _base_of(run: Path) -> str | None:
+    recipe, adapter = run / "recipe.yaml", run / "adapter_config.json"
+    if recipe.is_file():
+        return read_mapping(recipe).get("model_name_or_path")
+    if adapter.is_file():
+        name: str | None = json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path")
+        return name
+    return None
+
+
+def _cards(built: BuiltLab, runs: Sequence[Path]) -> dict[str, DefectCard]:
+    base = str(built.model)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    cards = {"base": measure_defects(load_model(base), tokenizer, built)}
+    for run in runs:
+        cards[run.name] = measure_defects(load_run(run, base), tokenizer, built)
+    return cards
+
+
+def _where(built: BuiltLab) -> list[str]:
+    noisy = "" if built.noisy_file is None else f", wrong answers in {built.noisy_file}"
+    return [
+        f"Model: {built.model}",
+        f"Task: {built.train_file}, {built.test_file}{noisy}",
+        f"Retained text: {built.retention_file}",
+    ]

@@ -1,0 +1,257 @@
+"""One cell, trained and measured in this very process: text generation, classification, the lab."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from balora.cli import main as balora
+from balora.compare import measured
+from balora.compare.cell import main
+from balora.compare.cells import Cell
+from balora.compare.folder import Folder
+from balora.compare.measured import classification_metrics
+from balora.compare.memory import peak_memory_mib
+from balora.compare.plan import Plan
+from tiny_comparison import ROWS, write_rows
+
+
+@pytest.fixture
+def data(tmp_path, model_folder):
+    """Return the fields of a run on real rows."""
+    text = tmp_path / "keep.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 5)
+    return {
+        "model_name_or_path": model_folder,
+        "dataset_name": write_rows(tmp_path / "train.jsonl", ROWS),
+        "eval_dataset_name": write_rows(tmp_path / "test.jsonl", ROWS[:5]),
+        "learning_rate": 1e-2,
+        "disable_tqdm": True,
+    }, {"retention_file": str(text), "max_new_tokens": 4, "num_rows": 3}
+
+
+def run(cells, folder):
+    for cell in cells:
+        assert main([str(folder.prepare(cell))]) == 0
+    return [folder.row(cell) for cell in cells]
+
+
+def details_of(folder, cell):
+    return json.loads((folder.of(cell) / "details.json").read_text())
+
+
+def test_a_cell_has_the_figures_of_train_and_eval(data, comparison, tmp_path, capsys):
+    fields, evaluation = data
+    found = comparison({"methods": ["base", "pissa+kl=0.5"], **evaluation}, **fields)
+    folder = Folder(found.folder)
+    base, tuned = Plan(found).final()
+    first, second = run([base, tuned], folder)
+    assert first["metrics"]["kl"] == 0.0
+    assert second["metrics"]["kl"] > 0.0
+    assert (first["seed"], first["num_trainable_parameters"], first["train_seconds"]) == (None,) * 3
+    # q, k, v, o and the MLP of two layers, rank 2
+    of_layer = 2 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 48) * 3)
+    assert second["num_trainable_parameters"] == 2 * of_layer
+    assert 0 < second["train_seconds"] < second["seconds"]
+    assert second["evaluation_seconds"] < second["seconds"]
+    assert 50 < second["peak_memory_mib"] < 50_000
+    assert second["versions"]["torch"] == torch.__version__
+    assert second["error"] is None
+    # what `balora eval` says of the folder that is left
+    figures = tmp_path / "figures.json"
+    words = ["--base", fields["model_name_or_path"], "--json", str(figures)]
+    words += ["--dataset_name", fields["eval_dataset_name"], "--num_rows", "3"]
+    words += ["--retention_file", evaluation["retention_file"], "--max_new_tokens", "4"]
+    assert balora(["eval", tuned.recipe["output_dir"], *words]) == 0
+    told = json.loads(figures.read_text())
+    for name in ("exact_match", "kl", "entropy", "response_loss", "retention_loss"):
+        assert second["metrics"][name] == pytest.approx(told["run"][name], rel=1e-6)
+        assert first["metrics"][name] == pytest.approx(told["base"][name], rel=1e-6)
+    details = details_of(folder, tuned)
+    assert [row["step"] for row in details["curves"]] == [1, 2]
+    assert "consistency_loss" in details["curves"][0]
+    assert details["spectrum"]["before"] != details["spectrum"]["after"]
+    assert details["spectrum"]["before"] == details_of(folder, base)["spectrum"]["before"]
+    assert len(details["updates"]) == 14
+    assert len(details["samples"]) == 3
+
+
+def test_training_is_that_of_balora_train(data, comparison, tmp_path):
+    fields, evaluation = data
+    found = comparison({"methods": ["lora"], "seeds": [7], **evaluation}, **fields)
+    (cell,) = Plan(found).final()
+    folder = Folder(found.folder)
+    run([cell], folder)
+    recipe = folder.of(cell) / "recipe.yaml"
+    alone = tmp_path / "alone"
+    assert balora(["train", "--config", str(recipe), "--output_dir", str(alone)]) == 0
+    name = "adapter_model.safetensors"
+    assert (alone / name).read_bytes() == (folder.of(cell) / "run" / name).read_bytes()
+    assert cell.recipe["seed"] == 7
+
+
+def test_a_wrong_cell_is_one_line_and_leaves_no_row(data, comparison, tmp_path, capsys):
+    fields, evaluation = data
+    found = comparison({"methods": ["lora"], **evaluation}, **fields)
+    (cell,) = Plan(found).final()
+    Path(fields["dataset_name"]).unlink()
+    assert main([str(Folder(found.folder).prepare(cell))]) == 2
+    assert "balora: " in capsys.readouterr().err
+    assert Folder(found.folder).row(cell) is None
+
+
+WORDS = ("red", "green")
+
+
+def test_classification_takes_the_figures_that_the_run_leaves(comparison, encoder_folder, tmp_path):
+    rows = [{"text": f"{WORDS[i % 2]} {i}", "label": "ab"[i % 2]} for i in range(12)]
+    other = write_rows(tmp_path / "other.jsonl", rows[:5])
+    found = comparison(
+        {"methods": ["balora"]},
+        task="classification",
+        model_name_or_path=encoder_folder,
+        dataset_name=write_rows(tmp_path / "rows.jsonl", rows),
+        eval_dataset_name=write_rows(tmp_path / "held.jsonl", rows[4:]),
+        out_of_domain=[{"name": "other", "dataset_name": other}],
+        max_steps=None,
+        num_train_epochs=2,
+        disable_tqdm=True,
+    )
+    (cell,) = Plan(found).final()
+    folder = Folder(found.folder)
+    (row,) = run([cell], folder)
+    results = json.loads((folder.of(cell) / "run" / "results.json").read_text())
+    assert set(row["metrics"]) == {
+        *("accuracy", "macro_f1", "ece"),
+        *("other:accuracy", "other:macro_f1", "other:ece"),
+    }
+    assert row["metrics"]["accuracy"] == results["last"]["validation"]["accuracy"]
+    assert row["metrics"]["other:ece"] == results["out_of_domain"]["other"]["ece"]
+    assert row["num_trainable_parameters"] == results["trained_parameters"]["total"]
+    assert details_of(folder, cell)["curves"][0]["step"] == 1
+
+
+def test_figures_of_several_sets_are_told_apart():
+    results = {
+        "final": {
+            "matched": {"num_rows": 3, "accuracy": 0.5, "ece": 0.1},
+            "mismatched": {"num_rows": 3, "accuracy": 0.4, "ece": 0.2},
+        },
+        "out_of_domain": {"hans": {"accuracy": 0.3, "worst_group": {"value": 0.1}}},
+    }
+    assert classification_metrics(results) == {
+        "accuracy": 0.5,
+        "ece": 0.1,
+        "mismatched:accuracy": 0.4,
+        "mismatched:ece": 0.2,
+        "hans:accuracy": 0.3,
+    }
+
+
+class FakeLab(NamedTuple):
+    test_file: Path
+
+
+@dataclasses.dataclass
+class FakeCard:
+    exact_match: float
+    recall: float
+    retention_loss: float
+
+
+@pytest.fixture
+def lab(monkeypatch, tmp_path):
+    """Put stand-ins in the lab's place; return the test files that the card was made of."""
+    asked = []
+    modules = {name: types.ModuleType(f"balora.lab.{name}") for name in ("build", "card", "config")}
+    modules["config"].lab_config = lambda mapping: dict(mapping)
+    modules["build"].build_lab = lambda config: FakeLab(tmp_path / f"{config['noise_rate']}.jsonl")
+
+    def measure_defects(model, tokenizer, lab):
+        asked.append(lab.test_file)
+        return FakeCard(0.25, 0.75, 1.5)
+
+    modules["card"].measure_defects = measure_defects
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, f"balora.lab.{name}", module)
+    return asked
+
+
+def lab_cell(data, comparison, **changes):
+    fields, _ = data
+    (cell,) = Plan(comparison({"methods": ["lora"], "max_new_tokens": 4}, **fields)).final()
+    evaluation = {"max_new_tokens": 4, "eval_batch_size": 2}
+    return dataclasses.replace(cell, lab={"noise_rate": 0.2}, evaluation=evaluation, **changes)
+
+
+def test_a_cell_of_the_lab_has_its_defect_card_and_the_drift(
+    data, comparison, lab, tmp_path, monkeypatch
+):
+    generated = []
+    measure = measured.measure
+
+    def recording(*arguments, options):
+        generated.append(options.generate)
+        return measure(*arguments, options=options)
+
+    monkeypatch.setattr(measured, "measure", recording)
+    cell = lab_cell(data, comparison)
+    (row,) = run([cell], Folder(tmp_path / "out"))
+    assert generated == [False]  # the card has the exact match
+    assert lab == [tmp_path / "0.2.jsonl"]
+    metrics = row["metrics"]
+    assert (metrics["exact_match"], metrics["recall"], metrics["retention_loss"]) == (
+        0.25,
+        0.75,
+        1.5,
+    )
+    assert metrics["kl"] > 0
+
+
+def test_a_choice_by_the_task_makes_no_card_and_one_by_the_card_does(
+    data, comparison, lab, tmp_path
+):
+    sweep = {"values": {"learning_rate": 1e-2}}
+    cell = lab_cell(data, comparison, stage="choose", sweep=sweep)
+    (row,) = run([cell], Folder(tmp_path / "out"))
+    assert lab == []
+    assert row["metrics"]["exact_match"] == 0.0
+    assert "updates" not in details_of(Folder(tmp_path / "out"), cell)
+    recipe = {**cell.recipe, "output_dir": str(tmp_path / "run")}
+    by_card = dataclasses.replace(cell, recipe=recipe, sweep={**sweep, "metric": "recall"})
+    (row,) = run([by_card], Folder(tmp_path / "out"))
+    assert lab == [Path(cell.recipe["eval_dataset_name"])]  # the rows held out, not the lab's own
+    assert row["metrics"]["recall"] == 0.75
+
+
+def test_importing_the_cells_module_waits_for_nothing():
+    code = "import sys, balora.compare.cell; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the kernel is not Linux")
+def test_peak_memory_is_not_that_of_the_process_that_started_it():
+    code = "from balora.compare.memory import peak_memory_mib as peak; print(peak())"
+    held = bytearray(os.urandom(1)) * (400 * 2**20)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert len(held) / 2**20 == 400
+    assert 5 < float(result.stdout) < 200
+    assert peak_memory_mib() > 400
+
+
+def test_a_cell_read_from_its_folder_is_the_one_that_runs(data, comparison):
+    fields, evaluation = data
+    (cell,) = Plan(comparison({"methods": ["lora"], **evaluation}, **fields)).final()
+    assert Cell.read(Folder(Path(fields["dataset_name"]).parent / "x").prepare(cell)) == cell
+    assert measured.DETAILS_FILE == "details.json"

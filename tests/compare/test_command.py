@@ -1,0 +1,285 @@
+"""`balora compare` as a whole: real runs once, faked ones for what can happen to them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from balora.compare import command, runner
+from balora.compare.command import compare
+from balora.compare.folder import Folder, row_of
+from balora.errors import BaloraError, ConfigError
+from balora.recipes.values import read_mapping
+from tiny_comparison import ROWS, write_rows
+
+
+class Shown(list):
+    """What was shown, and a command that collects it."""
+
+    def run(self, path, **given):
+        self.clear()
+        compare(path, {name: str(value) for name, value in given.items()}, show=self.append)
+        return "\n".join(self)
+
+
+@pytest.fixture
+def shown():
+    return Shown()
+
+
+@pytest.fixture
+def faked(monkeypatch):
+    """Put a runner in the place of the real one: figures by a function of the cell."""
+    ran = []
+    figures = {"of": lambda cell: {"metrics": {"exact_match": 0.5}}}
+
+    def run(self, cells, reported, *, title):
+        for cell in cells:
+            if not self.folder.is_finished(cell):
+                ran.append(cell)
+                self.folder.prepare(cell)
+                self.folder.write_row(cell, row_of(cell, **figures["of"](cell)))
+        self.folder.collect(reported)
+
+    monkeypatch.setattr(runner.Runner, "run", run)
+    return ran, figures
+
+
+def test_text_generation_from_recipe_to_table(recipe, model_folder, views, shown, tmp_path):
+    path = recipe(
+        {"methods": ["lora", "pissa"], "jobs": 2, "max_new_tokens": 4, "keep_models": False},
+        model_name_or_path=model_folder,
+        dataset_name=write_rows(tmp_path / "train.jsonl", ROWS),
+        eval_dataset_name=write_rows(tmp_path / "test.jsonl", ROWS[:4]),
+    )
+    text = shown.run(path)
+    out = tmp_path / "out"
+    assert "2 rows, to lora" in text
+    assert str(out / "results.jsonl") in text
+    assert str(out / "report.html") in text
+    assert views == [("tables", out), ("report", out)]
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [row["cell"] for row in rows] == ["lora/seed-0", "pissa/seed-0"]
+    assert all(row["error"] is None and row["metrics"]["kl"] > 0 for row in rows)
+    assert all(row["peak_memory_mib"] > 100 and row["seconds"] > 0 for row in rows)
+    assert not list(out.glob("cells/*/run"))
+    assert len(list(out.glob("cells/*/details.json"))) == 2
+    # the folder's own recipe asks for the same, and nothing is left to run
+    before = (out / "results.jsonl").stat().st_mtime_ns
+    assert shown.run(out / "comparison.yaml") == text
+    assert (out / "results.jsonl").stat().st_mtime_ns > before
+    assert [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()] == rows
+
+
+def test_dry_run_lists_the_cells_and_writes_nothing(recipe, shown, tmp_path):
+    sweep = {"lora": {"learning_rate": [0.1, 0.2]}}
+    text = shown.run(recipe({"methods": ["lora", "base"], "sweep": sweep}), dry_run=True)
+    assert text.splitlines() == [
+        "choose/lora/seed-0/learning_rate=0.1",
+        "choose/lora/seed-0/learning_rate=0.2",
+        "lora/seed-0",
+        "base",
+        "4 cells",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_recipes_fail_before_anything_is_written(recipe, shown, tmp_path):
+    with pytest.raises(ConfigError, match="pissa: `learning_rat` is no field"):
+        shown.run(recipe({"settings": {"pissa": {"learning_rat": 1}}}))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="`--dry_run` must be true or false, got the text `3`"):
+        shown.run(recipe(), dry_run=3)
+
+
+@pytest.mark.usefixtures("views")
+def test_a_sweep_chooses_on_held_out_rows_and_the_choice_is_run(recipe, faked, shown, tmp_path):
+    ran, figures = faked
+    # the middle one is best on the rows held out; in the final runs everything is worse
+    scores = {1: 0.2, 2: 0.9, 3: 0.4}
+
+    def measured(cell):
+        score = scores[cell.recipe["learning_rate"]] if cell.stage == "choose" else 0.0
+        return {"metrics": {"exact_match": score}}
+
+    figures["of"] = measured
+    data = write_rows(tmp_path / "train.jsonl", ROWS)
+    compared = {
+        "methods": ["base", "lora", "pissa"],
+        "seeds": [3, 4],
+        "sweep": {"lora": {"learning_rate": [1, 2, 3]}},
+        "held_out_fraction": 0.25,
+    }
+    shown.run(recipe(compared, dataset_name=data))
+    assert [cell.key for cell in ran if cell.stage == "choose"] == [
+        f"choose/lora/seed-3/learning_rate={rate}" for rate in (1, 2, 3)
+    ]
+    final = {cell.key: cell for cell in ran if cell.stage == "final"}
+    assert list(final) == ["base", "lora/seed-3", "pissa/seed-3", "lora/seed-4", "pissa/seed-4"]
+    assert final["lora/seed-4"].recipe["learning_rate"] == 2
+    assert final["lora/seed-4"].recipe["dataset_name"] == data
+    out = tmp_path / "out"
+    choice = json.loads((out / "choices.json").read_text())["lora"]
+    assert (choice["fields"], choice["metric"]) == ({"learning_rate": 2}, "exact_match")
+    assert [run["value"] for run in choice["tried"]] == [0.2, 0.9, 0.4]
+    parts = {
+        name: len((out / "held_out" / name).read_text().splitlines())
+        for name in ("fit.jsonl", "held_out.jsonl")
+    }
+    assert parts == {"fit.jsonl": 6, "held_out.jsonl": 2}
+    assert next(c for c in ran if c.stage == "choose").recipe["dataset_name"] == str(
+        out / "held_out" / "fit.jsonl"
+    )
+    rows = Folder(out).read_rows()
+    assert [row["stage"] for row in rows] == ["choose"] * 3 + ["final"] * 5
+    assert rows[4]["fields"] == {"learning_rate": 2}
+
+
+@pytest.mark.usefixtures("views")
+def test_a_method_whose_sweep_chose_nothing_fails_and_the_others_go_on(
+    recipe, faked, shown, tmp_path
+):
+    ran, figures = faked
+
+    def measured(cell):
+        is_lost = cell.stage == "choose" and cell.method == "lora"
+        return {"error": "out of memory"} if is_lost else {"metrics": {"exact_match": 0.5}}
+
+    figures["of"] = measured
+    sweep = {"*": {"learning_rate": [1, 2]}}
+    path = recipe({"sweep": sweep}, dataset_name=write_rows(tmp_path / "train.jsonl", ROWS))
+    with pytest.raises(BaloraError, match="3 cells failed, the first is choose/lora"):
+        shown.run(path)
+    rows = {row["cell"]: row for row in Folder(tmp_path / "out").read_rows()}
+    assert "its sweep chose nothing: 2 of 2 runs failed" in rows["lora/seed-0"]["error"]
+    assert rows["pissa/seed-0"]["error"] is None
+    assert rows["pissa/seed-0"]["fields"] == {"learning_rate": 1}  # the first of equals
+    assert "lora/seed-0: its sweep chose nothing" in "\n".join(shown)
+    # once the runs that failed are made up for, what they choose is run
+    ran.clear()
+    figures["of"] = lambda cell: {"metrics": {"exact_match": 0.5}}
+    shown.run(path)
+    assert [cell.key for cell in ran] == [
+        "choose/lora/seed-0/learning_rate=1",
+        "choose/lora/seed-0/learning_rate=2",
+        "lora/seed-0",
+    ]
+
+
+def test_failed_cells_are_status_1_after_everything_is_written(recipe, faked, views, shown):
+    _, figures = faked
+    figures["of"] = lambda cell: {"error": "killed by signal 9"} if cell.method == "lora" else {}
+    with pytest.raises(BaloraError, match="1 cell failed, the first is lora/seed-0") as error:
+        shown.run(recipe())
+    assert error.value.exit_status == 1
+    assert [name for name, _ in views] == ["tables", "report"]
+    assert "  lora/seed-0: killed by signal 9" in "\n".join(shown)
+
+
+@pytest.mark.usefixtures("views")
+def test_another_recipe_is_refused_and_overwrite_starts_anew(recipe, faked, shown, tmp_path):
+    ran, _ = faked
+    shown.run(recipe())
+    with pytest.raises(ConfigError, match="`weight_decay` is not set there and"):
+        shown.run(recipe(), weight_decay=0.5)
+    ran.clear()
+    shown.run(recipe(), seeds="0,1")
+    assert [cell.key for cell in ran] == ["lora/seed-1", "pissa/seed-1"]
+    ran.clear()
+    shown.run(recipe(), weight_decay=0.5, overwrite=True)
+    assert [cell.key for cell in ran] == ["lora/seed-0", "pissa/seed-0"]
+    assert read_mapping(tmp_path / "out" / "comparison.yaml")["weight_decay"] == 0.5
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
+
+
+@pytest.mark.usefixtures("views", "faked")
+def test_report_only_runs_nothing_and_takes_another_baseline(recipe, shown, tmp_path, monkeypatch):
+    path = recipe()
+    with pytest.raises(ConfigError, match="holds no comparison"):
+        shown.run(path, report_only=True)
+    shown.run(path)
+    monkeypatch.setattr(command, "_run", None)
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    text = shown.run(None, report_only=True, output_dir=moved, baseline="pissa")
+    assert "2 rows, to pissa" in text
+    assert read_mapping(moved / "comparison.yaml")["compare"]["baseline"] == "pissa"
+    with pytest.raises(ConfigError, match="so `--max_steps` cannot act"):
+        shown.run(None, report_only=True, output_dir=moved, max_steps=3)
+
+
+@pytest.mark.usefixtures("faked")
+def test_without_matplotlib_there_are_results_and_a_hint(recipe, views, shown, monkeypatch):
+    def missing(folder):
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+
+    monkeypatch.setattr(sys.modules["balora.compare.report"], "write_report", missing)
+    text = shown.run(recipe())
+    assert "2 rows" in text
+    assert "pip install 'balora[report]'" in text
+
+
+@pytest.mark.usefixtures("views")
+def test_an_interrupt_is_one_line(recipe, shown, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.Runner, "run", interrupted)
+    with pytest.raises(BaloraError, match="interrupted; the same command goes on"):
+        shown.run(recipe())
+
+
+@pytest.mark.usefixtures("views", "faked")
+def test_two_at_once_in_a_folder_are_refused(recipe, shown, tmp_path):
+    path = recipe()
+    shown.run(path)
+    with (
+        FileLock(tmp_path / "out" / ".lock"),
+        pytest.raises(ConfigError, match="is in use by another `balora compare`"),
+    ):
+        shown.run(path)
+
+
+@pytest.mark.usefixtures("views")
+def test_the_lab_is_built_once_for_each_condition(recipe, faked, shown, tmp_path, monkeypatch):
+    import dataclasses
+    import types
+    from typing import NamedTuple
+
+    @dataclasses.dataclass(frozen=True)
+    class TinyLab:
+        noise_rate: float = 0.0
+
+    class Built(NamedTuple):
+        model: Path
+        train_file: Path
+        test_file: Path
+
+    built = []
+
+    def build_lab(config):
+        built.append(config)
+        return Built(*(tmp_path / f"{what}-{config.noise_rate}" for what in ("m", "a", "b")))
+
+    modules = {
+        "config": {"lab_config": lambda mapping: TinyLab(**mapping), "LabConfig": TinyLab},
+        "build": {"build_lab": build_lab},
+    }
+    for name, members in modules.items():
+        module = types.ModuleType(f"balora.lab.{name}")
+        vars(module).update(members)
+        monkeypatch.setitem(sys.modules, f"balora.lab.{name}", module)
+    ran, _ = faked
+    own = dict.fromkeys(("model_name_or_path", "dataset_name", "eval_dataset_name"))
+    conditions = {"clean": {}, "noise": {"lab": {"noise_rate": 0.4}}}
+    shown.run(recipe({"methods": ["base", "lora"], "conditions": conditions}, lab={}, **own))
+    assert built == [TinyLab(), TinyLab(0.4)]
+    assert [(cell.key, Path(cell.recipe["model_name_or_path"]).name) for cell in ran] == [
+        ("clean/base", "m-0.0"),
+        ("clean/lora/seed-0", "m-0.0"),
+        ("noise/base", "m-0.4"),
+        ("noise/lora/seed-0", "m-0.4"),
+    ]

@@ -1,0 +1,106 @@
+"""What may stand under `compare:`, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from balora.compare.config import CompareConfig, compare_config
+from balora.errors import ConfigError
+from balora.field_types import describe
+from balora.recipes import CLASSIFICATION, GENERATION, known_fields
+
+
+def test_every_field_has_a_sentence_and_none_is_a_field_of_a_recipe():
+    for name, _, _, sentence in describe(CompareConfig):
+        assert sentence.endswith("."), name
+        assert name not in known_fields(GENERATION)
+        assert name not in known_fields(CLASSIFICATION)
+
+
+def test_command_line_replaces_fields_and_null_takes_them_out():
+    given = {"methods": "lora,pissa+kl=0.3", "seeds": "3,1", "jobs": "2", "metric": "null"}
+    config = compare_config({"seeds": [0], "metric": "kl", "num_rows": 5}, given)
+    assert config.methods == ["lora", "pissa+kl=0.3"]
+    assert config.seeds == [3, 1]
+    assert (config.jobs, config.metric, config.num_rows) == (2, None, 5)
+    assert compare_config({}, {"seeds": "7", "methods": "lora"}).seeds == [7]
+    assert compare_config({"jobs": 3}, {"jobs": "null"}).jobs == 1
+
+
+@pytest.mark.parametrize(
+    ("mapping", "sentences"),
+    [
+        ({"method": ["lora"]}, ["`method` is no field of `compare` (did you mean `methods`?)"]),
+        ({"methods": "lora"}, ["`methods` must be a list or null, got the text `lora`"]),
+        ({"methods": []}, ["`methods` is empty"]),
+        ({"methods": ["lora", "loar"]}, ["`loar` is no method (did you mean `lora`?)"]),
+        ({"methods": ["lora", "pissa", "lora"]}, ["`methods` names lora twice"]),
+        (
+            {"methods": ["lora+kl", "lora+consistency"]},
+            ["`methods` names lora+kl and lora+consistency, which are the same"],
+        ),
+        ({"seeds": [0, 1, 0]}, ["`seeds` names 0 twice"]),
+        ({"seeds": []}, ["`seeds` is empty"]),
+        ({"seeds": [-1]}, ["`seeds` must be 0 or greater, got -1"]),
+        ({"seeds": [0.5]}, ["`seeds` must be a list or null"]),
+        (
+            {"methods": ["lora", "pissa"], "baseline": "lara"},
+            ["`baseline` is lara, which is none of the methods lora, pissa (did you mean `lora`?)"],
+        ),
+        ({"metric": "exactmatch"}, ["`exactmatch` is no metric (did you mean `exact_match`?)"]),
+        ({"metric": "entropy"}, ["`metric` is entropy, of which neither more nor less is better"]),
+        (
+            {"jobs": 0, "held_out_fraction": 1.0, "num_rows": 0},
+            ["`jobs` must be 1", "`held_out_fraction` must lie between 0 and 1", "`num_rows` must"],
+        ),
+        ({"settings": {"mine": {"svd_coef": 1}}}, ["`settings` of `mine`: `mine` is no method"]),
+        ({"settings": {"lora": {"method": "full"}}}, ["the name is one already"]),
+        ({"settings": {"mine": {"method": "loar"}}}, ["`settings` of `mine`: `method`: `loar`"]),
+        ({"settings": {"mine": {"method": "base"}}}, ["`method` is base, which is not trained"]),
+        ({"settings": {"a/b": {"method": "lora"}}}, ["text without / in it"]),
+        ({"settings": {"lora": 3}}, ["`settings` of `lora` must be a mapping of fields, got 3"]),
+        ({"settings": {"base": {"seed": 3}}}, ["the pre-trained model is not trained"]),
+        ({"conditions": {"a/b": {}}}, ["a condition's name is text without / in it"]),
+        ({"conditions": {"a": 1}}, ["`conditions`, `a` must be a mapping of fields, got 1"]),
+        ({"conditions": {}}, ["`conditions` is empty"]),
+        ({"sweep": {"loar": {"svd_coef": [1]}}}, ["`sweep` of `loar` is no method"]),
+        ({"sweep": {"lora": {"learning_rate": 1}}}, ["`learning_rate` must be a list of values"]),
+        ({"sweep": {"lora": {"learning_rate": [1, 1.0]}}}, ["`learning_rate` has a value twice"]),
+        (
+            {"sweep": {"*": {"svd_coef": [0, 1]}}},
+            ["`sweep` of `*` has `svd_coef`, which would add"],
+        ),
+        ({"sweep": {"base": {"seed": [1]}}}, ["`sweep` of `base`: the pre-trained model"]),
+    ],
+)
+def test_what_cannot_work_is_refused(mapping, sentences):
+    with pytest.raises(ConfigError) as error:
+        compare_config(mapping)
+    assert error.value.exit_status == 2
+    for sentence in sentences:
+        assert sentence in str(error.value)
+
+
+def test_methods_of_ones_own_stand_for_another_with_settings():
+    config = CompareConfig(
+        methods=["mine", "lora"],
+        settings={"mine": {"method": "lora+kl=0.3", "learning_rate": 1e-3}},
+    )
+    assert config.method("mine").coefficients == (("consistency_coef", 0.3),)
+    assert config.settings_of("mine") == {"learning_rate": 1e-3}
+    assert config.settings_of("lora") == {}
+
+
+def test_sweep_of_every_method_leaves_alone_what_a_method_sets_itself():
+    config = CompareConfig(
+        methods=["base", "full", "lora", "pissa"],
+        settings={"full": {"learning_rate": 3e-4}, "pissa": {"learning_rate": 1e-3}},
+        sweep={
+            "*": {"learning_rate": [1, 2], "weight_decay": [0]},
+            "pissa": {"learning_rate": [3, 4]},
+        },
+    )
+    assert config.swept("base") == {}
+    assert config.swept("full") == {"weight_decay": [0]}
+    assert config.swept("lora") == {"learning_rate": [1, 2], "weight_decay": [0]}
+    assert config.swept("pissa") == {"learning_rate": [3, 4], "weight_decay": [0]}

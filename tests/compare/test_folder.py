@@ -1,0 +1,153 @@
+"""The files of a comparison, and which folders are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from balora.compare.folder import Folder, finite, row_of
+from balora.compare.plan import Plan
+from balora.errors import ConfigError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path / "out")
+
+
+def finish(folder, cells, **figures):
+    for cell in cells:
+        folder.prepare(cell)
+        folder.write_row(cell, row_of(cell, **figures))
+
+
+def test_a_cell_is_finished_when_its_row_is_there_without_an_error(folder, comparison):
+    one, other = Plan(comparison()).final()
+    assert not folder.is_finished(one)
+    folder.prepare(one)
+    assert not folder.is_finished(one)
+    folder.write_row(one, row_of(one, error="killed by signal 9"))
+    assert not folder.is_finished(one)
+    assert folder.row(one)["error"] == "killed by signal 9"
+    folder.write_row(one, row_of(one, metrics={"exact_match": 0.5}))
+    assert folder.is_finished(one)
+    assert not folder.is_finished(other)
+    # to run it again starts without its row
+    folder.prepare(one)
+    assert folder.row(one) is None
+
+
+def test_a_cell_whose_chosen_values_have_changed_runs_again(folder, comparison):
+    plan = Plan(comparison({"methods": ["lora"], "sweep": {"lora": {"learning_rate": [1, 2]}}}))
+    (first,), (second,) = (plan.final({"lora": {"learning_rate": v}}) for v in (1, 2))
+    finish(folder, [first])
+    assert folder.is_finished(first)
+    assert not folder.is_finished(second)
+    folder.check_cells([second])
+
+
+def test_rows_are_collected_in_the_order_of_the_cells_by_rename(folder, comparison):
+    cells = Plan(comparison()).final()
+    finish(folder, reversed(cells), metrics={"exact_match": float("nan"), "kl": float("inf")})
+    rows = folder.collect(cells)
+    text = (folder.path / "results.jsonl").read_text()
+    assert [json.loads(line) for line in text.splitlines()] == rows == folder.read_rows()
+    assert [row["cell"] for row in rows] == ["lora/seed-0", "pissa/seed-0"]
+    assert rows[0]["metrics"] == {"exact_match": None, "kl": None}
+    assert set(rows[0]) == {
+        *("cell", "stage", "condition", "method", "seed", "fields", "metrics", "versions"),
+        *("num_trainable_parameters", "train_seconds", "evaluation_seconds", "seconds"),
+        *("peak_memory_mib", "commit", "error"),
+    }
+    assert not list(folder.path.rglob(".tmp*"))
+
+
+def test_a_wider_comparison_goes_on_with_what_is_there(folder, comparison):
+    first = comparison()
+    folder.write_comparison(first)
+    finish(folder, Plan(first).final())
+    wider = comparison(
+        {
+            "methods": ["full", "lora", "mine", "pissa"],
+            "seeds": [0, 1],
+            "settings": {"mine": {"method": "lora+kl=1"}},
+            "baseline": "full",
+            "jobs": 2,
+            "keep_models": False,
+        }
+    )
+    folder.check(wider)
+    cells = Plan(wider).final()
+    folder.check_cells(cells)
+    finished = [cell.key for cell in cells if folder.is_finished(cell)]
+    assert finished == ["lora/seed-0", "pissa/seed-0"]
+
+
+@pytest.mark.parametrize(
+    ("compare", "fields", "sentences"),
+    [
+        ({}, {"max_steps": 3}, ["`max_steps` is 2 there and 3 here"]),
+        ({"methods": ["full"]}, {"lora_r": 4}, ["`lora_r` is 2 there and 4 here"]),
+        ({"num_rows": 3}, {}, ["`compare.num_rows` is not set there and 3 here"]),
+        (
+            {"settings": {"lora": {"learning_rate": 0.5}}},
+            {},
+            ["lora/seed-0: `learning_rate` is not set there and 0.5 here"],
+        ),
+        (
+            {"sweep": {"*": {"weight_decay": [0.0, 0.1]}}},
+            {},
+            ["pissa/seed-0: `sweep.values.weight_decay` is not set there and [0.0, 0.1] here"],
+        ),
+    ],
+)
+def test_another_comparison_is_refused_with_both_values(
+    folder, comparison, compare, fields, sentences
+):
+    first = comparison()
+    folder.write_comparison(first)
+    finish(folder, Plan(first).final())
+    other = comparison(compare, **fields)
+
+    def check():
+        folder.check(other)
+        folder.check_cells(Plan(other).final())
+
+    with pytest.raises(ConfigError) as error:
+        check()
+    for sentence in (*sentences, "pass `--overwrite` to start anew"):
+        assert sentence in str(error.value)
+
+
+def test_cells_that_are_not_finished_bind_nobody(folder, comparison):
+    cells = Plan(comparison()).final()
+    finish(folder, cells, error="exit status 1")
+    changed = [
+        dataclasses.replace(cell, recipe={**cell.recipe, "learning_rate": 9}) for cell in cells
+    ]
+    folder.check_cells(changed)
+
+
+def test_a_folder_of_something_else_is_refused_and_only_ours_is_cleared(folder, comparison):
+    folder.path.mkdir()
+    (folder.path / "thesis.tex").write_text("my own")
+    with pytest.raises(ConfigError, match="is not empty and holds no comparison"):
+        folder.check(comparison())
+    finish(folder, Plan(comparison()).final())
+    folder.collect(Plan(comparison()).final())
+    folder.clear()
+    assert [path.name for path in folder.path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_empty_folder_and_none_are_fine(folder, comparison):
+    folder.check(comparison())
+    folder.path.mkdir()
+    folder.check(comparison())
+
+
+def test_finite_reaches_into_lists():
+    assert finite({"a": [1.0, float("nan"), {"b": float("-inf")}]}) == {
+        "a": [1.0, None, {"b": None}]
+    }

@@ -1,0 +1,53 @@
+"""The registry of metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from balora.compare import metrics
+from balora.compare.metrics import METRICS, metric_of, task_metric
+from balora.errors import ConfigError
+
+
+def test_what_is_measured_is_registered_and_the_other_way_round():
+    assert {*metrics.GENERATION, *metrics.LAB, *metrics.CLASSIFICATION} == set(METRICS)
+
+
+def test_every_figure_of_a_defect_card_is_a_metric_of_the_lab():
+    from balora.lab.card import DefectCard
+
+    assert {field.name for field in dataclasses.fields(DefectCard)} <= set(metrics.LAB)
+
+
+def test_a_figure_of_another_origin_speaks_of_what_was_kept():
+    own, other = metric_of("accuracy"), metric_of("hans:accuracy")
+    assert (own.role, other.role) == ("task", "forgetting")
+    assert (own.form, own.higher_is_better) == (other.form, other.higher_is_better)
+    assert other.title == "accuracy, hans"
+    assert metric_of("hans:ece").role == "other"
+
+
+def test_unknown_metric_gets_the_list():
+    with pytest.raises(ConfigError, match=r"`acuracy` is no metric \(did you mean `accuracy`\?\)"):
+        metric_of("acuracy")
+
+
+def test_values_are_shown_in_their_form():
+    assert METRICS["exact_match"].show(0.937) == "93.7%"
+    assert METRICS["kl"].show(None) == "-"
+
+
+@pytest.mark.parametrize(
+    ("figures", "name"),
+    [
+        ([{"kl": 1.0, "exact_match": 0.5, "response_loss": 1.0}], "exact_match"),
+        ([{"exact_match": None, "response_loss": 1.0}], "response_loss"),
+        ([{"accuracy": 0.5, "matthews_correlation": 0.1}], "matthews_correlation"),
+        ([{}, {"pearson": 0.5, "mse": 1.0}], "pearson"),
+        ([{"kl": 1.0}, {}], None),
+    ],
+)
+def test_metric_of_the_task(figures, name):
+    assert task_metric(figures) == name

@@ -1,0 +1,188 @@
+"""From a comparison to cells: their order, their recipes, and what fails before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from balora.compare.plan import LabFiles, Parts, Plan, combinations
+from balora.errors import ConfigError
+
+
+def keys(cells):
+    return [cell.key for cell in cells]
+
+
+def test_the_first_seed_of_every_method_comes_first(comparison):
+    plan = Plan(
+        comparison(
+            {
+                "methods": ["base", "lora", "pissa"],
+                "seeds": [4, 2],
+                "conditions": {"a": {}, "b": {"learning_rate": 0.1}},
+            }
+        )
+    )
+    assert keys(plan.final()) == [
+        "a/base",
+        "a/lora/seed-4",
+        "a/pissa/seed-4",
+        "b/base",
+        "b/lora/seed-4",
+        "b/pissa/seed-4",
+        "a/lora/seed-2",
+        "a/pissa/seed-2",
+        "b/lora/seed-2",
+        "b/pissa/seed-2",
+    ]
+    assert plan.choosing() == []
+
+
+def test_recipes_are_layered(comparison):
+    """Recipe, condition, method, the method's own settings, chosen values: later ones win."""
+    found = comparison(
+        {
+            "methods": ["lora+kl=0.3", "mine"],
+            "settings": {"mine": {"method": "pissa+kl=0.5", "weight_decay": 0.3}},
+            "conditions": {"c": {"learning_rate": 0.2, "weight_decay": 0.2}},
+            "sweep": {"mine": {"consistency_coef": [0.1, 0.7]}},
+        },
+        learning_rate=0.1,
+        weight_decay=0.1,
+        warmup_steps=3,
+    )
+    plain, mine = Plan(found).final({"mine": {"consistency_coef": 0.7}})
+    names = ("learning_rate", "weight_decay", "warmup_steps", "method", "consistency_coef", "seed")
+    assert [plain.recipe[n] for n in names] == [0.2, 0.2, 3, "lora", 0.3, 0]
+    assert [mine.recipe[n] for n in names] == [0.2, 0.3, 3, "pissa", 0.7, 0]
+    assert mine.fields == {"weight_decay": 0.3, "consistency_coef": 0.7}
+    assert Path(mine.recipe["output_dir"]).parts[-3:] == ("cells", mine.slug, "run")
+
+
+def test_sweep_tries_every_combination_under_the_first_condition_with_the_first_seed(comparison):
+    found = comparison(
+        {
+            "methods": ["base", "lora", "pissa", "full"],
+            "seeds": [5, 6],
+            "conditions": {"a": {}, "b": {}},
+            "sweep": {
+                "*": {"learning_rate": [0.1, 0.2]},
+                "lora": {"weight_decay": [0, 1]},
+                "full": {"learning_rate": [0.01]},
+            },
+        },
+        dataset_train_split="train[:5]",
+    )
+    plan = Plan(found)
+    cells = plan.choosing(Parts(Path("fit.jsonl"), Path("held.jsonl")))
+    assert keys(cells) == [
+        "choose/a/lora/seed-5/learning_rate=0.1,weight_decay=0",
+        "choose/a/pissa/seed-5/learning_rate=0.1",
+        "choose/a/lora/seed-5/learning_rate=0.1,weight_decay=1",
+        "choose/a/pissa/seed-5/learning_rate=0.2",
+        "choose/a/lora/seed-5/learning_rate=0.2,weight_decay=0",
+        "choose/a/lora/seed-5/learning_rate=0.2,weight_decay=1",
+    ]
+    recipe = cells[1].recipe
+    assert (recipe["dataset_name"], recipe["eval_dataset_name"]) == ("fit.jsonl", "held.jsonl")
+    assert recipe["dataset_train_split"] == "train"
+    assert recipe["learning_rate"] == 0.1
+    # a single value is no choice
+    full = next(cell for cell in plan.final() if cell.method == "full")
+    assert full.recipe["learning_rate"] == 0.01
+    assert full.recipe["dataset_train_split"] == "train[:5]"
+
+
+def test_a_choice_sees_no_data_of_another_origin(comparison):
+    found = comparison(
+        {"sweep": {"lora": {"learning_rate": [0.1, 0.2]}}, "methods": ["lora"]},
+        task="classification",
+        out_of_domain=[{"name": "other", "dataset_name": "other.csv"}],
+    )
+    plan = Plan(found)
+    assert "out_of_domain" not in plan.choosing()[0].recipe
+    assert plan.final()[0].recipe["out_of_domain"][0]["name"] == "other"
+
+
+def test_every_recipe_is_checked_at_once_and_a_problem_is_told_once(comparison):
+    plan = Plan(
+        comparison(
+            {
+                "methods": ["lora", "pissa", "full"],
+                "settings": {"full": {"lora_r": 4}},
+                "conditions": {"a": {}, "b": {"learning_rat": 1}},
+            }
+        )
+    )
+    with pytest.raises(ConfigError) as error:
+        plan.check()
+    message = str(error.value)
+    assert message.count("`learning_rat` is no field of a recipe (did you mean") == 1
+    assert "b/lora, b/pissa, b/full: " in message
+    assert "a/full: method full: `lora_r` is 4, but full fine-tuning has no adapter" in message
+    assert "--learning_rat" not in message
+
+
+def test_what_is_wrong_everywhere_is_nobodys_in_particular(comparison):
+    with pytest.raises(ConfigError, match=r"^`model_name_or_path` is missing"):
+        Plan(comparison(model_name_or_path=None)).check()
+
+
+def test_a_value_of_a_sweep_is_checked_before_anything_runs(comparison):
+    sweep = {"lora": {"learning_rate": [0.1, -1]}}
+    with pytest.raises(ConfigError, match=r"lora: `learning_rate` must be 0 or greater, got -1"):
+        Plan(comparison({"sweep": sweep})).check()
+
+
+def test_there_must_be_rows_to_evaluate_on(comparison):
+    with pytest.raises(ConfigError, match="nothing to evaluate on: set `eval_dataset_name`"):
+        Plan(comparison(eval_dataset_name=None)).check()
+    with pytest.raises(ConfigError, match="nothing to evaluate on"):
+        Plan(comparison(task="classification", eval_dataset_name=None)).check()
+    Plan(comparison(eval_dataset_name=None, dataset_test_split="train[5:]")).check()
+    Plan(comparison(task="cola", eval_dataset_name=None)).check()
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyLab:
+    noise_rate: float = 0.2
+    num_people: int = 5
+
+
+@pytest.fixture
+def _lab(monkeypatch):
+    config = types.ModuleType("balora.lab.config")
+    config.lab_config = lambda mapping: TinyLab(**mapping)
+    config.LabConfig = TinyLab
+    monkeypatch.setitem(sys.modules, "balora.lab.config", config)
+
+
+NO_DATA = dict.fromkeys(("model_name_or_path", "dataset_name", "eval_dataset_name"))
+
+
+@pytest.mark.usefixtures("_lab")
+def test_the_lab_gives_model_and_data_by_condition(comparison):
+    found = comparison(
+        {"methods": ["lora"], "conditions": {"a": {}, "b": {"lab": {"noise_rate": 0.4}}}},
+        lab={},
+        **NO_DATA,
+        given={"lab.num_people": "7"},
+    )
+    Plan(found).check()
+    labs = {n: LabFiles(*(Path(f"{n}-{what}") for what in ("m", "train", "test"))) for n in "ab"}
+    one, other = Plan(found, labs).final()
+    assert one.lab == {"noise_rate": 0.2, "num_people": 7}
+    assert other.lab == {"noise_rate": 0.4, "num_people": 7}
+    names = ("model_name_or_path", "dataset_name", "eval_dataset_name", "prompt_template")
+    assert [other.recipe[n] for n in names] == ["b-m", "b-train", "b-test", "alpaca"]
+    # where the lab was built is no part of the identity, what it was built from is
+    assert Plan(found).final()[1].identity() == other.identity() != one.identity()
+
+
+def test_combinations():
+    assert combinations({}) == [{}]
+    assert combinations({"a": [1, 2], "b": [3]}) == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]

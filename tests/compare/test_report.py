@@ -1,0 +1,336 @@
+"""The page: what it says, what it holds, and how it looks in a browser."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_comparison import METHODS, SCRIPT, row, write_comparison, write_rows
+from PIL import Image
+
+from balora.compare import report
+from balora.compare.headline import findings, headline, leaders_of
+from balora.compare.plots import Plot
+from balora.compare.report import MissingPackageError, write_report
+from balora.compare.study import read_study
+from balora.errors import ConfigError
+
+LAPTOP, PHONE = 1280, 390
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = write_comparison(tmp_path_factory.mktemp("report"))
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return read(folder)
+
+
+def read(folder):
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def told(folder, rows, **compare):
+    """Return the headline of fabricated rows."""
+    return headline(read_study(write_rows(folder, rows, **compare)))
+
+
+def runs(method, scores, kept, condition=""):
+    pairs = enumerate(zip(scores, kept, strict=True))
+    return [row(method, s, condition, exact_match=x, recall=k) for s, (x, k) in pairs]
+
+
+LORA = runs("lora", (0.50, 0.52, 0.51), (0.40, 0.42, 0.41))
+BETTER = runs("pissa", (0.60, 0.62, 0.61), (0.30, 0.32, 0.31))
+UNSURE = runs("full", (0.60, 0.45, 0.50), (0.35, 0.37, 0.36))
+
+
+def test_the_page_loads_nothing(page):
+    assert (
+        re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:)[^"'>\s]+|url\([^)]*\)|@import""", page)
+        == []
+    )
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<script" not in page
+    assert "default-src 'none'" in page
+
+
+def test_the_pictures_load_nothing_either(page):
+    pictures = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)
+    assert pictures
+    for picture in pictures:
+        svg = base64.b64decode(picture).decode("utf-8")
+        assert not re.search(r'href="(?!#|data:)', svg)
+
+
+def test_the_page_is_under_three_megabytes(folder):
+    assert (folder / "report.html").stat().st_size < 3_000_000
+
+
+def test_too_large_pictures_become_png_and_then_links(folder, monkeypatch):
+    files = sorted((folder / "plots").glob("*.svg"))
+    plots = [Plot("curves", "", "a panel", file.with_name(file.name[:-4])) for file in files]
+    whole = sum(len(picture.source) for picture in report._pictures(plots))
+    monkeypatch.setattr(report, "MAX_PICTURE_BYTES", whole - 1)
+    kinds = [p.source.partition(";")[0] for p in report._pictures(plots)]
+    assert kinds.count("data:image/png") == 1
+    monkeypatch.setattr(report, "MAX_PICTURE_BYTES", 100_000)
+    left = report._pictures(plots)
+    assert sum(len(picture.source) for picture in left) <= 100_000
+    assert "see plots/" in left[-1].alt
+
+
+def test_samples_are_escaped(page):
+    assert SCRIPT not in page
+    assert html.escape(SCRIPT, quote=False).replace("'", "&#39;") in page
+
+
+def test_names_and_errors_are_escaped(tmp_path):
+    rows = [row("<i>", 0, exact_match=0.5), row("lora", 0, error="<img src=x> & more")]
+    folder = write_rows(tmp_path, rows, methods=["<i>", "lora"], baseline="lora")
+    write_report(folder)
+    text = read(folder)
+    assert "<i>" not in text
+    assert "<img src=x>" not in text
+    assert "&lt;img src=x&gt; &amp; more" in text
+
+
+def test_the_page_has_every_part(page):
+    headings = re.findall(r"<h2>([^<]+)</h2>", page)
+    assert headings == [
+        "Figures",
+        *(title for title, _ in report._KINDS.values()),
+        "Samples",
+        "What was tried and chosen",
+        "What was run",
+    ]
+    for name in METHODS:
+        assert f"</i>{name}</span>" in page
+    for text in ("fa4efa4e", "0.0.fake", "noise-40/full/seed-3", "killed by signal 9", "chosen"):
+        assert text in page
+    assert "balora compare --config comparison.yaml" in page
+    assert "noise_rate: 0.2" in page
+    assert page.count("<img ") == 21
+
+
+def test_the_sweep_names_what_was_tried_and_what_was_chosen(page):
+    rows = re.findall(r'<tr class="(chosen)?"><td>([\d.]+)</td><td>([\d.]+%)</td>', page)
+    assert rows == [("", "0.001", "61.0%"), ("chosen", "0.002", "66.0%"), ("", "0.005", "57.0%")]
+
+
+def test_the_headline_names_who_is_better_beyond_the_interval(tmp_path):
+    text = told(tmp_path, [*LORA, *BETTER], methods=["lora", "pissa"], baseline="lora")
+    assert text == (
+        "pissa has the best exact match, 61.0%, +10.0% against lora (95% interval +10.0% to "
+        "+10.0%); lora keeps most (recall of facts), 41.0%, and is the baseline."
+    )
+
+
+def test_the_headline_says_when_there_is_no_difference(tmp_path):
+    text = told(tmp_path, [*LORA, *UNSURE], methods=["lora", "full"], baseline="lora")
+    assert text.startswith(
+        "full has the best exact match, 51.7%, +0.7% against lora, no difference"
+    )
+    assert "beyond the interval (-2" in text
+
+
+def test_the_headline_takes_the_smaller_loss_for_the_better(tmp_path):
+    rows = [row(m, 0, response_loss=x, retention_loss=1 / x) for m, x in (("lora", 2), ("full", 1))]
+    text = told(tmp_path, rows, methods=["lora", "full"], baseline="lora")
+    assert text.startswith("full has the best response loss (nats/token), 1.0000, -1.0000 against")
+    assert "lora keeps most (loss on retained text (nats/token)), 0.5000" in text
+    assert "on one seed, which says nothing about the next" in text
+
+
+def test_the_pre_trained_model_does_not_win_at_keeping(tmp_path):
+    rows = [row("base", None, exact_match=0.0, recall=0.99), *LORA, *BETTER]
+    text = told(tmp_path, rows, methods=["base", "lora", "pissa"], baseline="lora")
+    assert "base" not in text.replace("baseline", "")
+
+
+def test_the_headline_over_conditions(tmp_path):
+    rows = [
+        *(r for c in ("a", "b") for r in runs("lora", (0.50, 0.52, 0.51), (0.40, 0.42, 0.41), c)),
+        *runs("pissa", (0.60, 0.62, 0.61), (0.30, 0.32, 0.31), "a"),
+        *runs("pissa", (0.60, 0.45, 0.53), (0.30, 0.32, 0.31), "b"),
+    ]
+    asked = {"methods": ["lora", "pissa"], "baseline": "lora", "conditions": {"a": {}, "b": {}}}
+    assert told(tmp_path / "1", rows, **asked) == (
+        "pissa has the best exact match in all 2 conditions, ahead of lora beyond the 95% interval "
+        "in a only; lora keeps most (recall of facts) in all 2 conditions, the baseline."
+    )
+    rows[-3:] = runs("pissa", (0.4, 0.4, 0.4), (0.5, 0.1, 0.5), "b")
+    text = told(tmp_path / "2", rows, **asked)
+    assert text.startswith("what has the best exact match is pissa in a, lora in b, ahead of")
+    assert "a only" in text
+
+
+def test_who_keeps_most_and_learned_less_is_told_so(tmp_path):
+    rows = [*LORA, *runs("full", (0.1, 0.12, 0.11), (0.9, 0.92, 0.91))]
+    folder = write_rows(tmp_path, rows, methods=["lora", "full"], baseline="lora")
+    (sentences,) = findings(read_study(folder)).values()
+    assert sentences[1].startswith("full keeps most (recall of facts), 91.0%, +50.0% against lora")
+    assert sentences[1].endswith("; its exact match differs by -40.0%.")
+
+
+def test_the_best_is_of_the_methods_of_its_condition(tmp_path):
+    rows = [*runs("lora", (0.5,), (0.4,), "a"), *runs("full", (0.9,), (0.1,), "b")]
+    folder = write_rows(tmp_path, rows, methods=["lora", "full"], baseline="lora")
+    assert [(x.condition, x.method) for x in leaders_of(read_study(folder), "exact_match")] == [
+        ("a", "lora"),
+        ("b", "full"),
+    ]
+
+
+FAILED = [row("lora", s, error="killed by signal 9 (out of memory?)") for s in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (FAILED, "No cell finished: 2 of 2 failed."),
+        ([], "No cell has run."),
+        ([row("base", None, exact_match=0.5)], "No method that trains has a figure to compare."),
+        (
+            [row("lora", 0, exact_match=0.5)],
+            "lora has the best exact match, 50.0%, and is the baseline.",
+        ),
+        ([row("lora", 0, accuracy=0.5)], "lora has the best accuracy, 50.0%, and is the baseline."),
+        ([row("lora", 0)], "No method that trains has a figure to compare."),
+    ],
+    ids=["all failed", "no rows", "only base", "one run", "classification", "no metrics"],
+)
+def test_a_page_with_missing_parts_renders(tmp_path, rows, expected):
+    folder = write_rows(tmp_path, rows, methods=["lora"], baseline="lora")
+    write_report(folder)
+    text = read(folder)
+    assert html.escape(expected, quote=False) in text
+    assert "What was run" in text
+    assert "Samples" not in text
+
+
+def test_a_page_without_comparison_yaml_renders(tmp_path):
+    folder = write_rows(tmp_path, LORA)
+    (folder / "comparison.yaml").unlink()
+    write_report(folder)
+    assert "lora" in read(folder)
+
+
+def test_a_sample_that_is_too_long_is_cut_and_says_so(tmp_path):
+    made = {"samples": [{"prompt": "p", "gold": "g", "before": "b" * 5000, "after": None}]}
+    folder = write_rows(tmp_path, LORA, {"lora/seed-0": made}, methods=["lora"])
+    write_report(folder)
+    assert "b" * 701 not in read(folder)
+    assert "[... 4300 more characters]" in read(folder)
+
+
+def test_versions_that_differ_are_all_named(tmp_path):
+    rows = [row("lora", s, exact_match=0.5) for s in range(3)]
+    rows[2]["versions"] = {"torch": "9.9"}
+    folder = write_rows(tmp_path, rows, methods=["lora"])
+    write_report(folder)
+    assert "0.0.fake (2 cells), 9.9 (1 cells)" in read(folder)
+
+
+def test_a_folder_without_rows_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="holds no comparison"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_a_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        MissingPackageError, match=rf"needs {package}.*pip install 'balora\[report\]'"
+    ):
+        write_report(write_rows(tmp_path, LORA, methods=["lora"]))
+    assert issubclass(MissingPackageError, ConfigError)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
+    if found is None:
+        if os.environ.get("BALORA_REQUIRE_BROWSER") == "1":
+            pytest.fail("BALORA_REQUIRE_BROWSER is 1, and there is no chromium on PATH")
+        pytest.skip("no chromium on PATH")
+    return found
+
+
+def open_page(browser, profile, *options):
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
+    command += ["--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    command += ["--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def colours(image):
+    return len(image.getcolors(1 << 24))
+
+
+@pytest.mark.parametrize("width", [LAPTOP, PHONE])
+def test_the_page_is_drawn_in_a_browser(folder, browser, tmp_path, width):
+    shot = tmp_path / "shot.png"
+    address = (folder / "report.html").as_uri()
+    options = (f"--window-size={width},5000", f"--screenshot={shot}", address)
+    open_page(browser, tmp_path / "profile", *options)
+    with Image.open(shot) as image:
+        whole = image.convert("RGB")
+    assert whole.size == (width, 5000)
+    # text, tables and plots all the way down, not one screen above an empty page
+    for top in range(0, 5000, 1000):
+        assert colours(whole.crop((0, top, width, top + 1000))) > 20, f"blank below {top} px"
+
+
+PROBE = """<script>
+addEventListener("load", () => {
+  const root = document.documentElement;
+  const images = [...document.images];
+  root.dataset.overflow = root.scrollWidth - root.clientWidth;
+  root.dataset.wide = [...document.querySelectorAll("body *")].filter((e) =>
+    !e.closest(".scroll") && !e.closest("pre") && e.getBoundingClientRect().right > innerWidth + 1
+  ).length;
+  root.dataset.images = images.filter((i) => i.complete && i.naturalWidth > 100).length;
+  root.dataset.scrolls = [...document.querySelectorAll("#figures > .scroll")].filter(
+    (e) => e.scrollWidth > e.clientWidth).length;
+});
+</script></body>"""
+
+
+@pytest.mark.parametrize("width", [LAPTOP, PHONE])
+def test_nothing_is_wider_than_the_page(page, browser, tmp_path, width):
+    # the page itself forbids scripts: the probe goes into a copy that does not
+    probed = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    copy = tmp_path / "probed.html"
+    copy.write_text(probed.replace("</body>", PROBE), encoding="utf-8")
+    options = (f"--window-size={width},900", "--dump-dom", copy.as_uri())
+    dom = open_page(browser, tmp_path / "profile", *options)
+    found = dict(re.findall(r'data-(\w+)="(\d+)"', dom[:500]))
+    assert found["overflow"] == "0"
+    assert found["wide"] == "0"
+    assert found["images"] == "21"
+    # the main tables fit a laptop; on a phone they scroll within their own box
+    assert found["scrolls"] == ("3" if width == PHONE else "0")
+
+
+def test_the_templates_are_in_the_package():
+    templates = Path(report.__file__).parent / "templates"
+    assert {file.name for file in templates.iterdir()} == {"report.html.jinja", "report.css"}

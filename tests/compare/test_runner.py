@@ -1,0 +1,243 @@
+"""Cells in processes of their own: what is run, what dies, what goes on. No model is trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from balora.compare import runner
+from balora.compare.folder import Folder, row_of
+from balora.compare.plan import Plan
+from balora.compare.runner import Runner, failure
+
+CELL = """
+import json, os, pathlib, signal, sys, threading, time
+from balora.compare.cell import _end_with_input
+threading.Thread(target=_end_with_input, daemon=True).start()
+folder = pathlib.Path(sys.argv[1])
+cell = json.loads((folder / "cell.json").read_text())
+with open(folder.parent.parent.parent / "started.txt", "a") as file:
+    file.write(f"{cell['method']}-{cell['seed']} {os.getpid()}\\n")
+print("working", flush=True)
+what = os.environ.get("CELL_" + cell["method"].upper(), "")
+if what == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+if what == "hang":
+    time.sleep(60)
+if what == "raise":
+    sys.exit("balora: the data are wrong")
+if what == "silent":
+    sys.exit(0)
+(folder / "run").mkdir()
+from balora.compare.cells import Cell
+from balora.compare.folder import row_of, write_json
+write_json(folder / "result.json", row_of(Cell.read(folder), metrics={"kl": 1.0}))
+"""
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    path = tmp_path / "fake_cell.py"
+    path.write_text(CELL)
+    monkeypatch.setattr(
+        runner, "command_of", lambda folder: [sys.executable, str(path), str(folder)]
+    )
+    monkeypatch.setattr(runner, "visible_devices", list)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    found = Folder(tmp_path / "out")
+    found.path.mkdir()
+    return found
+
+
+def started(tmp_path):
+    path = tmp_path / "started.txt"
+    text = path.read_text() if path.is_file() else ""
+    return [line.split()[0] for line in text.splitlines()]
+
+
+def run(folder, cells, jobs=1, **options):
+    options = {"keep_models": True, **options}
+    Runner(folder, jobs=jobs, **options).run(cells, cells, title="Comparing")
+
+
+def has_ended(pid):
+    """Say whether a process is gone; a zombie that nobody waits for is."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.usefixtures("script")
+def test_cells_run_once_and_a_failed_one_again(folder, comparison, monkeypatch, tmp_path, capsys):
+    cells = Plan(comparison({"methods": ["lora", "pissa", "full"], "seeds": [0]})).final()
+    monkeypatch.setenv("CELL_PISSA", "kill")
+    run(folder, cells)
+    assert started(tmp_path) == ["lora-0", "pissa-0", "full-0"]
+    rows = folder.read_rows()
+    assert [row["error"] is None for row in rows] == [True, False, True]
+    assert rows[1]["error"] == "killed by signal 9 SIGKILL (out of memory?)"
+    assert rows[1]["metrics"] == {}
+    assert "pissa/seed-0 failed: killed by signal 9" in capsys.readouterr().err
+    assert "working" in (folder.of(cells[1]) / "log.txt").read_text()
+    monkeypatch.delenv("CELL_PISSA")
+    run(folder, cells)
+    assert started(tmp_path) == ["lora-0", "pissa-0", "full-0", "pissa-0"]
+    assert [row["error"] for row in folder.read_rows()] == [None, None, None]
+
+
+@pytest.mark.usefixtures("script")
+def test_the_error_of_a_cell_is_its_own_sentence(folder, comparison, monkeypatch):
+    cells = Plan(comparison({"methods": ["lora", "pissa"]})).final()
+    monkeypatch.setenv("CELL_LORA", "raise")
+    monkeypatch.setenv("CELL_PISSA", "silent")  # ends well and leaves nothing
+    run(folder, cells)
+    assert [row["error"] for row in folder.read_rows()] == [
+        "the data are wrong",
+        "exit status 0: working",
+    ]
+
+
+@pytest.mark.usefixtures("script")
+def test_as_many_run_at_a_time_as_there_are_jobs(folder, comparison, monkeypatch):
+    cells = Plan(comparison({"methods": ["lora", "pissa", "full"], "seeds": [0, 1]})).final()
+    most = []
+    fill = Runner._fill
+
+    def counting(self, waiting):
+        fill(self, waiting)
+        most.append(len(self._running))
+
+    monkeypatch.setattr(Runner, "_fill", counting)
+    run(folder, cells, jobs=2)
+    assert max(most) == 2
+    assert len(folder.read_rows()) == 6
+
+
+@pytest.mark.usefixtures("script")
+def test_models_are_removed_where_they_are_not_kept(folder, comparison):
+    cells = Plan(comparison()).final()
+    run(folder, cells[:1])
+    run(folder, cells, keep_models=False)
+    assert (folder.of(cells[0]) / "run").is_dir()
+    assert not (folder.of(cells[1]) / "run").exists()
+
+
+@pytest.mark.usefixtures("script")
+def test_an_interrupt_ends_what_runs_and_records_no_failure(
+    folder, comparison, monkeypatch, tmp_path
+):
+    cells = Plan(comparison({"methods": ["lora", "pissa"]})).final()
+    monkeypatch.setenv("CELL_PISSA", "hang")
+
+    def interrupt():
+        wait_until(lambda: "pissa-0" in started(tmp_path))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, cells)
+    thread.join()
+    pid = (tmp_path / "started.txt").read_text().split()[-1]
+    assert has_ended(pid)
+    assert folder.row(cells[0])["error"] is None
+    assert folder.row(cells[1]) is None
+    monkeypatch.delenv("CELL_PISSA")
+    run(folder, cells)
+    assert started(tmp_path) == ["lora-0", "pissa-0", "pissa-0"]
+    assert [row["error"] for row in folder.read_rows()] == [None, None]
+
+
+STUDY = """
+import pathlib, sys
+from balora.compare import runner
+from balora.compare.cells import Cell
+from balora.compare.folder import Folder
+script, out, *methods = sys.argv[1:]
+runner.command_of = lambda folder: [sys.executable, script, str(folder)]
+runner.visible_devices = list
+cells = [
+    Cell(stage="final", condition="", method=m, seed=0, fields={}, recipe={}) for m in methods
+]
+runner.Runner(Folder(pathlib.Path(out)), jobs=1, keep_models=True).run(cells, cells, title="")
+"""
+
+
+def test_a_study_that_is_killed_loses_the_running_cell_alone(script, folder, tmp_path):
+    command = [sys.executable, "-c", STUDY, str(script), str(folder.path), "lora", "pissa", "full"]
+    environment = {**os.environ, "CELL_PISSA": "hang"}
+    study = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    wait_until(lambda: "pissa-0" in started(tmp_path))
+    study.kill()
+    study.wait()
+    pid = (tmp_path / "started.txt").read_text().split()[-1]
+    wait_until(lambda: has_ended(pid))  # it must not write into a folder that another run takes
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    assert started(tmp_path) == ["lora-0", "pissa-0", "pissa-0", "full-0"]
+    assert [row["error"] for row in folder.read_rows()] == [None] * 3
+
+
+def test_threads_are_shared_and_a_users_number_stands(folder, monkeypatch):
+    monkeypatch.setattr(runner, "num_cores", lambda: 8)
+    monkeypatch.setattr(runner, "visible_devices", list)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+
+    def threads(jobs):
+        made = Runner(folder, jobs=jobs, keep_models=True)
+        return made.environment(0)["OMP_NUM_THREADS"]
+
+    assert [threads(jobs) for jobs in (1, 3, 20)] == ["8", "2", "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert threads(3) == "5"
+
+
+def test_several_devices_are_taken_in_turns(folder, monkeypatch):
+    monkeypatch.setattr(runner, "visible_devices", lambda: ["4", "6"])
+    made = Runner(folder, jobs=3, keep_models=True)
+    assert [made.environment(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["4", "6", "4"]
+    monkeypatch.setattr(runner, "visible_devices", lambda: ["4"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert "CUDA_VISIBLE_DEVICES" not in Runner(folder, jobs=1, keep_models=True).environment(0)
+
+
+@pytest.mark.parametrize(
+    ("status", "log", "sentence"),
+    [
+        (-9, "balora: an old line", "killed by signal 9 SIGKILL (out of memory?)"),
+        (-11, "", "killed by signal 11 SIGSEGV"),
+        (1, "10%\r20%\rbalora: `x` is wrong\nsome noise at exit\n", "`x` is wrong"),
+        (3, "Traceback\nlast words\n", "exit status 3: last words"),
+        (4, "", "exit status 4"),
+    ],
+)
+def test_failures_in_a_sentence(status, log, sentence):
+    assert failure(status, log) == sentence
+
+
+def test_rows_of_finished_cells_are_not_touched_by_a_later_run(script, folder, comparison):
+    (cell,) = Plan(comparison({"methods": ["lora"]})).final()
+    folder.prepare(cell)
+    folder.write_row(cell, row_of(cell, metrics={"kl": 7.0}))
+    run(folder, [cell])
+    assert json.loads((folder.path / "results.jsonl").read_text())["metrics"] == {"kl": 7.0}
