@@ -25,17 +25,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.anchored import difference_factors, lora_layers, only_adapter
 from balora.anchored.layer import is_anchored, is_initialised
 from balora.errors import ConfigError
-from balora.evaluation.inheritance import (
-    MeasureOptions,
-    _batches,
-    _encode,
-    _evaluating,
-    _pad_id,
-    _right_padded,
-    _Row,
-    generate,
+from balora.evaluation.batches import (
+    Row,
+    encode,
+    evaluating,
+    in_batches,
     max_positions,
+    padding_id,
+    right_padded,
 )
+from balora.evaluation.inheritance import MeasureOptions, generate
 from balora.fused.spectral import HeadFactor
 from balora.head import LMHead, check_head, head_of
 from balora.objective import next_token_targets
@@ -52,7 +51,7 @@ _BLOCK_ELEMENTS = 2**24
 class _Chosen(NamedTuple):
     """A row and which of its response tokens count."""
 
-    row: _Row
+    row: Row
     kept: Tensor
 
 
@@ -92,12 +91,14 @@ def logit_spectrum(
         raise ValueError("`pairs` is empty: there are no response tokens to take a spectrum of.")
     _check_positive(max_tokens=max_tokens, top=top)
     limit = max_positions(model)
-    chosen = _chosen_tokens([_encode(tokenizer, *pair, limit) for pair in pairs], max_tokens)
-    with _evaluating(model):
+    chosen = _chosen_tokens([encode(tokenizer, *pair, limit) for pair in pairs], max_tokens)
+    with evaluating(model):
         first = torch.tensor(chosen[0].row.input_ids, device=model.device)[None]
         head = _frozen_head(model, first)
-        batches = _batches(chosen, _BATCH_SIZE, "Reading logits")
-        states = torch.cat([_states(model, head, batch, _pad_id(tokenizer)) for batch in batches])
+        batches = in_batches(chosen, _BATCH_SIZE, "Reading logits")
+        states = torch.cat(
+            [_states(model, head, batch, padding_id(tokenizer)) for batch in batches]
+        )
     values = singular_values(states) if head is None else HeadFactor(head).singular_values(states)
     return [float(value) for value in values[:top].tolist()]
 
@@ -108,7 +109,7 @@ def _check_positive(**counts: int) -> None:
             raise ValueError(f"`{name}` must be 1 or greater, got {count}.")
 
 
-def _chosen_tokens(rows: Sequence[_Row], max_tokens: int) -> list[_Chosen]:
+def _chosen_tokens(rows: Sequence[Row], max_tokens: int) -> list[_Chosen]:
     """Return evenly spaced response tokens of all rows together, with the rows that hold any."""
     counts = [len(row.input_ids) - row.num_prompt for row in rows]
     kept = torch.zeros(sum(counts), dtype=torch.bool)
@@ -121,7 +122,7 @@ def _states(
     model: PreTrainedModel, head: LMHead | None, batch: Sequence[_Chosen], pad_id: int
 ) -> Tensor:
     """Return the hidden states that predict the chosen tokens, the logits without a head."""
-    input_ids, labels, attention_mask = _right_padded([chosen.row for chosen in batch], pad_id)
+    input_ids, labels, attention_mask = right_padded([chosen.row for chosen in batch], pad_id)
     for line, (row, kept) in zip(labels, batch, strict=True):
         line[row.num_prompt : len(row.input_ids)][~kept] = -100
     mask, _ = next_token_targets(labels)
@@ -285,7 +286,7 @@ def sample_pairs(
         return []
     options = MeasureOptions(max_new_tokens=max_new_tokens)
     prompts = [prompt for prompt, _ in chosen]
-    with _evaluating(tuned), _evaluating(base):
+    with evaluating(tuned), evaluating(base):
         before, after = (
             generate(model, tokenizer, prompts, options=options) for model in (base, tuned)
         )
@@ -317,11 +318,7 @@ def learning_curves(run: Path) -> list[dict[str, float]]:
     except (ValueError, KeyError) as error:
         raise ConfigError(f"`{path}` cannot be read: {error}.") from error
     return [
-        {"step": row["step"], **{name: row[name] for name in row if _is_training_loss(name)}}
+        {"step": row["step"], **{n: row[n] for n in row if n == "loss" or n.endswith("_loss")}}
         for row in history
         if "loss" in row
     ]
-
-
-def _is_training_loss(name: str) -> bool:
-    return name == "loss" or (name.endswith("_loss") and not name.startswith(("eval_", "train_")))

@@ -8,9 +8,8 @@ Shapes: ``B`` rows of a batch, ``S`` positions, ``M`` response tokens, ``V`` voc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,17 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.evaluation.answers import extract_answer
+from balora.evaluation.batches import (
+    Row,
+    encode,
+    evaluating,
+    in_batches,
+    left_padded,
+    max_positions,
+    padding_id,
+    right_padded,
+    token_ids,
+)
 from balora.objective import next_token_targets
 
 
@@ -87,10 +97,10 @@ def measure(
         raise ValueError("`examples` is empty: there is nothing to measure on.")
     options = options or MeasureOptions()
     limit = options.max_length or max_positions(model)
-    rows = [_encode(tokenizer, *example, limit) for example in examples]
+    rows = [encode(tokenizer, *example, limit) for example in examples]
     sums = torch.zeros(4, dtype=torch.float64)
-    with _evaluating(model), _evaluating(reference_model):
-        for batch in _batches(rows, options.batch_size, "Scoring responses"):
+    with evaluating(model), evaluating(reference_model):
+        for batch in in_batches(rows, options.batch_size, "Scoring responses"):
             sums += _score(model, reference_model, tokenizer, batch)
         exact_match = None
         if options.generate:
@@ -111,12 +121,6 @@ def measure(
     )
 
 
-def max_positions(model: PreTrainedModel) -> int:
-    """Return the longest sequence the model was made for, 2048 where its config does not say."""
-    config = model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or 2048)
-
-
 @torch.no_grad()
 def measure_exact_match(
     model: PreTrainedModel,
@@ -134,7 +138,7 @@ def measure_exact_match(
     if not asked:
         return None
     correct = 0
-    for batch in _batches(asked, options.batch_size, "Generating answers"):
+    for batch in in_batches(asked, options.batch_size, "Generating answers"):
         texts = generate(model, tokenizer, [prompt for prompt, _ in batch], options=options)
         answers = [extract_answer(text) for text in texts]
         correct += sum(a == b for a, (_, b) in zip(answers, batch, strict=True))
@@ -155,14 +159,14 @@ def generate(
     """
     limit = options.max_length or max_positions(model)
     room = max(limit - options.max_new_tokens, 1)
-    ids = [_prompt_ids(tokenizer, prompt)[-room:] for prompt in prompts]
-    input_ids, attention_mask = _left_padded(ids, _pad_id(tokenizer))
+    ids = [token_ids(tokenizer, prompt)[-room:] for prompt in prompts]
+    input_ids, attention_mask = left_padded(ids, padding_id(tokenizer))
     output = model.generate(
         input_ids=input_ids.to(model.device),
         attention_mask=attention_mask.to(model.device),
         max_new_tokens=min(options.max_new_tokens, limit - input_ids.shape[1]),
         do_sample=False,
-        pad_token_id=_pad_id(tokenizer),
+        pad_token_id=padding_id(tokenizer),
         eos_token_id=tokenizer.eos_token_id,
     )
     new_tokens = output[:, input_ids.shape[1] :]
@@ -194,42 +198,15 @@ def text_loss(
     return total / count
 
 
-class _Row(NamedTuple):
-    input_ids: list[int]
-    num_prompt: int
-    truncated: bool
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str, limit: int) -> _Row:
-    """Return the row as it was trained: tokenized as one text, closed by the end-of-text token."""
-    prompt_ids = _prompt_ids(tokenizer, prompt)
-    ids = _prompt_ids(tokenizer, prompt + completion)
-    if ids[-1] != tokenizer.eos_token_id:
-        ids.append(tokenizer.eos_token_id)
-    cut = max(len(ids) - limit, 0)
-    shared = next(
-        (i for i, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b),
-        len(prompt_ids),
-    )
-    return _Row(ids[cut:], max(shared - cut, 1), cut > 0)
-
-
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids = list(tokenizer(text, verbose=False).input_ids)
-    if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
-        ids.pop()  # some tokenizers close every text
-    return ids
-
-
 @torch.no_grad()
 def _score(
     model: PreTrainedModel,
     reference_model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    batch: Sequence[_Row],
+    batch: Sequence[Row],
 ) -> Tensor:
     """Return the sums over response tokens: their number, KL, entropy, cross-entropy."""
-    input_ids, labels, attention_mask = _right_padded(batch, _pad_id(tokenizer))
+    input_ids, labels, attention_mask = right_padded(batch, padding_id(tokenizer))
     inputs = {
         "input_ids": input_ids.to(model.device),
         "attention_mask": attention_mask.to(model.device),
@@ -243,46 +220,3 @@ def _score(
     loss = F.nll_loss(log_q, targets, reduction="sum")
     count = torch.tensor(float(len(targets)), device=kl.device)
     return torch.stack([count, kl, entropy, loss]).double().cpu()
-
-
-def _right_padded(batch: Sequence[_Row], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    length = max(len(row.input_ids) for row in batch)
-    input_ids = torch.full((len(batch), length), pad_id)
-    labels, attention_mask = torch.full_like(input_ids, -100), torch.zeros_like(input_ids)
-    for i, row in enumerate(batch):
-        ids = torch.tensor(row.input_ids)
-        input_ids[i, : len(ids)] = ids
-        attention_mask[i, : len(ids)] = 1
-        labels[i, row.num_prompt : len(ids)] = ids[row.num_prompt :]
-    return input_ids, labels, attention_mask
-
-
-def _left_padded(rows: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    length = max(map(len, rows))
-    input_ids = torch.tensor([[pad_id] * (length - len(row)) + row for row in rows])
-    attention_mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    return input_ids, attention_mask
-
-
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    pad_id = tokenizer.pad_token_id
-    return int(tokenizer.eos_token_id if pad_id is None else pad_id)
-
-
-def _batches(rows: Sequence[Any], size: int, title: str) -> Iterator[Sequence[Any]]:
-    starts = range(0, len(rows), size)
-    for start in tqdm(starts, desc=title, leave=False):
-        yield rows[start : start + size]
-
-
-class _evaluating:
-    """Eval mode inside the block; the mode of before after it."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.training = model, model.training
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train(self.training)

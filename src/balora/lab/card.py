@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.config import DataConfig
 from balora.data import load_examples
 from balora.evaluation import MeasureOptions, text_loss
-from balora.evaluation.inheritance import _evaluating, max_positions, measure_exact_match
+from balora.evaluation.batches import evaluating, max_positions
+from balora.evaluation.inheritance import measure_exact_match
 from balora.evaluation.run import prompt_pairs, read_text
 from balora.evaluation.table import aligned
 from balora.lab.diversity import distinct, sample_texts, self_similarity, word_entropy
@@ -173,7 +174,7 @@ def _retention_loss(
     text, most = read_text(file), options.retention_characters
     if len(text) > most:
         text = text[: text.rfind("\n", 0, most) + 1] or text[:most]
-    with _evaluating(model):
+    with evaluating(model):
         return text_loss(model, tokenizer, text, block=min(max_positions(model), 512))
 
 
@@ -186,7 +187,7 @@ def _exact_match(
     """Return the share of rows whose answer the model gives, with the prompt of `balora train`."""
     rows = load_examples(DataConfig(dataset_name=str(file)), split="train").dataset
     rows = rows.select(range(min(options.max_rows, len(rows))))
-    with _evaluating(model):
+    with evaluating(model):
         return measure_exact_match(
             model,
             tokenizer,

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from balora.evaluation.inheritance import _batches, _evaluating, _pad_id, max_positions
+from balora.evaluation.batches import evaluating, in_batches, max_positions, padding_id
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -52,7 +52,7 @@ def word_entropy(texts: Sequence[str]) -> float:
     """
     counts = Counter(gram for text in texts for gram in _ngrams(text, 1))
     total = counts.total()
-    return math.fsum(-n / total * math.log(n / total) for n in counts.values()) + 0.0
+    return math.fsum(-n / total * math.log(n / total) for n in counts.values())
 
 
 def self_similarity(texts: Sequence[str]) -> float:
@@ -119,8 +119,8 @@ def sample_texts(
     generator = torch.Generator().manual_seed(seed)
     numbers = torch.rand(num, length, generator=generator, dtype=torch.float64)
     texts: list[str] = []
-    with _evaluating(model):
-        for batch in _batches(list(numbers), batch_size, "Sampling texts"):
+    with evaluating(model):
+        for batch in in_batches(list(numbers), batch_size, "Sampling texts"):
             input_ids = torch.full((len(batch), 1), int(start), device=model.device)
             output = model.generate(
                 input_ids=input_ids,
@@ -128,7 +128,7 @@ def sample_texts(
                 max_new_tokens=length,
                 do_sample=False,
                 logits_processor=LogitsProcessorList([_Inversion(torch.stack(list(batch)))]),
-                pad_token_id=_pad_id(tokenizer),
+                pad_token_id=padding_id(tokenizer),
                 eos_token_id=tokenizer.eos_token_id,
             )
             texts += tokenizer.batch_decode(output[:, 1:], skip_special_tokens=True)

@@ -18,14 +18,14 @@ from typing import NamedTuple, TypeVar
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.evaluation.inheritance import (
-    _batches,
-    _encode,
-    _evaluating,
-    _pad_id,
-    _right_padded,
-    _Row,
+from balora.evaluation.batches import (
+    Row,
+    encode,
+    evaluating,
+    in_batches,
     max_positions,
+    padding_id,
+    right_padded,
 )
 from balora.lab.world import TEMPLATES, Fact
 from balora.objective import next_token_targets
@@ -60,21 +60,21 @@ def read_completions(
         batch_size: Pairs at once, right-padded; it changes no result but by rounding.
     """
     limit = max_positions(model)
-    rows = [_without_end(_encode(tokenizer, *pair, limit)) for pair in pairs]
+    rows = [_without_end(encode(tokenizer, *pair, limit)) for pair in pairs]
     found: list[Completion] = []
-    with _evaluating(model):
-        for batch in _batches(rows, batch_size, "Probing"):
-            found += _read(model, batch, _pad_id(tokenizer))
+    with evaluating(model):
+        for batch in in_batches(rows, batch_size, "Probing"):
+            found += _read(model, batch, padding_id(tokenizer))
     return found
 
 
-def _without_end(row: _Row) -> _Row:
+def _without_end(row: Row) -> Row:
     """Return a row without the end-of-text token: a sentence may go on after its value."""
     return row._replace(input_ids=row.input_ids[:-1])
 
 
-def _read(model: PreTrainedModel, batch: Sequence[_Row], pad_id: int) -> list[Completion]:
-    input_ids, labels, attention_mask = _right_padded(batch, pad_id)
+def _read(model: PreTrainedModel, batch: Sequence[Row], pad_id: int) -> list[Completion]:
+    input_ids, labels, attention_mask = right_padded(batch, pad_id)
     mask, targets = next_token_targets(labels)
     output = model(
         input_ids=input_ids.to(model.device),
