@@ -192,9 +192,10 @@ def build_parser() -> argparse.ArgumentParser:
     lab = _parser(
         commands.add_parser,
         "lab",
-        "Build (once; then it is cached) a tiny model pre-trained on a world with planted defects, "
-        "and print its defect card: recall of head and tail facts, repeated noise, stereotypes, "
-        "diversity. Runs fine-tuned from it are measured beside it.",
+        "Pre-train a tiny model on a world with planted defects (once: it is cached in "
+        "$BALORA_CACHE or ~/.cache/balora), and print its defect card: recall of head and tail "
+        "facts, repeated noise, stereotypes, diversity. Runs fine-tuned from it are measured "
+        "beside it.",
     )
     lab.usage = "balora lab [OUT ...] [--config RECIPE] [--FIELD VALUE ...]"
     lab.add_argument("runs", nargs="*", type=Path, metavar="OUT", help="runs, before any option")

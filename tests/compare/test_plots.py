@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-from fake_comparison import CONDITIONS, LAYERS, row, write_comparison, write_rows
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -19,6 +18,7 @@ from balora.compare.labels import ink, label_points, shortened, spread
 from balora.compare.metrics import METRICS
 from balora.compare.plots import mean_curve, write_plots
 from balora.compare.study import read_study
+from fake_comparison import CONDITIONS, LAYERS, row, write_comparison, write_rows
 
 
 class Once:
@@ -261,6 +261,11 @@ def test_what_is_not_there_is_not_drawn(tmp_path):
     assert draw(tmp_path / "bare", [row("lora", 0, exact_match=0.5, kl=1.0)]) == ["tradeoff"]
     empty = {"lora/seed-0": {"curves": [], "spectrum": {}, "updates": [], "samples": []}}
     assert draw(tmp_path / "empty", [row("lora", 0, exact_match=0.5)], empty) == []
+
+
+def test_names_are_no_mathematics(tmp_path):
+    rows = [row("lora", 0, "$x^{$", exact_match=0.5, kl=1.0)]
+    assert draw(tmp_path, rows) == ["tradeoff"]
 
 
 def test_values_without_any_spread_are_drawn(tmp_path):

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_comparison import METHODS, SCRIPT, row, write_comparison, write_rows
 from PIL import Image
 
 from balora.compare import report
@@ -21,6 +20,7 @@ from balora.compare.plots import Plot
 from balora.compare.report import MissingPackageError, write_report
 from balora.compare.study import read_study
 from balora.errors import ConfigError
+from fake_comparison import METHODS, SCRIPT, row, write_comparison, write_rows
 
 LAPTOP, PHONE = 1280, 390
 

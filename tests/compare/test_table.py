@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from fake_comparison import CONDITIONS, METHODS, row, write_comparison, write_rows
 from scipy import stats
 
 from balora.compare.study import read_study
 from balora.compare.table import format_console, main_table, other_table, write_tables
 from balora.errors import ConfigError
+from fake_comparison import CONDITIONS, METHODS, row, write_comparison, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,14 @@ def test_failed_cells_are_left_out_and_counted(small):
         if (line["method"], line["metric"]) == ("my_own", "recall")
     )
     assert (mine["n"], mine["num_failed"], mine["num_pairs"]) == ("2", "1", "2")
+
+
+def test_what_a_failed_cell_has_measured_does_not_count(tmp_path):
+    rows = [row("lora", seed, exact_match=0.5) for seed in (0, 1)]
+    rows[1]["error"] = "killed while it was evaluated"
+    study = read_study(write_rows(tmp_path, rows, methods=["lora"]))
+    assert study.values("", "lora", "exact_match") == {0: 0.5}
+    assert study.num_failed("", "lora") == 1
 
 
 def read_csv_after(folder):

@@ -45,6 +45,16 @@ def test_the_text_is_seeded(corpus):
     assert with_(seed=1).train_lines(1) != corpus.train_lines(1)
 
 
+def test_defects_leave_the_sentences_about_numbers_as_they_are():
+    def about_numbers(corpus):
+        lines = corpus.train_lines(1)
+        return Counter(line for line in lines if any(map(str.isdigit, line)))
+
+    plain = about_numbers(with_(noise_rate=0.0, stereotype_rate=None))
+    assert about_numbers(with_(noise_rate=0.0)) == plain
+    assert about_numbers(with_(noise_rate=0.4, stereotype_rate=None)) == plain
+
+
 # head and tail
 
 

@@ -6,8 +6,11 @@ one per condition. Everything is drawn on figures of their own: pyplot and its s
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -18,8 +21,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
+from PIL import Image
 
-from balora.compare.labels import label_ends, label_points, shortened, width_of
+from balora.compare.labels import label_ends, label_points, plain, shortened, width_of
 from balora.compare.metrics import Metric
 from balora.compare.statistics import Estimate
 
@@ -36,7 +40,7 @@ WIDTH = 3.9
 """Inches of every panel."""
 _LEFT = 0.165
 """Where axes begin, as a fraction of the width."""
-STYLE: Mapping[str, Any] = {
+STYLE: Any = {
     "axes.edgecolor": "#9a9a9a",
     "axes.grid": True,
     "axes.labelcolor": _INK,
@@ -149,20 +153,32 @@ def tradeoff_panel(
     if before is not None:
         axes.axvline(before, color=_GREY, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
         axes.text(
-            *(before, 0.02, " pre-trained "),
-            **{"rotation": 90, "ha": "right", "va": "bottom", "color": _GREY, "fontsize": 8},
+            before,
+            0.02,
+            " pre-trained ",
+            rotation=90,
+            ha="right",
+            va="bottom",
+            color=_GREY,
+            fontsize=8,
             transform=axes.get_xaxis_transform(),
         )
     for name, spot in spots.items():
         colour, marker, _ = look[name]
         for x, y in spot.runs:
             axes.plot(x, y, marker, color=colour, markersize=3.5, alpha=0.35, mew=0, zorder=2)
-        bars = {"xerr": spot.x.half_width, "yerr": spot.y.half_width}
         axes.errorbar(
-            *(spot.x.mean, spot.y.mean),
-            **bars,
-            **{"fmt": marker, "color": colour, "markersize": 7.5, "elinewidth": 1.1},
-            **{"markeredgecolor": "white", "markeredgewidth": 0.8, "zorder": 4},
+            spot.x.mean,
+            spot.y.mean,
+            xerr=spot.x.half_width,
+            yerr=spot.y.half_width,
+            fmt=marker,
+            color=colour,
+            markersize=7.5,
+            elinewidth=1.1,
+            markeredgecolor="white",
+            markeredgewidth=0.8,
+            zorder=4,
         )
     for axis, metric in zip((axes.xaxis, axes.yaxis), metrics, strict=True):
         axis.set_label_text(metric.title)
@@ -223,16 +239,15 @@ def spectra_panel(
         figure, upper = _panel(title, height=4.4, right=right, bottom=0.60)
         lower = figure.add_axes((_LEFT, 0.10, right - _LEFT, 0.44), sharex=upper)
         upper.tick_params(labelbottom=False)
-        index = np.arange(1, len(before) + 1)
-        upper.plot(index, before, color=_INK, linestyle="--", linewidth=1.1, zorder=4)
+        upper.plot(_index(before), before, color=_INK, linestyle="--", linewidth=1.1, zorder=4)
         upper.text(0.97, 0.93, "dashed: before", ha="right", va="top", transform=upper.transAxes)
         lower.axhline(1, color=_INK, linestyle="--", linewidth=1.1, zorder=1)
         lower.set_ylabel("after / before")
     ends = {}
     for name, values in after.items():
         colour, _, dash = look[name]
-        style = {"color": colour, "linestyle": dash, "linewidth": 1.4, "zorder": 3}
-        index = np.arange(1, len(values) + 1)
+        style: dict[str, Any] = {"color": colour, "linestyle": dash, "linewidth": 1.4, "zorder": 3}
+        index = _index(values)
         upper.plot(index, values, **style)
         if before is not None:
             index, values = _ratio(values, before)
@@ -246,11 +261,15 @@ def spectra_panel(
     return figure
 
 
+def _index(values: Array) -> Array:
+    return np.arange(1, len(values) + 1, dtype=np.float64)
+
+
 def _ratio(after: Array, before: Array) -> tuple[Array, Array]:
     """Return after / before by index, from 1, where both are and before is not 0."""
     num = min(len(after), len(before))
-    index = np.flatnonzero(before[:num] > 0)
-    return index + 1.0, after[index] / before[index]
+    kept = np.flatnonzero(before[:num] > 0)
+    return kept.astype(np.float64) + 1, after[kept] / before[kept]
 
 
 def updates_panel(
@@ -279,7 +298,7 @@ def updates_panel(
     image = axes.imshow(
         table, aspect="auto", interpolation="nearest", cmap="cividis", norm=LogNorm(low, high)
     )
-    axes.set_yticks(range(len(sizes)), list(map(shortened, sizes)))
+    axes.set_yticks(range(len(sizes)), [plain(shortened(name)) for name in sizes])
     groups = layer_groups(layers)
     for start, _, _ in groups[1:]:
         axes.axvline(start - 0.5, color="white", linewidth=1)
@@ -325,7 +344,7 @@ def _panel(
     FigureCanvasAgg(figure)
     low = 0.45 / height if bottom is None else bottom
     axes = figure.add_axes((left, low, right - left, 1 - 0.32 / height - low))
-    axes.set_title(title)
+    axes.set_title(plain(title))
     return figure, axes
 
 
@@ -344,21 +363,16 @@ def _padded(limits: tuple[float, float], share: float = 0.1) -> tuple[float, flo
     return limits[0] - room, limits[1] + room
 
 
-def save(figure: Figure, stem: Any) -> None:
+def save(figure: Figure, stem: Path) -> None:
     """Write ``stem.png`` and ``stem.svg``."""
-    from PIL import Image
-
-    buffer = figure.canvas
-    assert isinstance(buffer, FigureCanvasAgg)
-    figure.set_dpi(200)
-    buffer.draw()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200)
     # few colours: a palette makes a third of the size
-    Image.fromarray(np.asarray(buffer.buffer_rgba())).convert("RGB").quantize(256).save(
-        stem.with_name(f"{stem.name}.png"), optimize=True
-    )
+    with Image.open(buffer) as image:
+        image.convert("RGB").quantize(256).save(stem.with_name(f"{stem.name}.png"), optimize=True)
     figure.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None, "Creator": None})
 
 
-def style() -> Any:
+def style() -> AbstractContextManager[None]:
     """Return a context in which panels are drawn."""
-    return matplotlib.rc_context(dict(STYLE))
+    return matplotlib.rc_context(STYLE)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.transforms import Bbox
 from sklearn.isotonic import isotonic_regression
@@ -22,6 +21,11 @@ def shortened(name: str) -> str:
     """Return a name as a label has room for it."""
     cut = name[: _MAX_CHARACTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"
     return name if len(name) <= _MAX_CHARACTERS else cut
+
+
+def plain(text: str) -> str:
+    r"""Return text that matplotlib draws as it is: a dollar sign would begin mathematics."""
+    return text.replace("$", r"\$")
 
 
 def width_of(name: str) -> float:
@@ -79,8 +83,12 @@ def label_ends(
             transform=axes.transAxes,
         )
         axes.text(
-            *(1.06, place, shortened(name)),
-            **{"va": "center", "fontsize": _SIZE, "color": ink(colours[name])},
+            1.06,
+            place,
+            plain(shortened(name)),
+            va="center",
+            fontsize=_SIZE,
+            color=ink(colours[name]),
             transform=axes.transAxes,
         )
 
@@ -102,18 +110,19 @@ def label_points(
         bars: The ends of the error bars of each point, by axis.
         others: Smaller points that a label should rather not cover.
     """
-    canvas = axes.figure.canvas
-    assert isinstance(canvas, FigureCanvasAgg)
     unit = axes.figure.dpi / 72
     frame = axes.get_window_extent()
-    spots = {n: axes.transData.transform(point) for n, point in points.items()}
+    spots = {name: _on_screen(axes, point) for name, point in points.items()}
     large = [_around(spot, 6 * unit) for spot in spots.values()]
     large += _bar_boxes(axes, list(points.values()), bars, unit)
-    small = [_around(axes.transData.transform(other), 2 * unit) for other in others]
+    small = [_around(_on_screen(axes, other), 2 * unit) for other in others]
     taken: list[Bbox] = []
     for name in sorted(spots, key=lambda n: _crowd(spots[n], list(spots.values())), reverse=True):
-        text = axes.text(0, 0, shortened(name), fontsize=_SIZE, color=ink(colours[name]), zorder=6)
-        size = text.get_window_extent(canvas.get_renderer())
+        label = plain(shortened(name))
+        text = axes.text(
+            0, 0, label, fontsize=_SIZE, color=ink(colours[name]), va="bottom", zorder=6
+        )
+        size = text.get_window_extent()
         best = min(
             _boxes(spots[name], size.width, size.height, unit),
             key=lambda box: (
@@ -125,10 +134,15 @@ def label_points(
             ),
         )
         taken.append(best)
-        text.set_position(axes.transData.inverted().transform((best.x0, best.y0)))
-        text.set_va("bottom")
+        x, y = axes.transData.inverted().transform((best.x0, best.y0))
+        text.set_position((float(x), float(y)))
         if _distance(spots[name], best) > 13 * unit:
             _join(axes, spots[name], best)
+
+
+def _on_screen(axes: Axes, point: tuple[float, float]) -> tuple[float, float]:
+    x, y = axes.transData.transform(point)
+    return float(x), float(y)
 
 
 def _bar_boxes(

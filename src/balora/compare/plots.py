@@ -205,7 +205,8 @@ def _mean_of(spectra: Iterable[Any]) -> Array | None:
     if not found:
         return None
     num = min(map(len, found))
-    return np.mean([np.asarray(s[:num], dtype=np.float64) for s in found], axis=0)
+    mean: Array = np.mean([np.asarray(s[:num], dtype=np.float64) for s in found], axis=0)
+    return mean
 
 
 def _updates(study: Study, details: Details, look: Mapping[str, Look]) -> Panels:

@@ -50,7 +50,7 @@ def samples(study: Study, details: Mapping[str, Mapping[str, Any]]) -> dict[str,
         by_prompt: dict[tuple[str, str], Sample] = {}
         for method in study.trained:
             rows = (details.get(row["cell"], {}) for row in study.of(condition, method))
-            first = next((own["samples"] for own in rows if own.get("samples")), [])
+            first: list[Any] = next((own["samples"] for own in rows if own.get("samples")), [])
             for made in first[:_MAX_PROMPTS]:
                 texts = {name: cut(made.get(name) or "") for name in ("gold", "before", "after")}
                 key = (made["prompt"], made.get("gold") or "")
@@ -78,7 +78,9 @@ def sweeps(study: Study) -> list[Sweep]:
         asked = (study.comparison.get("compare") or {}).get("metric")
         metric = asked or task_metric([row["metrics"] for row in rows])
         fields = _varied(rows)
-        chosen = next((row["fields"] for row in study.rows if row["method"] == method), {})
+        chosen: Mapping[str, Any] = next(
+            (row["fields"] for row in study.rows if row["method"] == method), {}
+        )
         lines = [
             (
                 tuple(_text(row["fields"].get(name)) for name in fields),

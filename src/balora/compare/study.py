@@ -57,7 +57,7 @@ class Study:
         """Return the metrics of the main table."""
         asked = _asked(self.comparison).get("metric")
         names = dict.fromkeys((self.task, asked, self.forgetting))
-        return tuple(name for name in names if name in self.metrics)
+        return tuple(name for name in names if name is not None and name in self.metrics)
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -184,4 +184,4 @@ def _metric_order(
 ) -> tuple[str, ...]:
     elsewhere = [name for name in measured if name not in METRICS]
     names = dict.fromkeys((task, forgetting, *METRICS, *elsewhere))
-    return tuple(name for name in names if name in measured)
+    return tuple(name for name in names if name is not None and name in measured)

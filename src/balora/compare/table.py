@@ -1,7 +1,7 @@
 """The tables of a comparison: on the console, as Markdown, as CSV and as LaTeX.
 
 A table for each condition: the main figures with their paired differences to the baseline and what
-a run costs, then every other metric. They need nothing but the folder, neither matplotlib nor jinja2.
+a run costs, then every other metric. They need neither matplotlib nor jinja2.
 """
 
 from __future__ import annotations

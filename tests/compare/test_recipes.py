@@ -1,0 +1,43 @@
+"""The comparison recipes that ship: every cell of them is a run that `balora train` accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from balora.cli import main
+from balora.compare.comparison import read_comparison
+from balora.compare.plan import Plan
+
+RECIPES = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+    if "\ncompare:" in path.read_text(encoding="utf-8")
+]
+
+
+def test_there_are_two():
+    assert [path.name for path in RECIPES] == ["lab.yaml", "lab_coefficients.yaml"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_every_cell_can_be_trained(path, capsys):
+    assert main(["compare", "--config", str(path), "--dry_run"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert int(last.removesuffix(" cells")) > 20
+
+
+def test_the_lab_has_the_methods_seeds_and_worlds_of_the_study():
+    comparison = read_comparison(RECIPES[0], {})
+    config = comparison.config
+    assert config.seeds == [0, 1, 2, 3, 4]
+    assert {"base", "full", "lora", "pissa", "balora"} <= set(config.methods or ())
+    rates = [(comparison.lab_of(name) or {})["noise_rate"] for name in comparison.conditions]
+    assert rates == [0.0, 0.2, 0.4]
+
+
+def test_every_learning_rate_of_the_lab_is_chosen():
+    plan = Plan(read_comparison(RECIPES[0], {}))
+    tried = {(cell.method, cell.fields["learning_rate"]) for cell in plan.choosing()}
+    assert len(tried) == 3 * 9
