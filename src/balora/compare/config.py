@@ -51,7 +51,7 @@ class CompareConfig:
     """Share of the training rows that the sweep's values are chosen on."""
 
     metric: str | None = None
-    """What the sweep goes by and the table is sorted by; null takes the metric of the task."""
+    """What the sweep chooses by and the table shows first; null takes the metric of the task."""
 
     jobs: int = 1
     """Cells that run at the same time."""

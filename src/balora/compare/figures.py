@@ -149,7 +149,8 @@ def tradeoff_panel(
         before: What the pre-trained model has on the x axis, None where it was not measured.
         limits: Of both axes, the same in all panels that are compared.
     """
-    figure, axes = _panel(title, height=3.6, right=0.95)
+    # wider ticks than elsewhere: 99.00%
+    figure, axes = _panel(title, height=3.6, right=0.95, left=_LEFT + 0.04)
     if before is not None:
         axes.axvline(before, color=_GREY, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
         axes.text(

@@ -30,6 +30,7 @@ Pairs: TypeAlias = list[tuple[str, str]]
 
 DETAILS_FILE = "details.json"
 _PACKAGES = ("python", "balora", "torch", "transformers", "peft", "trl", "accelerate", "datasets")
+_MACHINE = ("platform", "cpu threads", "cuda")
 
 
 class Trained(NamedTuple):
@@ -81,7 +82,7 @@ def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
         "train_seconds": trained.train_seconds if trained else None,
         "evaluation_seconds": seconds,
         "peak_memory_mib": trained.peak_memory_mib if trained else peak_memory_mib(),
-        "versions": {name: facts[name] for name in _PACKAGES if name in facts},
+        "versions": {n: facts[n] for n in (*_PACKAGES, *_MACHINE) if n in facts},
         "commit": facts.get("balora commit"),
     }
 
