@@ -15,7 +15,7 @@ from balora.cli import build_parser, main, overrides
 from balora.errors import ConfigError
 from tiny_models import make_model, make_tokenizer
 
-COMMANDS = ["train", "quickstart", "eval", "export", "env"]
+COMMANDS = ["train", "quickstart", "eval", "compare", "lab", "export", "env"]
 ROWS = [{"prompt": f"{i}+{i}=", "completion": str(2 * i)} for i in range(8)]
 
 
@@ -379,3 +379,39 @@ def test_eval_refuses_a_folder_without_a_run(model_folder, tmp_path, capsys):
     words = ["eval", str(tmp_path), "--base", str(model_folder), "--dataset_name", data]
     assert main([*words, "--max_new_tokens", "2"]) == 2
     assert "holds neither an adapter nor a model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "field", "parts"),
+    [
+        ("train", "--lora_r", ["ModelConfig", "SFTConfig"]),
+        ("compare", "--lab.noise_rate", ["CompareConfig", "--methods", "--seeds", "--sweep"]),
+        ("lab", "--noise_rate", ["LabConfig", "--world_seed"]),
+    ],
+)
+def test_the_fields_of_a_command_are_listed(command, field, parts, capsys):
+    assert main([command, "--help_fields"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"{part}" in text for part in [f"  {field} (", *parts])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["compare", "--methods", "lroa"],
+            "`lroa` is no method (did you mean `lora`?); there are base, full,",
+        ),
+        (["compare", "--seeds", "0,1,0"], "`seeds` names 0 twice"),
+        (["compare", "--metric", "exactmatch"], "`exactmatch` is no metric"),
+        (["lab", "--noise_rat", "0.1"], "`noise_rat` is no field of the lab"),
+        (["lab", "--noise_rate", "2"], "`noise_rate` must be"),
+        (["lab", "nowhere"], "`nowhere` does not exist"),
+    ],
+)
+def test_compare_and_lab_refuse(words, sentence, capsys):
+    recipe = Path(__file__).parents[1] / "recipes" / "lab.yaml"
+    assert main([*words, "--config", str(recipe)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("balora: ")
+    assert sentence in line

@@ -141,7 +141,8 @@ class CompareConfig:
         if self.baseline is not None and self.baseline not in methods:
             problems.append(
                 f"`baseline` is {self.baseline}, which is none of the methods "
-                f"{', '.join(methods)}{suggestion(self.baseline, methods)}"
+                f"{', '.join(methods)}{suggestion(self.baseline, methods)}; name one of them "
+                "(`--baseline`)"
             )
         return problems
 
