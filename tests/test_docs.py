@@ -49,3 +49,11 @@ def test_links_of_the_documents_lead_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "AGENTS.md"]:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_comparison_in_the_documents_runs(tmp_path, capsys):
+    page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(re.search(r"```yaml\n(.*?)```", page, re.S)[1], encoding="utf-8")
+    assert main(["compare", "--config", str(recipe), "--dry_run"]) == 0
+    assert capsys.readouterr().out.endswith("56 cells\n")
