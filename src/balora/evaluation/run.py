@@ -54,12 +54,7 @@ def evaluate_runs(
         ConfigError: If a folder or the base model cannot be loaded, or a name repeats.
         DataError: If the rows cannot be read.
     """
-    for run in runs:
-        if not run.is_dir():
-            raise ConfigError(f"`{run}` does not exist; name the folder of a finished run.")
-    names = [run.name for run in runs]
-    if len({"base", *names}) != len(names) + 1:
-        raise ConfigError(f"the runs {names} must have different names, and none may be `base`.")
+    check_runs(runs)
     retention_text = None if retention_file is None else read_text(retention_file)
     examples = load_examples(data, split=data.dataset_test_split or "train", name="eval")
     dataset = examples.dataset
@@ -79,6 +74,20 @@ def evaluate_runs(
             tuned, reference, tokenizer, pairs, retention_text, options=options
         )
     return figures
+
+
+def check_runs(runs: Sequence[Path]) -> None:
+    """Refuse runs that are not there, or whose figures could not be told apart by name.
+
+    Raises:
+        ConfigError: If a folder is not there, a name repeats, or one is ``base``.
+    """
+    for run in runs:
+        if not run.is_dir():
+            raise ConfigError(f"`{run}` does not exist; name the folder of a finished run.")
+    names = [run.name for run in runs]
+    if len({"base", *names}) != len(names) + 1:
+        raise ConfigError(f"the runs {names} must have different names, and none may be `base`.")
 
 
 def load_run(run: Path, base: str) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from balora.errors import ConfigError
 from balora.evaluation.results import write_json
-from balora.evaluation.run import load_model, load_run
+from balora.evaluation.run import check_runs, load_model, load_run
 from balora.lab.build import BuiltLab, build_lab
 from balora.lab.card import DefectCard, format_card, measure_defects
 from balora.lab.config import LabConfig, lab_config
@@ -40,12 +40,7 @@ def lab(
             model's, or two have one name.
     """
     config = lab_config({**_from_recipe(config_path), **_parsed(given)})
-    for run in runs:
-        if not run.is_dir():
-            raise ConfigError(f"`{run}` does not exist; name the folder of a finished run.")
-    names = [run.name for run in runs]
-    if len({"base", *names}) != len(names) + 1:
-        raise ConfigError(f"the runs {names} must have different names, and none may be `base`.")
+    check_runs(runs)
     built = build_lab(config)
     for run in runs:
         _check_base(run, built.model)
