@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -110,7 +111,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--num_rows", type=int, help="at most this many rows")
     evaluate.add_argument("--max_new_tokens", type=int, help="of an answer (256)")
     evaluate.add_argument("--batch_size", type=int, default=16, help="rows at once (16)")
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    evaluate.add_argument(
+        "--json", type=_json_file, metavar="FILE", help="also write the figures here"
+    )
     evaluate.set_defaults(run=_eval)
 
     compare = _parser(
@@ -139,7 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     lab.add_argument("runs", nargs="*", type=Path, metavar="OUT", help="runs, before any option")
     lab.add_argument("--config", metavar="RECIPE", help="a recipe with a mapping `lab`")
     lab.add_argument("--help_fields", action="store_true", help="list the fields of the lab")
-    lab.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    lab.add_argument("--json", type=_json_file, metavar="FILE", help="also write the figures here")
     lab.set_defaults(run=_lab)
 
     export = _parser(
@@ -234,6 +237,15 @@ def _quickstart(options: argparse.Namespace, rest: Sequence[str]) -> None:
     print(quickstart(overrides(rest)))
 
 
+def _json_file(text: str) -> Path:
+    """Return where figures are to be written; refused now and not when they have been computed."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        reason = "it is a folder" if path.is_dir() else f"there is no folder {str(path.parent)!r}"
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {reason}")
+    return path
+
+
 def _eval(options: argparse.Namespace, rest: Sequence[str]) -> None:
     from balora.evaluation.classification_run import is_classification_run
 
@@ -241,7 +253,8 @@ def _eval(options: argparse.Namespace, rest: Sequence[str]) -> None:
         _eval_classification(options, rest)
         return
     from balora.evaluation import MeasureOptions, format_table
-    from balora.evaluation.run import data_config, evaluate_runs, write_json
+    from balora.evaluation.run import data_config, evaluate_runs
+    from balora.files import write_json
 
     figures = evaluate_runs(
         options.runs,
@@ -251,18 +264,16 @@ def _eval(options: argparse.Namespace, rest: Sequence[str]) -> None:
         num_rows=options.num_rows,
         options=MeasureOptions(options.batch_size, options.max_new_tokens or 256),
     )
-    if options.json:
-        write_json(figures, options.json)
+    if options.json is not None:
+        write_json(options.json, {name: asdict(row) for name, row in figures.items()})
     print(format_table(figures))
     if figures["base"].exact_match is None:
         print("No exact match: no completion ends in `The answer is: ...` or `#### ...`.")
 
 
 def _eval_classification(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    from dataclasses import asdict
-
     from balora.evaluation.classification_run import evaluate_classification_runs
-    from balora.evaluation.results import write_json
+    from balora.files import write_json
 
     for name in ("retention_file", "max_new_tokens"):
         if getattr(options, name) is not None:
@@ -274,8 +285,8 @@ def _eval_classification(options: argparse.Namespace, rest: Sequence[str]) -> No
         num_rows=options.num_rows,
         batch_size=options.batch_size,
     )
-    if options.json:
-        write_json({name: asdict(run) for name, run in runs.items()}, options.json)
+    if options.json is not None:
+        write_json(options.json, {name: asdict(run) for name, run in runs.items()})
     print("\n\n".join(f"{name}:\n\n{run.to_text()}" for name, run in runs.items()))
 
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from balora.compare.folder import Folder, finite, row_of
+from balora.compare.folder import Folder, row_of
 from balora.compare.plan import Plan
 from balora.errors import ConfigError
 
@@ -145,9 +145,3 @@ def test_an_empty_folder_and_none_are_fine(folder, comparison):
     folder.check(comparison())
     folder.path.mkdir()
     folder.check(comparison())
-
-
-def test_finite_reaches_into_lists():
-    assert finite({"a": [1.0, float("nan"), {"b": float("-inf")}]}) == {
-        "a": [1.0, None, {"b": None}]
-    }

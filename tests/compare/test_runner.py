@@ -37,7 +37,8 @@ if what == "silent":
     sys.exit(0)
 (folder / "run").mkdir()
 from balora.compare.cells import Cell
-from balora.compare.folder import row_of, write_json
+from balora.compare.folder import row_of
+from balora.files import write_json
 write_json(folder / "result.json", row_of(Cell.read(folder), metrics={"kl": 1.0}))
 """
 

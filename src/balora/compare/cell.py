@@ -34,8 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         threading.Thread(target=_end_with_input, daemon=True).start()
     # what follows imports torch; the time counts
     from balora.compare.cells import Cell
-    from balora.compare.folder import ROW_FILE, row_of, write_json
+    from balora.compare.folder import ROW_FILE, row_of
     from balora.compare.measured import run_and_measure
+    from balora.files import write_json
 
     try:
         cell = Cell.read(options.folder)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from balora.files import write_json
+
 Stage = Literal["choose", "final"]
 
 _PLACES = ("output_dir", "disable_tqdm")
@@ -82,8 +84,7 @@ class Cell:
 
     def write(self, folder: Path) -> None:
         """Write ``cell.json``."""
-        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-        (folder / "cell.json").write_text(text + "\n", encoding="utf-8")
+        write_json(folder / "cell.json", dataclasses.asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Cell:

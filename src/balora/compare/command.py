@@ -18,10 +18,10 @@ from balora.compare.folder import (
     RESULTS_FILE,
     Folder,
     row_of,
-    write_json,
 )
 from balora.compare.plan import LabFiles, Parts, Plan, combinations
 from balora.errors import BaloraError, ConfigError
+from balora.files import write_json
 from balora.recipes.values import parse_text
 
 _SWITCHES = ("dry_run", "overwrite", "report_only")

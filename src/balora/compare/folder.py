@@ -14,8 +14,6 @@ Everything but logs and models appears by rename, so a file that is there is who
 from __future__ import annotations
 
 import json
-import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 from balora.compare.cells import Cell, differences, flat
 from balora.compare.comparison import COMPARE, Comparison
 from balora.errors import ConfigError
+from balora.files import write_json, write_text
 from balora.recipes.values import dump_mapping, read_mapping
 
 COMPARISON_FILE = "comparison.yaml"
@@ -43,28 +42,6 @@ _OURS = (
     "plots",
 )
 _NOT_COMPARED = ("output_dir", "disable_tqdm")
-
-
-def finite(value: Any) -> Any:
-    """Return a value of JSON with None for every NaN and infinity in it."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file by rename."""
-    stage = path.with_name(f".tmp-{path.name}")
-    stage.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(stage, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON by rename, NaN and infinity as null."""
-    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
 
 
 class Folder:

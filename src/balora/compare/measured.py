@@ -13,7 +13,6 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.compare.cells import Cell
-from balora.compare.folder import write_json
 from balora.compare.memory import peak_memory_mib
 from balora.compare.metrics import CLASSIFICATION as CLASSIFICATION_METRICS
 from balora.compare.metrics import GENERATION as GENERATION_METRICS
@@ -24,6 +23,7 @@ from balora.evaluation.details import logit_spectrum, sample_pairs, update_sizes
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
 from balora.evaluation.results import read_results
 from balora.evaluation.run import load_model, load_run, prompt_pairs, read_text
+from balora.files import write_json
 from balora.recipes import CLASSIFICATION, Recipe, load_recipe
 
 Pairs: TypeAlias = list[tuple[str, str]]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from balora.compare.folder import COMPARISON_FILE, write_text
+from balora.compare.folder import COMPARISON_FILE
 from balora.compare.headline import findings, headline
 from balora.compare.metrics import Metric
 from balora.compare.sections import facts, failed, samples, sweeps
@@ -20,6 +20,7 @@ from balora.compare.statistics import Estimate
 from balora.compare.study import Study, read_study, shown
 from balora.compare.table import difference_text, main_table, mean_text, note, other_table
 from balora.errors import ConfigError
+from balora.files import write_text
 
 if TYPE_CHECKING:
     from balora.compare.plots import Plot

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from balora.compare.folder import write_text
 from balora.compare.metrics import Metric
 from balora.compare.statistics import Estimate
 from balora.compare.study import COSTS, Study, read_study, shown
 from balora.evaluation.table import aligned
+from balora.files import write_text
 
 _SHOWN_COSTS = {
     "num_trainable_parameters": "parameters",

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from balora.errors import ConfigError
 from balora.evaluation.table import aligned
+from balora.files import write_json
 
 RESULTS_FILE = "results.json"
 
@@ -83,16 +83,8 @@ def selection_rule(metric: str, *, by_epoch: bool = True) -> str:
 
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write ``results.json``, NaN as null; the file appears by rename."""
-    stage = folder / f".tmp-{RESULTS_FILE}"
-    write_json(results, stage)
-    os.replace(stage, folder / RESULTS_FILE)
-
-
-def write_json(figures: Mapping[str, Any], path: Path) -> None:
-    """Write figures as JSON, NaN as null."""
-    text = json.dumps(without_nan(figures), indent=2, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    """Write ``results.json``, NaN and infinity as null; the file appears by rename."""
+    write_json(folder / RESULTS_FILE, results)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -106,15 +98,6 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"`{folder}` has no {RESULTS_FILE}; name a finished classification run.")
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return results
-
-
-def without_nan(value: Any) -> Any:
-    """Return a value of JSON with None for every NaN in it."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def format_results(results: Mapping[str, Any]) -> str:

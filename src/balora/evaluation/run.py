@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -176,9 +174,3 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"`--retention_file` {str(path)!r} cannot be read: {error}.") from error
-
-
-def write_json(figures: Mapping[str, Inheritance], path: Path) -> None:
-    """Write the figures of every model by name."""
-    rows = {name: dataclasses.asdict(row) for name, row in figures.items()}
-    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

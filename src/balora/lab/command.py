@@ -12,8 +12,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from balora.errors import ConfigError
-from balora.evaluation.results import write_json
 from balora.evaluation.run import check_runs, load_model, load_run
+from balora.files import write_json
 from balora.lab.build import BuiltLab, build_lab
 from balora.lab.card import DefectCard, format_card, measure_defects
 from balora.lab.config import LabConfig, lab_config
@@ -46,7 +46,7 @@ def lab(
         _check_base(run, built.model)
     cards = _cards(built, runs)
     if json_file is not None:
-        write_json({name: asdict(card) for name, card in cards.items()}, json_file)
+        write_json(json_file, {name: asdict(card) for name, card in cards.items()})
     return "\n".join([*_where(built), "", format_card(cards)])
 
 

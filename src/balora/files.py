@@ -1,0 +1,38 @@
+"""Files that appear as a whole: written beside their place, then put there by one rename."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def finite(value: Any) -> Any:
+    """Return a value of JSON with None for every NaN and infinity in it."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8 with line feeds by rename; its folder exists.
+
+    What is no regular file, such as ``/dev/stdout``, is written to and not replaced.
+    """
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8", newline="\n")
+        return
+    stage = path.with_name(f".tmp-{path.name}")
+    stage.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(stage, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON by rename, NaN and infinity as null."""
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
