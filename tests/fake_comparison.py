@@ -120,6 +120,7 @@ def write_comparison(folder: Path, methods=METHODS, seeds=SEEDS, conditions=COND
         baseline="lora",
         conditions={name: {"lab": {"noise_rate": rate}} for name, rate in conditions.items()},
         sweep={"lora": {"learning_rate": [1e-3, 2e-3, 5e-3]}},
+        sweep_tolerance=0.02,
     )
 
 

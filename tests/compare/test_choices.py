@@ -38,6 +38,15 @@ def test_the_first_of_equals():
     assert chosen(row(mse=0.5), row(mse=0.5), metric="mse").fields == VALUES[0]
 
 
+def test_within_the_tolerance_the_first_that_will_do():
+    rows = (row(exact_match=0.94), row(exact_match=0.96), row(exact_match=0.98))
+    assert choose(VALUES, rows, tolerance=0.02).fields == VALUES[1]
+    assert choose(VALUES, rows, tolerance=0.05).fields == VALUES[0]
+    losses = (row(kl=1.5), row(kl=1.0), row(kl=1.25))
+    assert choose(VALUES, losses, "kl", tolerance=0.25).fields == VALUES[1]
+    assert choose(VALUES, losses, "kl", tolerance=0.5).fields == VALUES[0]
+
+
 @pytest.mark.parametrize("bad", [row("killed by signal 9"), row(exact_match=None)])
 def test_a_run_without_a_figure_is_never_chosen(bad):
     assert chosen(bad, row(exact_match=0.0)).fields == VALUES[1]

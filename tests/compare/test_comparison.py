@@ -95,6 +95,7 @@ COLA = {"task": "cola", "dataset_name": None, "eval_dataset_name": None}
             "chooses on held-out training rows, which are of one origin",
         ),
         ({"held_out_fraction": 0.2}, {}, "`held_out_fraction` is set, but there is no `sweep`"),
+        ({"sweep_tolerance": 0.02}, {}, "`sweep_tolerance` is set, but there is no `sweep`"),
     ],
 )
 def test_what_has_no_place_in_a_comparison(comparison, compare, fields, sentence):

@@ -50,8 +50,13 @@ def test_command_line_replaces_fields_and_null_takes_them_out():
         ({"metric": "exactmatch"}, ["`exactmatch` is no metric (did you mean `exact_match`?)"]),
         ({"metric": "entropy"}, ["`metric` is entropy, of which neither more nor less is better"]),
         (
-            {"jobs": 0, "held_out_fraction": 1.0, "num_rows": 0},
-            ["`jobs` must be 1", "`held_out_fraction` must lie between 0 and 1", "`num_rows` must"],
+            {"jobs": 0, "held_out_fraction": 1.0, "num_rows": 0, "sweep_tolerance": -0.1},
+            [
+                "`jobs` must be 1",
+                "`held_out_fraction` must lie between 0 and 1",
+                "`num_rows` must",
+                "`sweep_tolerance` must be 0 or greater",
+            ],
         ),
         ({"settings": {"mine": {"svd_coef": 1}}}, ["`settings` of `mine`: `mine` is no method"]),
         ({"settings": {"lora": {"method": "full"}}}, ["the name is one already"]),

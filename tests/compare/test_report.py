@@ -128,6 +128,7 @@ def test_the_page_has_every_part(page):
 def test_the_sweep_names_what_was_tried_and_what_was_chosen(page):
     rows = re.findall(r'<tr class="(chosen)?"><td>([\d.]+)</td><td>([\d.]+%)</td>', page)
     assert rows == [("", "0.001", "61.0%"), ("chosen", "0.002", "66.0%"), ("", "0.005", "57.0%")]
+    assert "Within 0.02 of the best counts as equal" in page
 
 
 def test_the_headline_names_who_is_better_beyond_the_interval(tmp_path):

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from balora.compare.metrics import metric_of, task_metric
 
+_ROUNDING = 1e-12
+
 
 class Choice(NamedTuple):
     """What was chosen for one method, and from what."""
@@ -23,15 +25,19 @@ def choose(
     values: Sequence[Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
     metric: str | None = None,
+    tolerance: float = 0.0,
 ) -> Choice:
     """Return the best of the runs of one method, the first of equals.
 
-    A run that failed, or whose figure is undefined, is never chosen.
+    A run that failed, or whose figure is undefined, is never chosen. With a tolerance, all that are
+    at most so far from the best are equals: of values listed from cautious to bold, the most
+    cautious that will do.
 
     Args:
         values: The combinations of values, in order.
         rows: The row of the run of each.
         metric: What to go by; None takes the metric of the task, as `task_metric` finds it.
+        tolerance: In units of the metric, 0 or greater.
     """
     name = metric or task_metric([row["metrics"] for row in rows])
     tried = [
@@ -42,15 +48,14 @@ def choose(
         }
         for fields, row in zip(values, rows, strict=True)
     ]
-    best = None
-    if name is not None:
-        sign = 1 if metric_of(name).higher_is_better else -1
-        for run in tried:
-            if run["value"] is None:
-                continue
-            if best is None or sign * run["value"] > sign * best["value"]:
-                best = run
-    return Choice(None if best is None else dict(best["fields"]), name, tried)
+    measured = [run for run in tried if run["value"] is not None]
+    if name is None or not measured:
+        return Choice(None, name, tried)
+    best = (max if metric_of(name).higher_is_better else min)(run["value"] for run in measured)
+    # 0.98 - 0.96 is a little more than 0.02
+    within = tolerance + _ROUNDING
+    first = next(run for run in measured if abs(run["value"] - best) <= within)
+    return Choice(dict(first["fields"]), name, tried)
 
 
 def failure(choice: Choice) -> str:

@@ -159,7 +159,8 @@ def _choices(comparison: Comparison, choosing: Sequence[Cell], folder: Folder) -
     for method in dict.fromkeys(cell.method for cell in choosing):
         rows = [folder.row(cell) for cell in choosing if cell.method == method]
         values = combinations(config.swept(method))
-        choices[method] = choose(values, [row for row in rows if row is not None], config.metric)
+        found = [row for row in rows if row is not None]
+        choices[method] = choose(values, found, config.metric, config.sweep_tolerance)
     recorded = {name: choice._asdict() for name, choice in choices.items()}
     write_json(folder.path / CHOICES_FILE, recorded)
     return choices

@@ -292,9 +292,11 @@ def _metric_problems(comparison: Comparison, metric: str) -> list[str]:
 
 def _inert(comparison: Comparison, asked: set[str]) -> list[str]:
     """Say which settings of `compare` were given and cannot act."""
-    problems = []
-    if "held_out_fraction" in asked and not comparison.config.sweep:
-        problems.append("`held_out_fraction` is set, but there is no `sweep`; leave it out")
+    problems = [
+        f"`{name}` is set, but there is no `sweep`; leave it out"
+        for name in ("held_out_fraction", "sweep_tolerance")
+        if name in asked and not comparison.config.sweep
+    ]
     acting = comparison.evaluation
     if comparison.kind is CLASSIFICATION:
         why = "this is classification, which is evaluated by its own settings; leave it out"

@@ -5,6 +5,7 @@ One sentence below each field; the class checks itself and lists every problem a
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
@@ -49,6 +50,9 @@ class CompareConfig:
 
     held_out_fraction: float = 0.15
     """Share of the training rows that the sweep's values are chosen on."""
+
+    sweep_tolerance: float = 0.0
+    """How far from the best metric still counts as equal; of equals the value listed first wins."""
 
     metric: str | None = None
     """What the sweep chooses by and the table shows first; null takes the metric of the task."""
@@ -218,6 +222,10 @@ class CompareConfig:
         if not 0 < self.held_out_fraction < 1:
             problems.append(
                 f"`held_out_fraction` must lie between 0 and 1, got {self.held_out_fraction}"
+            )
+        if not 0 <= self.sweep_tolerance < math.inf:
+            problems.append(
+                f"`sweep_tolerance` must be 0 or greater, and finite, got {self.sweep_tolerance}"
             )
         if self.metric is not None:
             problems += _metric_problems(self.metric)

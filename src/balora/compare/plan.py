@@ -170,7 +170,7 @@ class Plan:
         if stage == "choose":
             recipe = self.comparison.recipe_of(condition)
             return {"values": dict(values), **how, "rows": {n: recipe.get(n) for n in _ROWS}}
-        return {"values": swept, **how}
+        return {"values": swept, **how, "tolerance": config.sweep_tolerance}
 
     def _check(self, condition: str, method: str, values: Mapping[str, Any]) -> None:
         own = self.comparison.config.settings_of(method)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from balora.compare.folder import COMPARISON_FILE
 from balora.compare.headline import findings, headline
 from balora.compare.metrics import Metric
-from balora.compare.sections import facts, failed, samples, sweeps
+from balora.compare.sections import facts, failed, samples, sweep_tolerance, sweeps
 from balora.compare.statistics import Estimate
 from balora.compare.study import Study, read_study, shown
 from balora.compare.table import difference_text, main_table, mean_text, note, other_table
@@ -145,6 +145,7 @@ def _page(study: Study, details: Mapping[str, Any], plots: Sequence[Plot]) -> st
         plots=_by_kind(plots),
         samples=samples(study, details),
         sweeps=sweeps(study),
+        sweep_tolerance=sweep_tolerance(study),
         facts=facts(study),
         failed=failed(study),
         recipe=_recipe(study),

@@ -102,6 +102,11 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
+def sweep_tolerance(study: Study) -> float:
+    """Return how far from the best still counted as equal in the sweeps."""
+    return float((study.comparison.get("compare") or {}).get("sweep_tolerance") or 0)
+
+
 def facts(study: Study) -> list[tuple[str, str]]:
     """Return what was run, name by name: cells, seeds, time, versions, commit."""
     rows = [*study.rows, *study.tried]
