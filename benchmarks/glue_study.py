@@ -282,9 +282,15 @@ class Study:
 
 
 def score(row: dict[str, Any], metric: str, which: str = "last") -> float:
-    """Return a metric on the evaluation rows; an undefined one is the worst there is."""
+    """Return a metric on the evaluation rows."""
     (figures,) = row[which].values()
-    return -np.inf if figures[metric] is None else float(figures[metric])
+    return value_of(figures, metric)
+
+
+def value_of(figures: dict[str, Any] | None, metric: str) -> float:
+    """Return a figure; an undefined one is the worst there is."""
+    value = None if figures is None else figures[metric]
+    return -np.inf if value is None else float(value)
 
 
 def study(options: argparse.Namespace) -> None:
@@ -304,7 +310,12 @@ def study(options: argparse.Namespace) -> None:
 
 
 def spread(values: list[float]) -> str:
-    """Return mean and standard deviation, for one seed the value alone."""
+    """Return mean and standard deviation, for one seed the value alone.
+
+    A correlation is undefined where every row has the same prediction.
+    """
+    if not np.isfinite(values).all():
+        return "undefined"
     mean = f"{100 * np.mean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ({100 * np.std(values, ddof=1):.1f})"
 
@@ -329,7 +340,7 @@ def choice_table(rows: list[dict[str, Any]], task: str) -> str:
                 row["method"],
                 row["setting"] or "-",
                 f"{row['learning_rate']:g}",
-                f"{100 * score(row, metric):.1f}",
+                spread([score(row, metric)]),
             ]
         )
         for row in rows
@@ -372,7 +383,7 @@ def final_line(rows: list[dict[str, Any]], metric: str) -> str:
             f"{rows[0]['learning_rate']:g}",
             str(len(rows)),
             *(spread([score(row, metric, which) for row in rows]) for which in ("last", "best")),
-            spread([figures[metric] for figures in other]) if other else "-",
+            spread([value_of(figures, metric) for figures in other]) if other else "-",
             "-" if None in errors else spread(errors),
         ]
     )
