@@ -40,4 +40,4 @@ def test_the_lab_has_the_methods_seeds_and_worlds_of_the_study():
 def test_every_learning_rate_of_the_lab_is_chosen():
     plan = Plan(read_comparison(RECIPES[0], {}))
     tried = {(cell.method, cell.fields["learning_rate"]) for cell in plan.choosing()}
-    assert len(tried) == 3 * 9
+    assert len(tried) == 3 * 10
