@@ -23,7 +23,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from balora.compare.labels import label_ends, label_points, plain, shortened, width_of
+from balora.compare.labels import draw_key, label_ends, label_points, plain, shortened, width_of
 from balora.compare.metrics import Metric
 from balora.compare.statistics import Estimate
 
@@ -36,6 +36,10 @@ _COLOURS = (
 )
 _MARKERS = "osD^vPXph"
 _GREY, _INK = "#6b6b6b", "#222222"
+_LINE = 0.136
+"""Inches from one line of labels to the next."""
+_MOST_NAMES = 14
+"""Points that are named where they are; of more, each has a number and the names stand below."""
 WIDTH = 3.9
 """Inches of every panel."""
 _LEFT = 0.165
@@ -115,7 +119,8 @@ def curves_panel(
         quantity: What is drawn, for the axis.
         limits: Lowest and highest value, the same in all panels that are compared.
     """
-    figure, axes = _panel(title, height=3.2, right=_right(curves))
+    height = max(3.2, 0.8 + _LINE * len(curves))
+    figure, axes = _panel(title, height=height, right=_right(curves))
     for name, curve in curves.items():
         colour, _, dash = look[name]
         for steps, values in curve.seeds if len(curve.seeds) > 1 else ():
@@ -149,8 +154,13 @@ def tradeoff_panel(
         before: What the pre-trained model has on the x axis, None where it was not measured.
         limits: Of both axes, the same in all panels that are compared.
     """
+    numbers = {name: str(i) for i, name in enumerate(spots, start=1)}
+    has_key = len(spots) > _MOST_NAMES
+    key = _LINE * -(-len(spots) // 2) if has_key else 0.0
     # wider ticks than elsewhere: 99.00%
-    figure, axes = _panel(title, height=3.6, right=0.95, left=_LEFT + 0.04)
+    figure, axes = _panel(
+        title, height=3.6 + key, right=0.95, left=_LEFT + 0.04, bottom=(0.45 + key) / (3.6 + key)
+    )
     if before is not None:
         axes.axvline(before, color=_GREY, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
         axes.text(
@@ -187,12 +197,15 @@ def tradeoff_panel(
             axis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlim(*_padded(limits[0]))
     axes.set_ylim(*_padded(limits[1]))
+    if has_key:
+        draw_key(figure, [(numbers[name], name, *look[name][:2]) for name in spots], line=_LINE)
     if (arrow := better(*metrics)) is not None:
         axes.set_title(f"better {arrow}", loc="right", fontsize=9, fontweight="normal")
+    labels = numbers if has_key else {name: name for name in spots}
     label_points(
         axes,
-        {name: (spot.x.mean, spot.y.mean) for name, spot in spots.items()},
-        {name: look[name].colour for name in spots},
+        {labels[name]: (spot.x.mean, spot.y.mean) for name, spot in spots.items()},
+        {labels[name]: look[name].colour for name in spots},
         bars=[_bars(spot) for spot in spots.values()],
         others=[run for spot in spots.values() for run in spot.runs],
     )
@@ -232,12 +245,13 @@ def spectra_panel(
         look: Of each method.
         title: Of the panel, may be empty.
     """
-    right = _right(after)
+    right, names = _right(after), _LINE * len(after)
     if before is None:
-        figure, upper = _panel(title, height=3.0, right=right)
+        figure, upper = _panel(title, height=max(3.0, 0.8 + names), right=right)
         lower = upper
     else:
-        figure, upper = _panel(title, height=4.4, right=right, bottom=0.60)
+        # the names stand beside the lower part, which has 0.44 of the height
+        figure, upper = _panel(title, height=max(4.4, names / 0.44), right=right, bottom=0.60)
         lower = figure.add_axes((_LEFT, 0.10, right - _LEFT, 0.44), sharex=upper)
         upper.tick_params(labelbottom=False)
         upper.plot(_index(before), before, color=_INK, linestyle="--", linewidth=1.1, zorder=4)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from sklearn.isotonic import isotonic_regression
 
@@ -138,6 +140,28 @@ def label_points(
         text.set_position((float(x), float(y)))
         if _distance(spots[name], best) > 13 * unit:
             _join(axes, spots[name], best)
+
+
+def draw_key(figure: Figure, entries: Sequence[tuple[str, str, str, str]], *, line: float) -> None:
+    """Write what the numbers of points stand for, in two columns at the foot of the figure.
+
+    Args:
+        figure: With room below its axes.
+        entries: Number, name, colour and marker, in order.
+        line: Inches from one entry to the next.
+    """
+    rows = -(-len(entries) // 2)
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((0, 0, 1, (rows + 0.5) * line / height))
+    axes.set_axis_off()
+    axes.set_xlim(0, width)
+    axes.set_ylim(rows + 0.25, -0.25)
+    for i, (number, name, colour, marker) in enumerate(entries):
+        x, y = 0.3 + width / 2 * (i // rows), i % rows + 0.5
+        axes.plot(x, y, marker, color=colour, markersize=5, mew=0)
+        style: dict[str, Any] = {"fontsize": _SIZE, "va": "center", "color": ink(colour)}
+        axes.text(x - 0.08, y, number, ha="right", **style)
+        axes.text(x + 0.08, y, plain(shortened(name)), **style)
 
 
 def _on_screen(axes: Axes, point: tuple[float, float]) -> tuple[float, float]:

@@ -77,12 +77,9 @@ def _tradeoff(study: Study, details: Details, look: Mapping[str, Look]) -> Panel
     if not runs:
         return
     before = {c: _before(study, c, study.forgetting) for c in study.conditions}
-    ends = [_ends(spot) for found in spots.values() for spot in found.values()]
     known = [value for value in before.values() if value is not None]
-    limits = (
-        _range([*(v for e in ends for v in e[0]), *known, *(run[0] for run in runs)]),
-        _range([*(v for e in ends for v in e[1]), *(run[1] for run in runs)]),
-    )
+    # of the runs: the interval of two seeds can be ten times as wide as what they span
+    limits = (_range([*known, *(run[0] for run in runs)]), _range([run[1] for run in runs]))
     for condition, found in spots.items():
         if found:
             figure = figures.tradeoff_panel(
@@ -113,11 +110,6 @@ def _spots(study: Study, condition: str) -> dict[str, Spot]:
 def _before(study: Study, condition: str, name: str) -> float | None:
     value = study.estimate(condition, BASE, name)
     return None if value is None else value.mean
-
-
-def _ends(spot: Spot) -> tuple[list[float], list[float]]:
-    x, y = ([e.mean - (e.half_width or 0), e.mean + (e.half_width or 0)] for e in (spot.x, spot.y))
-    return x, y
 
 
 def _curves(study: Study, details: Details, look: Mapping[str, Look]) -> Panels:
