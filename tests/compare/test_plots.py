@@ -263,6 +263,50 @@ def test_what_is_not_there_is_not_drawn(tmp_path):
     assert draw(tmp_path / "empty", [row("lora", 0, exact_match=0.5)], empty) == []
 
 
+def many(folder, number):
+    """Return a study of so many methods, with curves, of two seeds each."""
+    names = [f"method {i}" for i in range(number)]
+    rows = [
+        row(name, seed, exact_match=0.9 + 0.01 * seed, recall=0.5 + 0.01 * i)
+        for i, name in enumerate(names)
+        for seed in (0, 1)
+    ]
+    curve = {"curves": [{"step": s, "task_loss": 1.0 / (1 + s)} for s in range(3)]}
+    details = {own["cell"]: curve for own in rows}
+    return Once(read_study(write_rows(folder, rows, details, methods=names, baseline=names[0])))
+
+
+def test_intervals_wider_than_the_runs_do_not_set_the_axes(tmp_path):
+    # two seeds that differ by one point have an interval of 6.4 points to either side
+    (axes,) = panels("tradeoff", many(tmp_path, 2))[""].axes
+    assert np.ptp(axes.get_ylim()) == pytest.approx(0.01 * 1.2)
+    assert np.ptp(axes.get_xlim()) == pytest.approx(0.01 * 1.2)
+
+
+def test_many_points_have_numbers_and_a_key_below(tmp_path):
+    study = many(tmp_path, 33)
+    axes, key = panels("tradeoff", study)[""].axes
+    numbers = [str(i) for i in range(1, 34)]
+    assert sorted(text.get_text() for text in axes.texts) == sorted(numbers)
+    assert [text.get_text() for text in key.texts] == [
+        text for pair in zip(numbers, study.trained, strict=True) for text in pair
+    ]
+    axes.figure.canvas.draw()  # labels of axes find their place when they are drawn
+    renderer = axes.figure.canvas.get_renderer()
+    label = axes.xaxis.label.get_window_extent(renderer)
+    boxes = [text.get_window_extent(renderer) for text in key.texts]
+    assert all(box.y1 < label.y0 and box.x1 < axes.figure.bbox.x1 for box in boxes)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_many_curves_have_room_for_their_names(tmp_path):
+    (axes,) = panels("curves", many(tmp_path, 33))[""].axes
+    renderer = axes.figure.canvas.get_renderer()
+    boxes = sorted((t.get_window_extent(renderer) for t in axes.texts), key=lambda box: box.y0)
+    assert len(boxes) == 33
+    assert all(b.y0 - a.y0 > 0.9 * 8 for a, b in itertools.pairwise(boxes))
+
+
 def test_names_are_no_mathematics(tmp_path):
     rows = [row("lora", 0, "$x^{$", exact_match=0.5, kl=1.0)]
     assert draw(tmp_path, rows) == ["tradeoff"]
