@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 from sklearn.isotonic import isotonic_regression
 
 _SIZE = 8
@@ -125,16 +126,15 @@ def label_points(
             0, 0, label, fontsize=_SIZE, color=ink(colours[name]), va="bottom", zorder=6
         )
         size = text.get_window_extent()
-        best = min(
-            _boxes(spots[name], size.width, size.height, unit),
-            key=lambda box: (
-                200 * _covered(box, taken)
-                + 60 * _covered(box, large)
-                + 6 * _covered(box, small)
-                + 500 * (box.width * box.height - _overlap(box, frame))
-                + box.width * _distance(spots[name], box)
-            ),
+        boxes = _boxes(spots[name], size.width, size.height, unit)
+        costs = (
+            200 * _covered(boxes, taken)
+            + 60 * _covered(boxes, large)
+            + 6 * _covered(boxes, small)
+            + 500 * (size.width * size.height - _covered(boxes, [frame]))
+            + size.width * np.array([_distance(spots[name], box) for box in boxes])
         )
+        best = boxes[int(np.argmin(costs))]
         taken.append(best)
         x, y = axes.transData.inverted().transform((best.x0, best.y0))
         text.set_position((float(x), float(y)))
@@ -201,13 +201,15 @@ def _around(spot: Sequence[float], reach: float) -> Bbox:
     return Bbox.from_bounds(spot[0] - reach, spot[1] - reach, 2 * reach, 2 * reach)
 
 
-def _overlap(one: Bbox, other: Bbox) -> float:
-    both = Bbox.intersection(one, other)
-    return 0.0 if both is None else float(both.width * both.height)
-
-
-def _covered(box: Bbox, others: Sequence[Bbox]) -> float:
-    return sum(_overlap(box, other) for other in others)
+def _covered(boxes: Sequence[Bbox], others: Sequence[Bbox]) -> NDArray[np.float64]:
+    """Return for each box the area that the others cover of it, each counted by itself."""
+    if not others:
+        return np.zeros(len(boxes))
+    # extents are x0, y0, x1, y1
+    ours = np.array([box.extents for box in boxes])[:, None, :]
+    theirs = np.array([box.extents for box in others])[None, :, :]
+    sides = np.minimum(ours, theirs)[..., 2:] - np.maximum(ours, theirs)[..., :2]
+    return np.asarray(np.clip(sides, 0, None).prod(axis=-1).sum(axis=-1))
 
 
 def _nearest(spot: Sequence[float], box: Bbox) -> tuple[float, float]:
