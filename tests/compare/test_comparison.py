@@ -115,6 +115,21 @@ def test_a_recipe_of_train_is_compared_as_it_stands():
         read_comparison(recipe, {**given, "seed": "3"})
 
 
+def test_a_sweep_switched_off_on_the_command_line_takes_its_settings_along(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "{model_name_or_path: m, dataset_name: d, dataset_test_split: test, output_dir: o, compare:"
+        " {methods: [lora], sweep: {lora: {learning_rate: [1.0e-3, 2.0e-3]}},"
+        " sweep_tolerance: 0.02, held_out_fraction: 0.2}}",
+        encoding="utf-8",
+    )
+    assert read_comparison(path, {}).config.sweep_tolerance == 0.02
+    off = read_comparison(path, {"sweep": "null"})
+    assert (off.config.sweep, off.config.sweep_tolerance) == (None, 0.0)
+    with pytest.raises(ConfigError, match="`sweep_tolerance` is set, but there is no `sweep`"):
+        read_comparison(path, {"sweep": "null", "sweep_tolerance": "0.1"})
+
+
 def test_problems_come_together(comparison):
     with pytest.raises(ConfigError) as error:
         comparison(seed=1, resume_from_checkpoint="true")

@@ -31,6 +31,7 @@ _ELSEWHERE = {
     "resume_from_checkpoint": "a comparison goes on with the cells that are missing by itself",
 }
 """Fields of a recipe that have no place in a comparison."""
+_OF_A_SWEEP = ("held_out_fraction", "sweep_tolerance")
 _EVALUATION = ("retention_file", "num_rows", "max_new_tokens", "eval_batch_size")
 """Settings of the evaluation of text generation."""
 _OF_THE_LAB = (
@@ -150,6 +151,10 @@ def read_comparison(path: Path | str | None, given: Mapping[str, str]) -> Compar
         lab = {**(lab or {}), **_lab_values(of_lab)}
     asked = sections[COMPARE] or {}
     config = compare_config(asked, of_compare)
+    if "sweep" in of_compare and not config.sweep:
+        # switched off on the command line, it takes the recipe's settings of it along
+        asked = {name: value for name, value in asked.items() if name not in _OF_A_SWEEP}
+        config = compare_config(asked, of_compare)
     kind = kind_of(recipe)
     comparison = Comparison(recipe=recipe, config=_with_defaults(config, kind), lab=lab, kind=kind)
     problems = _problems(comparison) + _inert(comparison, {*asked, *of_compare})
@@ -294,7 +299,7 @@ def _inert(comparison: Comparison, asked: set[str]) -> list[str]:
     """Say which settings of `compare` were given and cannot act."""
     problems = [
         f"`{name}` is set, but there is no `sweep`; leave it out"
-        for name in ("held_out_fraction", "sweep_tolerance")
+        for name in _OF_A_SWEEP
         if name in asked and not comparison.config.sweep
     ]
     acting = comparison.evaluation
