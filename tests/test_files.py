@@ -25,7 +25,7 @@ def test_json_has_null_for_what_it_cannot_hold(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_a_file_that_fails_to_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_file_that_fails_to_be_written_leaves_the_old_one(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "old")
     with pytest.raises(UnicodeEncodeError):

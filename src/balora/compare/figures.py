@@ -23,7 +23,16 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from balora.compare.labels import draw_key, label_ends, label_points, plain, shortened, width_of
+from balora.compare.labels import (
+    LINE,
+    draw_key,
+    height_of_key,
+    label_ends,
+    label_points,
+    plain,
+    shortened,
+    width_of,
+)
 from balora.compare.metrics import Metric
 from balora.compare.statistics import Estimate
 
@@ -36,8 +45,6 @@ _COLOURS = (
 )
 _MARKERS = "osD^vPXph"
 _GREY, _INK = "#6b6b6b", "#222222"
-_LINE = 0.136
-"""Inches from one line of labels to the next."""
 _MOST_NAMES = 14
 """Points that are named where they are; of more, each has a number and the names stand below."""
 WIDTH = 3.9
@@ -119,7 +126,7 @@ def curves_panel(
         quantity: What is drawn, for the axis.
         limits: Lowest and highest value, the same in all panels that are compared.
     """
-    height = max(3.2, 0.8 + _LINE * len(curves))
+    height = max(3.2, 0.8 + LINE * len(curves))
     figure, axes = _panel(title, height=height, right=_right(curves))
     for name, curve in curves.items():
         colour, _, dash = look[name]
@@ -156,7 +163,7 @@ def tradeoff_panel(
     """
     numbers = {name: str(i) for i, name in enumerate(spots, start=1)}
     has_key = len(spots) > _MOST_NAMES
-    key = _LINE * -(-len(spots) // 2) if has_key else 0.0
+    key = height_of_key(len(spots)) if has_key else 0.0
     # wider ticks than elsewhere: 99.00%
     figure, axes = _panel(
         title, height=3.6 + key, right=0.95, left=_LEFT + 0.04, bottom=(0.45 + key) / (3.6 + key)
@@ -198,7 +205,7 @@ def tradeoff_panel(
     axes.set_xlim(*_padded(limits[0]))
     axes.set_ylim(*_padded(limits[1]))
     if has_key:
-        draw_key(figure, [(numbers[name], name, *look[name][:2]) for name in spots], line=_LINE)
+        draw_key(figure, [(numbers[name], name, *look[name][:2]) for name in spots])
     if (arrow := better(*metrics)) is not None:
         axes.set_title(f"better {arrow}", loc="right", fontsize=9, fontweight="normal")
     labels = numbers if has_key else {name: name for name in spots}
@@ -245,7 +252,7 @@ def spectra_panel(
         look: Of each method.
         title: Of the panel, may be empty.
     """
-    right, names = _right(after), _LINE * len(after)
+    right, names = _right(after), LINE * len(after)
     if before is None:
         figure, upper = _panel(title, height=max(3.0, 0.8 + names), right=right)
         lower = upper

@@ -16,6 +16,8 @@ from sklearn.isotonic import isotonic_regression
 
 _SIZE = 8
 """Points of a label."""
+LINE = 1.22 * _SIZE / 72
+"""Inches from one line of labels to the next."""
 _MAX_CHARACTERS = 26
 """Of a label; a longer name is cut."""
 
@@ -74,8 +76,8 @@ def label_ends(
         colours: Of each line.
     """
     points = axes.transAxes.inverted().transform(axes.transData.transform(list(ends.values())))
-    height = axes.get_window_extent().height / axes.figure.dpi * 72
-    places = spread(np.clip(points[:, 1], 0, 1).tolist(), 1.22 * _SIZE / height, 0.0, 1.0)
+    height = axes.get_window_extent().height / axes.figure.dpi
+    places = spread(np.clip(points[:, 1], 0, 1).tolist(), LINE / height, 0.0, 1.0)
     for name, end, place in zip(ends, points, places, strict=True):
         start = (min(float(end[0]), 1.0), float(np.clip(end[1], 0, 1)))
         axes.plot(
@@ -142,17 +144,21 @@ def label_points(
             _join(axes, spots[name], best)
 
 
-def draw_key(figure: Figure, entries: Sequence[tuple[str, str, str, str]], *, line: float) -> None:
+def height_of_key(number: int) -> float:
+    """Return how many inches `draw_key` needs for so many entries."""
+    return LINE * -(-number // 2)
+
+
+def draw_key(figure: Figure, entries: Sequence[tuple[str, str, str, str]]) -> None:
     """Write what the numbers of points stand for, in two columns at the foot of the figure.
 
     Args:
         figure: With room below its axes.
         entries: Number, name, colour and marker, in order.
-        line: Inches from one entry to the next.
     """
     rows = -(-len(entries) // 2)
     width, height = figure.get_size_inches()
-    axes = figure.add_axes((0, 0, 1, (rows + 0.5) * line / height))
+    axes = figure.add_axes((0, 0, 1, (rows + 0.5) * LINE / height))
     axes.set_axis_off()
     axes.set_xlim(0, width)
     axes.set_ylim(rows + 0.25, -0.25)

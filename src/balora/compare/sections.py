@@ -75,7 +75,7 @@ def sweeps(study: Study) -> list[Sweep]:
     found = []
     for method in dict.fromkeys(row["method"] for row in study.tried):
         rows = [row for row in study.tried if row["method"] == method]
-        asked = (study.comparison.get("compare") or {}).get("metric")
+        asked = study.asked.get("metric")
         metric = asked or task_metric([row["metrics"] for row in rows])
         fields = _varied(rows)
         chosen: Mapping[str, Any] = next(
@@ -104,7 +104,7 @@ def _text(value: Any) -> str:
 
 def sweep_tolerance(study: Study) -> float:
     """Return how far from the best still counted as equal in the sweeps."""
-    return float((study.comparison.get("compare") or {}).get("sweep_tolerance") or 0)
+    return float(study.asked.get("sweep_tolerance", 0))
 
 
 def facts(study: Study) -> list[tuple[str, str]]:

@@ -55,7 +55,7 @@ class Study:
     @property
     def main(self) -> tuple[str, ...]:
         """Return the metrics of the main table."""
-        asked = _asked(self.comparison).get("metric")
+        asked = self.asked.get("metric")
         names = dict.fromkeys((self.task, asked, self.forgetting))
         return tuple(name for name in names if name is not None and name in self.metrics)
 
@@ -95,6 +95,11 @@ class Study:
         return paired_difference(
             self.values(condition, method, name), self.values(condition, self.baseline, name)
         )
+
+    @property
+    def asked(self) -> Mapping[str, Any]:
+        """The settings of the comparison that are not the default."""
+        return _asked(self.comparison)
 
     def details(self) -> dict[str, dict[str, Any]]:
         """Return ``details.json`` of every finished cell that has one, by the key of the cell."""
