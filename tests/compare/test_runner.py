@@ -143,7 +143,15 @@ def test_models_are_removed_where_they_are_not_kept(folder, comparison):
     assert not (folder.of(cells[1]) / "run").exists()
 
 
-@pytest.mark.usefixtures("script")
+@pytest.fixture
+def interruptible():
+    """Let an interrupt raise, also where the shell started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("script", "interruptible")
 def test_an_interrupt_ends_what_runs_and_records_no_failure(
     folder, comparison, monkeypatch, tmp_path
 ):
