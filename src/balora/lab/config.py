@@ -68,7 +68,7 @@ class LabConfig(TaskSettings, TrainingSettings, WorldSettings):
     world_seed: int = 0
     """Draws the world, its defects and texts, the first weights and the order of pre-training."""
 
-    num_train: int = 1200
+    num_train: int = 1500
     """Problems to train on."""
 
     num_test: int = 200
