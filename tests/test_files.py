@@ -31,6 +31,7 @@ def test_a_file_that_fails_to_be_written_leaves_the_old_one(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_text(path, "new \ud800")
     assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_lines_end_in_line_feeds(tmp_path):

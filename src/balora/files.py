@@ -28,8 +28,12 @@ def write_text(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8", newline="\n")
         return
     stage = path.with_name(f".tmp-{path.name}")
-    stage.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(stage, path)
+    try:
+        stage.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(stage, path)
+    except BaseException:
+        stage.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-import types
 from pathlib import Path
 
 import pytest
 
 from balora.compare.plan import LabFiles, Parts, Plan, combinations
 from balora.errors import ConfigError
+from balora.lab.config import LabConfig
 
 
 def keys(cells):
@@ -147,24 +146,9 @@ def test_there_must_be_rows_to_evaluate_on(comparison):
     Plan(comparison(task="cola", eval_dataset_name=None)).check()
 
 
-@dataclasses.dataclass(frozen=True)
-class TinyLab:
-    noise_rate: float = 0.2
-    num_people: int = 5
-
-
-@pytest.fixture
-def _lab(monkeypatch):
-    config = types.ModuleType("balora.lab.config")
-    config.lab_config = lambda mapping: TinyLab(**mapping)
-    config.LabConfig = TinyLab
-    monkeypatch.setitem(sys.modules, "balora.lab.config", config)
-
-
 NO_DATA = dict.fromkeys(("model_name_or_path", "dataset_name", "eval_dataset_name"))
 
 
-@pytest.mark.usefixtures("_lab")
 def test_the_lab_gives_model_and_data_by_condition(comparison):
     found = comparison(
         {"methods": ["lora"], "conditions": {"a": {}, "b": {"lab": {"noise_rate": 0.4}}}},
@@ -175,8 +159,8 @@ def test_the_lab_gives_model_and_data_by_condition(comparison):
     Plan(found).check()
     labs = {n: LabFiles(*(Path(f"{n}-{what}") for what in ("m", "train", "test"))) for n in "ab"}
     one, other = Plan(found, labs).final()
-    assert one.lab == {"noise_rate": 0.2, "num_people": 7}
-    assert other.lab == {"noise_rate": 0.4, "num_people": 7}
+    assert one.lab == dataclasses.asdict(LabConfig(noise_rate=0.2, num_people=7))
+    assert other.lab == dataclasses.asdict(LabConfig(noise_rate=0.4, num_people=7))
     names = ("model_name_or_path", "dataset_name", "eval_dataset_name", "prompt_template")
     assert [other.recipe[n] for n in names] == ["b-m", "b-train", "b-test", "alpaca"]
     # where the lab was built is no part of the identity, what it was built from is

@@ -20,7 +20,7 @@ from balora.field_types import suggestion
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind, kind_of
 from balora.recipes.load import replace_fields
 from balora.recipes.table import TABLE
-from balora.recipes.values import dump_mapping, parse_text, read_mapping
+from balora.recipes.values import dump_mapping, read_mapping
 
 COMPARE, LAB = "compare", "lab"
 
@@ -174,15 +174,9 @@ def _section(content: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def _lab_values(given: Mapping[str, str]) -> dict[str, Any]:
-    import typing
+    from balora.lab.config import parse_fields
 
-    from balora.lab.config import LabConfig
-
-    hints = typing.get_type_hints(LabConfig)
-    short = {name.removeprefix(f"{LAB}."): text for name, text in given.items()}
-    unknown = [f"`--{LAB}.{n}` is no field of the lab{suggestion(n, hints)}" for n in short]
-    refuse("lab", [p for n, p in zip(short, unknown, strict=True) if n not in hints])
-    return {name: parse_text(text, hints[name]) for name, text in short.items()}
+    return parse_fields({name.removeprefix(f"{LAB}."): text for name, text in given.items()})
 
 
 def _with_defaults(config: CompareConfig, kind: Kind) -> CompareConfig:

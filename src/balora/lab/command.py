@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +15,8 @@ from balora.evaluation.run import check_runs, load_model, load_run
 from balora.files import write_json
 from balora.lab.build import BuiltLab, build_lab
 from balora.lab.card import DefectCard, format_card, measure_defects
-from balora.lab.config import LabConfig, lab_config
-from balora.recipes.values import parse_text, read_mapping
+from balora.lab.config import lab_config, parse_fields
+from balora.recipes.values import read_mapping
 
 
 def lab(
@@ -39,7 +38,7 @@ def lab(
         ConfigError: If the recipe or a field is wrong, a folder is no run or one of another
             model's, or two have one name.
     """
-    config = lab_config({**_from_recipe(config_path), **_parsed(given)})
+    config = lab_config({**_from_recipe(config_path), **parse_fields(given)})
     check_runs(runs)
     built = build_lab(config)
     for run in runs:
@@ -61,12 +60,6 @@ def _from_recipe(path: Path | str | None) -> dict[str, Any]:
             "one, or leave `--config` out for the defaults."
         )
     return content
-
-
-def _parsed(given: Mapping[str, str]) -> dict[str, Any]:
-    hints = typing.get_type_hints(LabConfig)
-    # of an unknown field the config says what it may have meant
-    return {name: parse_text(text, hints.get(name, str)) for name, text in given.items()}
 
 
 def _check_base(run: Path, model: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -20,6 +21,7 @@ from balora.lab.settings import (
     TrainingSettings,
     WorldSettings,
 )
+from balora.recipes.values import parse_text
 
 _MOST_PEOPLE = len(words.FEMALE_NAMES + words.MALE_NAMES) * len(words.SURNAMES)
 _LEAST = {
@@ -157,6 +159,16 @@ class LabConfig(TaskSettings, TrainingSettings, WorldSettings):
                 f"are not more than {MAX_PROBLEMS} different problems to draw from; lower them"
             )
         return problems
+
+
+def parse_fields(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return fields of the command line with their values; of no field the text stays as it is.
+
+    Raises:
+        ConfigError: If a text is no value of its field.
+    """
+    hints = typing.get_type_hints(LabConfig)
+    return {name: parse_text(text, hints.get(name, str)) for name, text in texts.items()}
 
 
 def lab_config(mapping: Mapping[str, Any]) -> LabConfig:
