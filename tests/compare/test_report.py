@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from balora.compare import report
-from balora.compare.headline import findings, headline, leaders_of
+from balora.compare.headline import findings, headline, leaders_of, matched
 from balora.compare.plots import Plot
 from balora.compare.report import MissingPackageError, write_report
 from balora.compare.study import read_study
@@ -184,6 +184,44 @@ def test_who_keeps_most_and_learned_less_is_told_so(tmp_path):
     (sentences,) = findings(read_study(folder)).values()
     assert sentences[1].startswith("full keeps most (recall of facts), 91.0%, +50.0% against lora")
     assert sentences[1].endswith("; its exact match differs by -40.0%.")
+
+
+def test_the_best_at_no_more_forgetting_than_the_baseline(tmp_path):
+    modest = runs("full", (0.54, 0.56, 0.55), (0.41, 0.43, 0.42))
+    rows = [*LORA, *BETTER, *modest]
+    folder = write_rows(tmp_path, rows, methods=["lora", "pissa", "full"], baseline="lora")
+    assert matched(read_study(folder)) == {
+        "": "Of the methods that keep no less than lora (recall of facts), full has the best exact "
+        "match, 55.0%, +4.0% against lora (95% interval +4.0% to +4.0%)."
+    }
+    write_report(folder)
+    assert read(folder).count("keep no less than lora") == 1
+
+
+def test_what_keeps_as_much_and_learns_less_does_not_beat_the_baseline(tmp_path):
+    rows = [*LORA, *runs("full", (0.1, 0.12, 0.11), (0.40, 0.42, 0.41))]
+    folder = write_rows(tmp_path, rows, methods=["lora", "full"], baseline="lora")
+    (sentence,) = matched(read_study(folder)).values()
+    assert sentence.endswith("lora has the best exact match, 51.0%, and is the baseline.")
+
+
+def test_less_loss_is_more_kept(tmp_path):
+    figures = {"lora": (0.5, 2.0), "pissa": (0.9, 2.1), "full": (0.6, 1.9)}
+    rows = [row(m, 0, exact_match=x, retention_loss=y) for m, (x, y) in figures.items()]
+    folder = write_rows(tmp_path, rows, methods=[*figures], baseline="lora")
+    (sentence,) = matched(read_study(folder)).values()
+    assert "full has the best exact match, 60.0%" in sentence
+
+
+def test_nothing_keeps_as_much_or_nothing_can_be_held_against_the_baseline(tmp_path):
+    asked = {"methods": ["lora", "pissa"], "baseline": "lora", "conditions": {"a": {}, "b": {}}}
+    rows = [
+        *runs("lora", (0.5,), (0.4,), "a"),
+        *runs("pissa", (0.6,), (0.3,), "a"),
+        *runs("lora", (0.5,), (0.4,), "b"),
+    ]
+    found = matched(read_study(write_rows(tmp_path, rows, **asked)))
+    assert found == {"a": "No method keeps as much as lora (recall of facts)."}
 
 
 def test_the_best_is_of_the_methods_of_its_condition(tmp_path):

@@ -53,25 +53,54 @@ def findings(study: Study) -> dict[str, list[str]]:
     return {condition: found[condition] for condition in study.conditions if condition in found}
 
 
+def matched(study: Study) -> dict[str, str]:
+    """Return for each condition who is best in the task at no more forgetting than the baseline.
+
+    More or less is the mean of the paired differences, whatever its interval. A condition in which
+    no method can be held against the baseline is left out, and all are without a baseline.
+    """
+    if study.task is None or study.forgetting is None or study.baseline is None:
+        return {}
+    keeps = shown(study.forgetting)
+    found = {}
+    for condition in study.conditions:
+        kept = {m: study.difference(condition, m, study.forgetting) for m in study.trained}
+        gains = {m: keeps.gain(d.mean) for m, d in kept.items() if d is not None}
+        others = [method for method, gain in gains.items() if gain >= 0]
+        leader = _leader(study, condition, study.task, [study.baseline, *others])
+        if not gains or leader is None:
+            continue
+        who = f"Of the methods that keep no less than {study.baseline} ({keeps.title})"
+        figure = shown(study.task).show(leader.mean)
+        claim = f"{leader.method} {_claim(study, study.task)}, {figure}"
+        found[condition] = (
+            f"{who}, {claim}{_against(study, leader, study.task)}."
+            if others
+            else f"No method keeps as much as {study.baseline} ({keeps.title})."
+        )
+    return found
+
+
 def leaders_of(study: Study, name: str) -> list[Leader]:
     """Return who is best in a metric under each condition, of the methods that train.
 
     A condition where no such method has the figure is left out, and so is every condition for a
     metric of which neither way is better.
     """
-    metric = shown(name)
-    if metric.higher_is_better is None:
+    if shown(name).higher_is_better is None:
         return []
-    sign = 1 if metric.higher_is_better else -1
-    found = []
-    for condition in study.conditions:
-        means = {m: study.estimate(condition, m, name) for m in study.trained}
-        known = {method: estimate.mean for method, estimate in means.items() if estimate}
-        if known:
-            best = max(known, key=lambda method: sign * known[method])
-            difference = study.difference(condition, best, name)
-            found.append(Leader(condition, best, known[best], difference))
-    return found
+    found = (_leader(study, condition, name, study.trained) for condition in study.conditions)
+    return [leader for leader in found if leader is not None]
+
+
+def _leader(study: Study, condition: str, name: str, methods: Sequence[str]) -> Leader | None:
+    """Return who of some methods is best in a metric; None where none has the figure."""
+    means = {method: study.estimate(condition, method, name) for method in methods}
+    known = {method: estimate.mean for method, estimate in means.items() if estimate}
+    if not known:
+        return None
+    best = max(known, key=lambda method: shown(name).gain(known[method]))
+    return Leader(condition, best, known[best], study.difference(condition, best, name))
 
 
 def _clause(study: Study, leaders: Sequence[Leader], name: str) -> str:
@@ -139,8 +168,7 @@ def _at_what_cost(study: Study, leader: Leader, task: str) -> str:
     difference = study.difference(leader.condition, leader.method, task)
     if difference is None or metric.higher_is_better is None:
         return ""
-    gain = difference.mean if metric.higher_is_better else -difference.mean
-    if gain >= 0:
+    if metric.gain(difference.mean) >= 0:
         return ""
     sure = "" if difference.excludes_zero else ", not beyond the interval"
     return f"; its {metric.title} differs by {signed(difference.mean, metric)}{sure}"

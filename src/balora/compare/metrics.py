@@ -33,6 +33,10 @@ class Metric:
         """Return a value as text, a dash for None."""
         return "-" if value is None else self.form.format(value)
 
+    def gain(self, difference: float) -> float:
+        """Return a difference with the sign that makes the better one positive."""
+        return difference if self.higher_is_better else -difference
+
 
 _SHARE, _NATS, _NUMBER = "{:.1%}", "{:.4f}", "{:.3f}"
 

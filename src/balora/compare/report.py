@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from balora.compare.folder import COMPARISON_FILE
-from balora.compare.headline import findings, headline
+from balora.compare.headline import findings, headline, matched
 from balora.compare.metrics import Metric
 from balora.compare.sections import facts, failed, samples, sweep_tolerance, sweeps
 from balora.compare.statistics import Estimate
@@ -144,6 +144,7 @@ def _page(study: Study, details: Mapping[str, Any], plots: Sequence[Plot]) -> st
         others=[t for c in study.conditions if (t := other_table(study, c)) is not None],
         colours={name: look.colour for name, look in looks(study.trained).items()},
         plots=_by_kind(plots),
+        matched=matched(study),
         samples=samples(study, details),
         sweeps=sweeps(study),
         sweep_tolerance=sweep_tolerance(study),
@@ -251,6 +252,7 @@ def _by_kind(plots: Sequence[Plot]) -> list[dict[str, Any]]:
     pictures = dict(zip(plots, _pictures(plots), strict=True))
     return [
         {
+            "kind": kind,
             "title": title,
             "caption": caption,
             "pictures": [pictures[plot] for plot in plots if plot.kind == kind],
