@@ -134,10 +134,19 @@ def test_the_tradeoff_has_a_point_per_run_and_the_interval_of_the_mean(study):
     assert along[:, 1] == pytest.approx([score.low, score.high])
 
 
-def test_the_panels_of_a_kind_share_their_axes(study):
-    for kind in ("tradeoff", "curves"):
-        found = [figure.axes[0] for figure in panels(kind, study).values()]
-        assert len({axes.get_ylim() for axes in found}) == 1
+def test_the_learning_curves_of_a_term_share_their_axes(study):
+    found = [figure.axes[0] for figure in panels("curves", study).values()]
+    assert len({axes.get_ylim() for axes in found}) == 1
+
+
+def test_a_panel_of_the_tradeoff_is_filled_by_its_own_runs(study):
+    for condition, figure in panels("tradeoff", study).items():
+        axes = figure.axes[0]
+        runs = [study.values(condition, method, "exact_match") for method in study.trained]
+        values = [value for of_method in runs for value in of_method.values()]
+        low, high = axes.get_ylim()
+        assert low < min(values) <= max(values) < high
+        assert max(values) - min(values) > 0.6 * (high - low)
 
 
 def test_no_label_of_the_tradeoff_overlaps_another_or_leaves_the_axes(study):

@@ -72,23 +72,20 @@ def _tradeoff(study: Study, details: Details, look: Mapping[str, Look]) -> Panel
     if study.task is None or study.forgetting is None:
         return
     x, y = shown(study.forgetting), shown(study.task)
-    spots = {c: _spots(study, c) for c in study.conditions}
-    runs = [run for found in spots.values() for spot in found.values() for run in spot.runs]
-    if not runs:
-        return
-    before = {c: _before(study, c, study.forgetting) for c in study.conditions}
-    known = [value for value in before.values() if value is not None]
-    # of the runs: the interval of two seeds can be ten times as wide as what they span
-    limits = (_range([*known, *(run[0] for run in runs)]), _range([run[1] for run in runs]))
-    for condition, found in spots.items():
+    for condition in study.conditions:
+        found = _spots(study, condition)
         if found:
+            before = _before(study, condition, study.forgetting)
+            runs = np.array([run for spot in found.values() for run in spot.runs])
+            known = runs[:, 0] if before is None else np.append(runs[:, 0], before)
             figure = figures.tradeoff_panel(
                 found,
                 look,
                 title=condition,
                 metrics=(x, y),
-                before=before[condition],
-                limits=limits,
+                before=before,
+                # of the runs: the interval of two seeds can be ten times as wide as what they span
+                limits=(_range(known), _range(runs[:, 1])),
             )
             yield condition, "", f"{y.title} against {x.title}, a point per run", figure
 

@@ -33,9 +33,9 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "tradeoff": (
         "What was learned against what was kept",
         "A small point is one run, a large one the mean of a method with its 95% interval along "
-        "both axes, cut where it leaves the panel. Look for methods in the better corner (arrow), "
-        "and compare forgetting only between methods of like height: who learns nothing forgets "
-        "nothing.",
+        "both axes, cut where it leaves the panel. The axes are each panel's own. Look for methods "
+        "in the better corner (arrow), and compare forgetting only between methods of like height: "
+        "who learns nothing forgets nothing.",
     ),
     "curves": (
         "Learning curves",
