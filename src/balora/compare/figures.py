@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -201,9 +201,10 @@ def tradeoff_panel(
     for axis, metric in zip((axes.xaxis, axes.yaxis), metrics, strict=True):
         axis.set_label_text(metric.title)
         if metric.form.endswith("%}"):
-            axis.set_major_formatter(PercentFormatter(1.0))
+            axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
     axes.set_xlim(*_padded(limits[0]))
     axes.set_ylim(*_padded(limits[1]))
+    axes.locator_params(axis="x", nbins=6)  # more of them touch
     if has_key:
         draw_key(figure, [(numbers[name], name, *look[name][:2]) for name in spots])
     if (arrow := better(*metrics)) is not None:
