@@ -22,6 +22,7 @@ from balora.compare.folder import Folder
 from balora.compare.measured import classification_metrics
 from balora.compare.memory import peak_memory_mib
 from balora.compare.plan import Plan
+from balora.errors import ConfigError
 from tiny_comparison import ROWS, write_rows
 
 
@@ -158,6 +159,7 @@ def test_figures_of_several_sets_are_told_apart():
 
 
 class FakeLab(NamedTuple):
+    model: str
     test_file: Path
 
 
@@ -172,15 +174,19 @@ class FakeCard:
 def lab(monkeypatch, tmp_path):
     """Put stand-ins in the lab's place; return the test files that the card was made of."""
     asked = []
-    modules = {name: types.ModuleType(f"balora.lab.{name}") for name in ("build", "card", "config")}
+    modules = {name: types.ModuleType(f"balora.lab.{name}") for name in ("build", "config")}
     modules["config"].lab_config = lambda mapping: dict(mapping)
-    modules["build"].build_lab = lambda config: FakeLab(tmp_path / f"{config['noise_rate']}.jsonl")
+    modules["build"].build_lab = lambda config: FakeLab(
+        config["model"], tmp_path / f"{config['noise_rate']}.jsonl"
+    )
 
-    def measure_defects(model, tokenizer, lab):
+    def measure_defects(model, tokenizer, lab, *, options):
+        # as the recipe of the comparison asks, and no row left out
+        assert (options.max_new_tokens, options.batch_size, options.max_rows) == (4, 2, 200)
         asked.append(lab.test_file)
         return FakeCard(0.25, 0.75, 1.5)
 
-    modules["card"].measure_defects = measure_defects
+    monkeypatch.setattr("balora.lab.card.measure_defects", measure_defects)
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, f"balora.lab.{name}", module)
     return asked
@@ -190,7 +196,8 @@ def lab_cell(data, comparison, **changes):
     fields, _ = data
     (cell,) = Plan(comparison({"methods": ["lora"], "max_new_tokens": 4}, **fields)).final()
     evaluation = {"max_new_tokens": 4, "eval_batch_size": 2}
-    return dataclasses.replace(cell, lab={"noise_rate": 0.2}, evaluation=evaluation, **changes)
+    lab = {"noise_rate": 0.2, "model": cell.recipe["model_name_or_path"]}
+    return dataclasses.replace(cell, **{"lab": lab, "evaluation": evaluation, **changes})
 
 
 def test_a_cell_of_the_lab_has_its_defect_card_and_the_drift(
@@ -215,6 +222,14 @@ def test_a_cell_of_the_lab_has_its_defect_card_and_the_drift(
         1.5,
     )
     assert metrics["kl"] > 0
+
+
+@pytest.mark.usefixtures("lab")
+def test_a_model_is_not_measured_against_another_world(data, comparison, tmp_path):
+    cell = lab_cell(data, comparison, lab={"noise_rate": 0.2, "model": "cache/lab/bbbb/model"})
+    folder = Folder(tmp_path / "out")
+    with pytest.raises(ConfigError, match="the lab is cache/lab/bbbb/model now, but the cell's"):
+        measured.run_and_measure(cell, folder.prepare(cell))
 
 
 def test_a_choice_by_the_task_makes_no_card_and_one_by_the_card_does(

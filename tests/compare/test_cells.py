@@ -70,6 +70,14 @@ def test_a_cell_is_read_as_it_was_written(tmp_path):
     assert Cell.read(tmp_path) == cell
 
 
+def test_the_entry_of_the_lab_is_part_of_the_identity_and_where_the_cache_is_is_not():
+    def identity(model):
+        return make_cell(lab={"noise_rate": 0.2}, recipe={"model_name_or_path": model}).identity()
+
+    assert identity("/one/lab/aaaa/model") == identity("/other/lab/aaaa/model")
+    assert identity("/one/lab/aaaa/model") != identity("/one/lab/bbbb/model")
+
+
 def test_identity_is_what_decides_the_figures():
     cell = make_cell()
     moved = dataclasses.replace(cell, recipe={**cell.recipe, "output_dir": "elsewhere"})

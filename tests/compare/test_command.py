@@ -170,6 +170,25 @@ def test_a_method_whose_sweep_chose_nothing_fails_and_the_others_go_on(
     ]
 
 
+@pytest.mark.usefixtures("views")
+def test_rows_stay_in_the_results_while_a_new_method_chooses(
+    recipe, faked, shown, tmp_path, monkeypatch
+):
+    compared = {"methods": ["lora"], "sweep": {"*": {"learning_rate": [1, 2]}}}
+    data = write_rows(tmp_path / "train.jsonl", ROWS)
+    shown.run(recipe(compared, dataset_name=data))
+
+    def killed(self, cells, reported, *, title):
+        self.folder.collect(reported)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.Runner, "run", killed)
+    with pytest.raises(BaloraError, match="interrupted"):
+        shown.run(recipe({**compared, "methods": ["lora", "pissa"]}, dataset_name=data))
+    rows = Folder(tmp_path / "out").read_rows()
+    assert [row["stage"] for row in rows] == ["choose", "choose", "final"]
+
+
 def test_failed_cells_are_status_1_after_everything_is_written(recipe, faked, views, shown):
     _, figures = faked
     figures["of"] = lambda cell: {"error": "killed by signal 9"} if cell.method == "lora" else {}

@@ -86,8 +86,9 @@ COLA = {"task": "cola", "dataset_name": None, "eval_dataset_name": None}
         ({"num_rows": 3}, LAB, "`num_rows` is set, but the lab has its own"),
         ({"retention_file": "x"}, COLA, "`retention_file` is set, but this is classification"),
         ({"methods": ["base", "lora"]}, COLA, "the head of a classifier is new"),
-        ({}, {**COLA, "load_best_model_at_end": True}, "would choose an epoch on the very rows"),
         ({"metric": "recall"}, {}, "`metric` is recall, which is not measured of text generation"),
+        ({"metric": "retention_loss"}, {}, "`metric` is retention_loss, but there is no `reten"),
+        ({"metric": "memorised_noise"}, LAB, "but `label_noise` of the lab is 0; set it"),
         ({"metric": "kl"}, COLA, "`metric` is kl, which is not measured of classification"),
         (
             {"metric": "hans:accuracy", "sweep": {"lora": {"learning_rate": [1, 2]}}},

@@ -75,6 +75,13 @@ def test_command_line_replaces_fields_and_null_takes_them_out():
             {"sweep": {"*": {"svd_coef": [0, 1]}}},
             ["`sweep` of `*` has `svd_coef`, which would add"],
         ),
+        ({"sweep": {"lora": {1: [1, 2]}}}, ["`sweep` of `lora`: a field's name is text, got 1"]),
+        ({"sweep": {1: {"seed": [1]}}}, ["`sweep` of `1`: a method's name is text"]),
+        (
+            {"methods": ["1", "lora"], "settings": {1: {"method": "lora"}}},
+            ["`settings` of `1`"],
+        ),
+        ({"settings": {1: {"method": "lora"}}, "sweep": {"foo": {"seed": [1]}}}, ["`settings`"]),
         ({"sweep": {"base": {"seed": [1]}}}, ["`sweep` of `base`: the pre-trained model"]),
     ],
 )

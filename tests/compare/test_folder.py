@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from balora.compare.folder import Folder, row_of
-from balora.compare.plan import Plan
+from balora.compare.plan import LabFiles, Plan
 from balora.errors import ConfigError
 
 
@@ -121,6 +122,34 @@ def test_another_comparison_is_refused_with_both_values(
         assert sentence in str(error.value)
 
 
+def test_what_a_sweep_chose_under_binds_what_was_run_with_it(folder, comparison):
+    swept = {"methods": ["lora"], "sweep": {"lora": {"learning_rate": [1, 2]}}}
+    first = {**swept, "seeds": [0, 1], "conditions": {"a": {}, "b": {}}}
+    finish(folder, Plan(comparison(first)).final())
+    wider = {**first, "seeds": [0, 1, 2], "conditions": {"a": {}, "b": {}, "c": {}}}
+    folder.check_cells(Plan(comparison(wider)).final())
+    with pytest.raises(ConfigError, match=r"`sweep.seed` is 0 there and 1 here"):
+        folder.check_cells(Plan(comparison({**first, "seeds": [1, 0]})).final())
+    with pytest.raises(ConfigError, match=r'`sweep.condition` is "a" there and "b" here'):
+        folder.check_cells(Plan(comparison({**first, "conditions": {"b": {}, "a": {}}})).final())
+
+
+def test_cells_of_a_lab_that_was_made_by_other_code_are_refused(folder, comparison):
+    data = ("model_name_or_path", "dataset_name", "eval_dataset_name")
+    found = comparison(lab={}, **dict.fromkeys(data))
+
+    def cells(entry):
+        paths = (Path("cache", "lab", entry, "model"), Path("train"), Path("test"))
+        return Plan(found, {"": LabFiles(*paths)}).final()
+
+    finish(folder, cells("aaaa"))
+    folder.check_cells(cells("aaaa"))
+    folder.check_cells(Plan(found).final())  # it is not known yet what will be built
+    with pytest.raises(ConfigError, match=r'`lab.model` is "aaaa" there and "bbbb" here'):
+        folder.check_cells(cells("bbbb"))
+    assert not any(map(folder.is_finished, cells("bbbb")))
+
+
 def test_cells_that_are_not_finished_bind_nobody(folder, comparison):
     cells = Plan(comparison()).final()
     finish(folder, cells, error="exit status 1")
@@ -139,6 +168,29 @@ def test_a_folder_of_something_else_is_refused_and_only_ours_is_cleared(folder, 
     folder.collect(Plan(comparison()).final())
     folder.clear()
     assert [path.name for path in folder.path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_with_things_called_as_ours_is_not_cleared(folder, comparison):
+    paper = folder.path / "plots" / "paper.pdf"
+    paper.parent.mkdir(parents=True)
+    paper.write_text("my own")
+    with pytest.raises(ConfigError, match="holds no comparison, but plots, which `--overwrite`"):
+        folder.check_ours()
+    folder.write_comparison(comparison())
+    folder.check_ours()
+
+
+def test_what_says_that_it_is_a_comparison_is_cleared_last(folder, comparison, monkeypatch):
+    folder.write_comparison(comparison())
+    (folder.path / "cells").mkdir()
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("balora.compare.folder.shutil.rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        folder.clear()
+    folder.check_ours()
 
 
 def test_an_empty_folder_and_none_are_fine(folder, comparison):

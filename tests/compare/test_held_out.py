@@ -41,6 +41,16 @@ def test_parts_are_disjoint_whole_and_the_same_every_time(rows, tmp_path):
     assert not list((tmp_path / "parts").glob(".tmp*"))
 
 
+def test_a_column_of_times_is_written_as_text(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    times = [{"instruction": "a", "created_at": f"2023-05-0{i}T12:00:00"} for i in range(1, 9)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in times))
+    parts = write_parts(DataConfig(dataset_name=str(path)), tmp_path / "parts", 0.25)
+    found = sorted(row["created_at"] for row in read(parts.fit) + read(parts.held_out))
+    assert found[0].startswith("2023-05-01")
+    assert len(found) == 8
+
+
 def test_only_training_rows_are_taken_and_the_columns_stay(rows, tmp_path):
     path, _ = rows
     config = DataConfig(

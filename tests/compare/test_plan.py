@@ -126,6 +126,34 @@ def test_every_recipe_is_checked_at_once_and_a_problem_is_told_once(comparison):
     assert "--learning_rat" not in message
 
 
+BEST = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+
+
+@pytest.mark.parametrize("place", ["recipe", "settings", "conditions"])
+@pytest.mark.parametrize("task", [None, "classification"])
+def test_the_rows_that_are_reported_choose_no_checkpoint(comparison, place, task):
+    compare = {"methods": ["lora"]}
+    if place != "recipe":
+        compare[place] = {"lora": BEST}
+    found = comparison(compare, task=task, **(BEST if place == "recipe" else {}))
+    with pytest.raises(ConfigError, match=r"`load_best_model_at_end` is true.*that are reported"):
+        Plan(found).check()
+
+
+def test_a_retention_text_that_cannot_be_read_is_found_before_anything_runs(comparison, tmp_path):
+    with pytest.raises(ConfigError, match=r"`retention_file` 'nope.txt' cannot be read"):
+        Plan(comparison({"retention_file": "nope.txt"})).check()
+    (tmp_path / "text").write_text("kept")
+    Plan(comparison({"retention_file": str(tmp_path / "text")})).check()
+
+
+def test_a_metric_that_the_task_has_not_is_refused_with_those_it_has(comparison):
+    fields = {"task": "cola", "dataset_name": None, "eval_dataset_name": None}
+    with pytest.raises(ConfigError, match=r"pearson, which cola has not; it has matthews_correl"):
+        Plan(comparison({"metric": "pearson"}, **fields)).check()
+    Plan(comparison({"metric": "accuracy"}, **fields)).check()
+
+
 def test_what_is_wrong_everywhere_is_nobodys_in_particular(comparison):
     with pytest.raises(ConfigError, match=r"^`model_name_or_path` is missing"):
         Plan(comparison(model_name_or_path=None)).check()

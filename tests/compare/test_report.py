@@ -18,7 +18,9 @@ from balora.compare import report
 from balora.compare.headline import findings, headline, leaders_of, matched
 from balora.compare.plots import Plot
 from balora.compare.report import MissingPackageError, write_report
+from balora.compare.sections import sweeps
 from balora.compare.study import read_study
+from balora.compare.table import format_console
 from balora.errors import ConfigError
 from fake_comparison import METHODS, SCRIPT, row, write_comparison, write_rows
 
@@ -191,11 +193,11 @@ def test_the_best_at_no_more_forgetting_than_the_baseline(tmp_path):
     rows = [*LORA, *BETTER, *modest]
     folder = write_rows(tmp_path, rows, methods=["lora", "pissa", "full"], baseline="lora")
     assert matched(read_study(folder)) == {
-        "": "Of the methods that keep no less than lora (recall of facts), full has the best exact "
-        "match, 55.0%, +4.0% against lora (95% interval +4.0% to +4.0%)."
+        "": "Of the methods no worse than lora in recall of facts, full has the best exact match, "
+        "55.0%, +4.0% against lora (95% interval +4.0% to +4.0%)."
     }
     write_report(folder)
-    assert read(folder).count("keep no less than lora") == 1
+    assert read(folder).count("Of the methods no worse than lora") == 1
 
 
 def test_what_keeps_as_much_and_learns_less_does_not_beat_the_baseline(tmp_path):
@@ -221,7 +223,7 @@ def test_nothing_keeps_as_much_or_nothing_can_be_held_against_the_baseline(tmp_p
         *runs("lora", (0.5,), (0.4,), "b"),
     ]
     found = matched(read_study(write_rows(tmp_path, rows, **asked)))
-    assert found == {"a": "No method keeps as much as lora (recall of facts)."}
+    assert found == {"a": "No method is as good as lora in recall of facts."}
 
 
 def test_the_best_is_of_the_methods_of_its_condition(tmp_path):
@@ -231,6 +233,51 @@ def test_the_best_is_of_the_methods_of_its_condition(tmp_path):
         ("a", "lora"),
         ("b", "full"),
     ]
+
+
+def test_a_mean_over_the_runs_that_went_well_does_not_lead_and_says_so(tmp_path):
+    lost = runs("pissa", (0.9, 0.9, 0.9), (0.3, 0.3, 0.3))
+    lost[2]["metrics"]["exact_match"] = None
+    rows = [*LORA, *lost, *UNSURE]
+    folder = write_rows(tmp_path, rows, methods=["lora", "pissa", "full"], baseline="lora")
+    assert headline(read_study(folder)).startswith("full has the best exact match, 51.7%")
+    assert "90.0% +- 0.0% (2 of 3)" in format_console(folder)
+    assert "[+38.0%, +40.0%]" not in format_console(folder)
+    write_report(folder)
+    page = read(folder)
+    assert re.search(r"90.0% ± 0.0% \(2 of 3\)", page)
+    best = re.findall(r'<td class="[a-z]* best">([^<]+)', page)
+    assert any(text.startswith("51.7%") for text in best)
+    assert not any(text.startswith("90.0%") for text in best)
+
+
+def test_a_sweep_that_chose_nothing_marks_nothing_as_chosen(tmp_path):
+    tried = [
+        {**row("lora", 0, error="oom"), "stage": "choose", "fields": {"learning_rate": r}}
+        for r in (0.1, 0.2)
+    ]
+    final = {**row("lora", 0, error="its sweep chose nothing"), "fields": {"learning_rate": 0.1}}
+    folder = write_rows(tmp_path, [*tried, final], methods=["lora"])
+    (sweep,) = sweeps(read_study(folder))
+    assert [line[2] for line in sweep.lines] == [False, False]
+
+
+def test_conditions_whose_names_read_alike_have_pictures_of_their_own(tmp_path):
+    rows = [*runs("lora", (0.5,), (0.4,), "n<100"), *runs("lora", (0.9,), (0.1,), "n>100")]
+    folder = write_rows(tmp_path, rows, methods=["lora"], conditions={"n<100": {}, "n>100": {}})
+    write_report(folder)
+    pictures = re.findall(r'<img src="([^"]+)"', read(folder))
+    assert len(pictures) == len(set(pictures)) == 2
+
+
+def test_the_spectrum_of_a_model_that_was_lost_is_left_out(tmp_path):
+    spectrum = {"before": [3.0, 2.0, 1.0], "after": [None, None, None]}
+    good = {"before": [3.0, 2.0, 1.0], "after": [4.0, 2.0, 1.0]}
+    details = {"lora/seed-0": {"spectrum": spectrum}, "pissa/seed-0": {"spectrum": good}}
+    rows = [*runs("lora", (0.5,), (0.4,)), *runs("pissa", (0.5,), (0.4,))]
+    folder = write_rows(tmp_path, rows, details, methods=["lora", "pissa"])
+    write_report(folder)
+    assert "singular values" in read(folder)
 
 
 FAILED = [row("lora", s, error="killed by signal 9 (out of memory?)") for s in (0, 1)]

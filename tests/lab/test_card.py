@@ -211,3 +211,8 @@ def test_a_table_has_every_run_with_its_change_from_the_first():
     assert "memorised noisy labels" not in rows
     with pytest.raises(ValueError, match="`columns` is empty"):
         format_card({})
+
+
+def test_all_rows_of_a_test_set_are_measured():
+    assert CardOptions.of_rows(1000).max_rows == 1000
+    assert CardOptions.of_rows(3, batch_size=2) == CardOptions(batch_size=2)

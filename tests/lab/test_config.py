@@ -101,6 +101,7 @@ def test_the_fields_reach_their_settings():
         ({"noise_rate": float("nan")}, "`noise_rate` must be a number, got nan"),
         ({"num_people": 3}, "`num_people` must be 4 or greater, got 3"),
         ({"num_people": 481}, "`num_people` is 481, but the word lists give only 480"),
+        ({"zipf_exponent": 200}, "`zipf_exponent` is 200, which leaves most people unspoken of"),
         ({"zipf_exponent": -0.1}, "`zipf_exponent` must be 0 or greater, got -0.1"),
         ({"stereotype_rate": 0.4}, r"`stereotype_rate` must be from 0.5 \(balanced\) to 1"),
         ({"stereotype_rate": None}, "`stereotype_rate` must be a number, got null"),

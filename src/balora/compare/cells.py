@@ -71,15 +71,17 @@ class Cell:
 
         What a sweep chooses is left out, because the values it chooses from are in.
         """
-        made = set(_PLACES)
+        made, lab = set(_PLACES), dict(self.lab or {})
         if self.lab is not None:
             made |= set(_MADE)
+            # the entry of the cache, a hash of the text that the code of its time made
+            lab["model"] = Path(self.recipe.get("model_name_or_path", "")).parent.name
         if self.stage == "choose":
             made |= set(_MADE[1:])
         else:
             made |= set(self.sweep.get("values", ()))
         recipe = {name: value for name, value in self.recipe.items() if name not in made}
-        rest = {"evaluation": self.evaluation, "lab": self.lab or {}, "sweep": self.sweep}
+        rest = {"evaluation": self.evaluation, "lab": lab, "sweep": self.sweep}
         return flat({**recipe, **rest})
 
     def write(self, folder: Path) -> None:

@@ -259,11 +259,6 @@ def _kind_problems(comparison: Comparison) -> list[str]:
                 f"`methods` names {BASE}, but the head of a classifier is new, so there is "
                 "nothing to measure before training; leave it out"
             )
-        if comparison.recipe.get("load_best_model_at_end"):
-            problems.append(
-                "`load_best_model_at_end` is true, which would choose an epoch on the very rows "
-                "that are reported; leave it out: the last epoch is compared"
-            )
     if config.metric is not None:
         problems += _metric_problems(comparison, config.metric)
     return problems
@@ -281,12 +276,27 @@ def _metric_problems(comparison: Comparison, metric: str) -> list[str]:
             "one origin; name a metric without `:`"
         ]
     if metric in measured or is_elsewhere:
-        return []
+        return _unmeasured(comparison, metric)
     where = comparison.kind.words + ("" if comparison.lab is None else " in the lab")
     return [
         f"`metric` is {metric}, which is not measured of {where}{suggestion(metric, measured)}; "
         f"there are {', '.join(measured)}"
     ]
+
+
+def _unmeasured(comparison: Comparison, metric: str) -> list[str]:
+    """Say what a metric needs that is not there."""
+    if comparison.kind is CLASSIFICATION:
+        return []
+    if metric == "retention_loss" and comparison.lab is None:
+        if comparison.config.retention_file is None:
+            return ["`metric` is retention_loss, but there is no `retention_file`; set it"]
+    # a sweep goes by the first condition
+    labs = [comparison.lab_of(name) or {} for name in comparison.conditions]
+    labs = labs[:1] if comparison.config.sweep else labs
+    if metric == "memorised_noise" and not any(lab.get("label_noise") for lab in labs):
+        return ["`metric` is memorised_noise, but `label_noise` of the lab is 0; set it"]
+    return []
 
 
 def _inert(comparison: Comparison, asked: set[str]) -> list[str]:

@@ -126,6 +126,8 @@ class CompareConfig:
     def _method_problems(self) -> list[str]:
         methods = self.methods if self.methods is not None else list(STARTS)
         problems = self._setting_problems()
+        if problems:
+            return problems  # what a method is cannot be told
         if not methods:
             problems.append("`methods` is empty; name one or more")
         problems += [f"`methods` names {name} twice" for name in _repeated(methods)]
@@ -194,10 +196,12 @@ class CompareConfig:
 
     def _sweep_problems(self) -> list[str]:
         problems = []
-        known = [EVERY, *(self.methods or STARTS), *(self.settings or ())]
+        known = [EVERY, *(self.methods or STARTS), *map(str, self.settings or ())]
         for name, entry in (self.sweep or {}).items():
             where = f"`sweep` of `{name}`"
-            if name == BASE:
+            if not isinstance(name, str):
+                problems.append(f"{where}: a method's name is text")
+            elif name == BASE:
                 problems.append(f"{where}: the pre-trained model is not trained; leave it out")
             elif name not in known and _parse_problem(str(name), self.own_names) is not None:
                 problems.append(f"{where} is no method{suggestion(str(name), known)}")
@@ -261,7 +265,9 @@ def _definition_problems(name: str, method: Any) -> list[str]:
 def _value_problems(where: str, entry: Mapping[Any, Any]) -> list[str]:
     problems = []
     for field, values in entry.items():
-        if not isinstance(values, list) or not values:
+        if not isinstance(field, str):
+            problems.append(f"{where}: a field's name is text, got {field!r}")
+        elif not isinstance(values, list) or not values:
             problems.append(f"{where}: `{field}` must be a list of values, got {values!r}")
         elif any(value in values[:i] for i, value in enumerate(values)):
             problems.append(f"{where}: `{field}` has a value twice")

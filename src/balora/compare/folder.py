@@ -41,6 +41,7 @@ _OURS = (
     "report.html",
     "plots",
 )
+_LAB_MODEL = "lab.model"
 _NOT_COMPARED = ("output_dir", "disable_tqdm")
 
 
@@ -55,9 +56,22 @@ class Folder:
         """Return the folder of a cell."""
         return self.path / "cells" / cell.slug
 
+    def check_ours(self) -> None:
+        """Refuse to clear a folder where things called as ours are not a comparison's.
+
+        Raises:
+            ConfigError: With their names.
+        """
+        names = [name for name in _OURS if (self.path / name).exists()]
+        if names and COMPARISON_FILE not in names:
+            raise ConfigError(
+                f"`output_dir` {str(self.path)!r} holds no comparison, but {', '.join(names)}, "
+                "which `--overwrite` would remove. Name another folder, or remove them yourself."
+            )
+
     def clear(self) -> None:
-        """Remove what a comparison writes, and nothing else."""
-        for name in _OURS:
+        """Remove what a comparison writes, and nothing else; last, what says that it is one."""
+        for name in (*_OURS[1:], _OURS[0]):
             path = self.path / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -93,8 +107,10 @@ class Folder:
         found = []
         for cell in cells:
             if self.row(cell, with_failed=False) is not None:
-                there = differences(Cell.read(self.of(cell)).identity(), cell.identity())
-                found += [f"{cell.key}: {difference}" for difference in there]
+                there, here = Cell.read(self.of(cell)).identity(), cell.identity()
+                if not here.get(_LAB_MODEL, True):
+                    del there[_LAB_MODEL], here[_LAB_MODEL]  # it is still to be built
+                found += [f"{cell.key}: {line}" for line in differences(there, here)]
         self._refuse(found)
 
     def _refuse(self, found: Sequence[str]) -> None:

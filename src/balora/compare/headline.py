@@ -70,13 +70,13 @@ def matched(study: Study) -> dict[str, str]:
         leader = _leader(study, condition, study.task, [study.baseline, *others])
         if not gains or leader is None:
             continue
-        who = f"Of the methods that keep no less than {study.baseline} ({keeps.title})"
         figure = shown(study.task).show(leader.mean)
         claim = f"{leader.method} {_claim(study, study.task)}, {figure}"
         found[condition] = (
-            f"{who}, {claim}{_against(study, leader, study.task)}."
+            f"Of the methods no worse than {study.baseline} in {keeps.title}, {claim}"
+            f"{_against(study, leader, study.task)}."
             if others
-            else f"No method keeps as much as {study.baseline} ({keeps.title})."
+            else f"No method is as good as {study.baseline} in {keeps.title}."
         )
     return found
 
@@ -94,8 +94,13 @@ def leaders_of(study: Study, name: str) -> list[Leader]:
 
 
 def _leader(study: Study, condition: str, name: str, methods: Sequence[str]) -> Leader | None:
-    """Return who of some methods is best in a metric; None where none has the figure."""
-    means = {method: study.estimate(condition, method, name) for method in methods}
+    """Return who of some methods is best in a metric; None where none has the figure.
+
+    A method of which a run has no figure is left out: a mean over the runs that went well would
+    win by what it does not count.
+    """
+    whole = [method for method in methods if not study.is_undefined(condition, method, name)]
+    means = {method: study.estimate(condition, method, name) for method in whole}
     known = {method: estimate.mean for method, estimate in means.items() if estimate}
     if not known:
         return None
@@ -123,7 +128,9 @@ def _clause(study: Study, leaders: Sequence[Leader], name: str) -> str:
 
 def _claim(study: Study, name: str) -> str:
     title = shown(name).title
-    return f"has the best {title}" if name == study.task else f"keeps most ({title})"
+    if name == study.task:
+        return f"has the best {title}"
+    return f"holds up best ({title})" if ":" in name else f"keeps most ({title})"
 
 
 def _places(leaders: Sequence[Leader], method: str) -> str:

@@ -67,7 +67,7 @@ def _read(data: DataConfig | ClassificationConfig) -> Dataset:
 
 
 def _write(rows: Dataset, file: Path) -> None:
-    """Write rows by rename; a class of the hub's is written by its name."""
+    """Write rows by rename; a class of the hub's is written by its name, a time as its text."""
     names = {
         column: feature
         for column, feature in rows.features.items()
@@ -79,5 +79,5 @@ def _write(rows: Dataset, file: Path) -> None:
             for column, feature in names.items():
                 label = row[column]
                 row[column] = label if label is None or label < 0 else feature.int2str(label)
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
     os.replace(stage, file)

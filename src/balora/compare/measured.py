@@ -19,6 +19,7 @@ from balora.compare.metrics import GENERATION as GENERATION_METRICS
 from balora.config import DataConfig
 from balora.data import load_examples
 from balora.environment import describe_environment
+from balora.errors import ConfigError
 from balora.evaluation.details import logit_spectrum, sample_pairs, update_sizes
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
 from balora.evaluation.results import read_results
@@ -148,24 +149,38 @@ def _generation_metrics(
         None if file is None else read_text(Path(file)),
         options=options,
     )
-    return {**_of_generation(figures), **(_card(cell, recipe, models) if needs_card else {})}
+    if not needs_card:
+        return _of_generation(figures)
+    card = _card(cell, recipe, models, len(pairs))
+    return {**_of_generation(figures), **card}
 
 
 def _of_generation(figures: Inheritance) -> dict[str, float | None]:
     return {name: getattr(figures, name) for name in GENERATION_METRICS}
 
 
-def _card(cell: Cell, recipe: Recipe, models: _Models) -> dict[str, float | None]:
+def _card(cell: Cell, recipe: Recipe, models: _Models, num_rows: int) -> dict[str, float | None]:
     from balora.lab.build import build_lab
-    from balora.lab.card import measure_defects
+    from balora.lab.card import CardOptions, measure_defects
     from balora.lab.config import lab_config
 
     assert cell.lab is not None
     lab = build_lab(lab_config(cell.lab))
+    if str(lab.model) != recipe.model.model_name_or_path:
+        raise ConfigError(
+            f"the lab is {lab.model} now, but the cell's model is "
+            f"{recipe.model.model_name_or_path}: code or cache changed while the comparison ran. "
+            "Run the same command again."
+        )
     if cell.stage == "choose":
         evaluated = cast(DataConfig, recipe.data).eval_dataset_name
         lab = lab._replace(test_file=Path(str(evaluated)))
-    return dict(asdict(measure_defects(models.tuned, models.tokenizer, lab)))
+    options = CardOptions.of_rows(
+        num_rows,
+        batch_size=cell.evaluation["eval_batch_size"],
+        max_new_tokens=cell.evaluation["max_new_tokens"],
+    )
+    return dict(asdict(measure_defects(models.tuned, models.tokenizer, lab, options=options)))
 
 
 def _pairs(cell: Cell, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Pairs:

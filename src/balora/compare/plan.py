@@ -14,6 +14,7 @@ from balora.compare.comparison import Comparison, as_texts
 from balora.compare.methods import BASE, method_fields, recipe_without
 from balora.config import DataConfig
 from balora.errors import ConfigError
+from balora.field_types import suggestion
 from balora.recipes.kinds import GENERATION
 from balora.recipes.load import check_recipe
 from balora.recipes.recipe import Recipe
@@ -57,6 +58,7 @@ class Plan:
         Raises:
             ConfigError: With every problem, each once, and whose it is.
         """
+        _check_text(self.comparison.evaluation.get("retention_file"))
         found: dict[str, list[str]] = {}
         cells = itertools.product(self.comparison.conditions, self._methods)
         for condition, method in cells:
@@ -161,7 +163,10 @@ class Plan:
     def _sweep(
         self, stage: str, condition: str, method: str, values: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return what decides a choice: in a run that chooses its values, then all of them."""
+        """Return what decides a choice: in a run that chooses its values, then all of them.
+
+        And, of a run that is reported, under which condition and with which seed they were tried.
+        """
         config = self.comparison.config
         swept = config.swept(method)
         if not swept:
@@ -170,7 +175,8 @@ class Plan:
         if stage == "choose":
             recipe = self.comparison.recipe_of(condition)
             return {"values": dict(values), **how, "rows": {n: recipe.get(n) for n in _ROWS}}
-        return {"values": swept, **how, "tolerance": config.sweep_tolerance}
+        where = {"condition": self.comparison.conditions[0], "seed": (config.seeds or [0])[0]}
+        return {"values": swept, **how, "tolerance": config.sweep_tolerance, **where}
 
     def _check(self, condition: str, method: str, values: Mapping[str, Any]) -> None:
         own = self.comparison.config.settings_of(method)
@@ -178,6 +184,26 @@ class Plan:
         if not _is_evaluated(recipe):
             raise ConfigError(
                 "there is nothing to evaluate on: set `eval_dataset_name` or `dataset_test_split`."
+            )
+        if recipe.training.get("load_best_model_at_end"):
+            raise ConfigError(
+                "`load_best_model_at_end` is true, which would choose an epoch on the very rows "
+                "that are reported; leave it out: the last epoch is compared."
+            )
+        self._check_metric(recipe)
+
+    def _check_metric(self, recipe: Recipe) -> None:
+        """Refuse a metric that the task of a classification has not."""
+        metric, data = self.comparison.config.metric, recipe.data
+        if metric is None or ":" in metric or not isinstance(data, ClassificationConfig):
+            return
+        from balora.evaluation.classification import metric_names
+
+        names = metric_names(data.task)
+        if metric not in names:
+            raise ConfigError(
+                f"`metric` is {metric}, which {data.task} has not{suggestion(metric, names)}; it "
+                f"has {', '.join(names)}."
             )
 
     def _recipe(self, condition: str, name: str, own: Mapping[str, Any]) -> Recipe:
@@ -199,6 +225,16 @@ class Plan:
             "eval_dataset_name": built.test_file if built else _TO_BE_BUILT,
         }
         return {**{k: str(v) for k, v in names.items()}, "prompt_template": "alpaca"}
+
+
+def _check_text(file: str | None) -> None:
+    """Refuse a retention text that cannot be read: each cell would find out when it has trained."""
+    if file is None:
+        return
+    try:
+        Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"`retention_file` {file!r} cannot be read: {error}.") from error
 
 
 def combinations(swept: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,11 +58,17 @@ def write_plots(study: Study, details: Details) -> list[Plot]:
     with figures.style():
         for kind, draw in _KINDS.items():
             for condition, name, alt, figure in draw(study, details, look):
-                parts = [part for part in (kind, name, condition) if part]
-                stem = folder / "--".join(re.sub(r"[^\w.+=-]+", "_", part) for part in parts)
+                parts = [_file_name(part) for part in (kind, name, condition) if part]
+                stem = folder / "--".join(parts)
                 figures.save(figure, stem)
                 drawn.append(Plot(kind, condition, alt, stem))
     return drawn
+
+
+def _file_name(text: str) -> str:
+    """Return a text as part of a file's name, with a hash where another would be the same."""
+    name = re.sub(r"[^\w.+=-]+", "_", text)
+    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 Panels = Iterator[tuple[str, str, str, Figure]]
@@ -190,7 +197,8 @@ def _spectrum(details: Details, cell: str, when: str) -> Any:
 
 def _mean_of(spectra: Iterable[Any]) -> Array | None:
     """Return the mean of those that are there, as long as the shortest; None for none."""
-    found = [spectrum for spectrum in spectra if spectrum]
+    # of a model that was lost to NaN there is nothing to draw
+    found = [spectrum for spectrum in spectra if spectrum and None not in spectrum]
     if not found:
         return None
     num = min(map(len, found))

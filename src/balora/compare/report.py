@@ -18,7 +18,7 @@ from balora.compare.metrics import Metric
 from balora.compare.sections import facts, failed, samples, sweep_tolerance, sweeps
 from balora.compare.statistics import Estimate
 from balora.compare.study import Study, read_study, shown
-from balora.compare.table import difference_text, main_table, mean_text, note, other_table
+from balora.compare.table import difference_of, main_table, mean_of, note, other_table
 from balora.errors import ConfigError
 from balora.files import write_text
 
@@ -199,14 +199,15 @@ def _table(study: Study, condition: str) -> dict[str, Any]:
 def _means(study: Study, condition: str, name: str) -> list[Cell]:
     metric = shown(name)
     means = {method: study.estimate(condition, method, name) for method in study.methods}
-    known = [e.mean for m, e in means.items() if e is not None and m in study.trained]
+    whole = [m for m in study.trained if not study.is_undefined(condition, m, name)]
+    known = [e.mean for m, e in means.items() if e is not None and m in whole]
     best = None
     if metric.higher_is_better is not None and len(known) > 1:
         best = max(known) if metric.higher_is_better else min(known)
     return [
         Cell(
-            _typographic(mean_text(estimate, metric)),
-            is_best=estimate is not None and method in study.trained and estimate.mean == best,
+            _typographic(mean_of(study, condition, method, name)),
+            is_best=estimate is not None and method in whole and estimate.mean == best,
         )
         for method, estimate in means.items()
     ]
@@ -225,7 +226,7 @@ def _differences(study: Study, condition: str, name: str) -> list[Cell]:
     for method in study.methods:
         difference = study.difference(condition, method, name)
         bar = _bar(difference, low, high) if method in study.trained else None
-        text = difference_text(difference, metric)
+        text = difference_of(study, condition, method, name)
         verdict = _verdict(difference, metric) if method in study.trained else ""
         cells.append(Cell(text, verdict, bar))
     return cells

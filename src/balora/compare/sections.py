@@ -79,7 +79,7 @@ def sweeps(study: Study) -> list[Sweep]:
         metric = asked or task_metric([row["metrics"] for row in rows])
         fields = _varied(rows)
         chosen: Mapping[str, Any] = next(
-            (row["fields"] for row in study.rows if row["method"] == method), {}
+            (r["fields"] for r in study.rows if r["method"] == method and not r["error"]), {}
         )
         lines = [
             (

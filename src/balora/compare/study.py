@@ -88,6 +88,11 @@ class Study:
         """Return mean and interval over the seeds; None where no cell has the figure."""
         return mean_interval(self.values(condition, method, name).values())
 
+    def is_undefined(self, condition: str, method: str, name: str) -> bool:
+        """Say whether a figure is missing of a cell that finished while others have it."""
+        known = len(self.values(condition, method, name))
+        return 0 < known < self.num_finished(condition, method)
+
     def difference(self, condition: str, method: str, name: str) -> Estimate | None:
         """Return the paired difference to the baseline; None for the baseline itself."""
         if self.baseline is None or method == self.baseline:

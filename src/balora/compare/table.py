@@ -81,13 +81,11 @@ def main_table(study: Study, condition: str, *, is_short: bool = False) -> Table
     columns: list[list[str]] = [list(study.methods)]
     for name in study.main:
         metric = shown(name)
-        means = [study.estimate(condition, method, name) for method in study.methods]
         heads.append(_without_unit(metric.title) if is_short else metric.title)
-        columns.append([mean_text(mean, metric) for mean in means])
+        columns.append([mean_of(study, condition, method, name) for method in study.methods])
         if study.baseline is not None:
-            paired = [study.difference(condition, method, name) for method in study.methods]
             heads.append(f"{'to' if is_short else 'difference to'} {study.baseline}")
-            columns.append([difference_text(difference, metric) for difference in paired])
+            columns.append([difference_of(study, condition, m, name) for m in study.methods])
     for name, short in _SHOWN_COSTS.items():
         means = [study.estimate(condition, method, name) for method in study.methods]
         if any(means):
@@ -104,10 +102,27 @@ def other_table(study: Study, condition: str) -> Table | None:
     if not names:
         return None
     lines = [
-        (method, *(mean_text(study.estimate(condition, method, n), shown(n)) for n in names))
+        (method, *(mean_of(study, condition, method, name) for name in names))
         for method in study.methods
     ]
     return Table(condition, ("method", *(shown(name).title for name in names)), tuple(lines))
+
+
+def mean_of(study: Study, condition: str, method: str, name: str) -> str:
+    """Return `mean_text` of a method, with the number of runs where not all have the figure."""
+    estimate = study.estimate(condition, method, name)
+    return mean_text(estimate, shown(name)) + _how_many(study, condition, method, estimate)
+
+
+def difference_of(study: Study, condition: str, method: str, name: str) -> str:
+    """Return `difference_text` of a method, with the number of pairs where runs have none."""
+    estimate = study.difference(condition, method, name)
+    return difference_text(estimate, shown(name)) + _how_many(study, condition, method, estimate)
+
+
+def _how_many(study: Study, condition: str, method: str, estimate: Estimate | None) -> str:
+    finished = study.num_finished(condition, method)
+    return "" if estimate is None or estimate.n >= finished else f" ({estimate.n} of {finished})"
 
 
 def mean_text(estimate: Estimate | None, metric: Metric) -> str:

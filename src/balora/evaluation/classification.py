@@ -76,6 +76,13 @@ def task_metrics(
     return metrics | {"ece": expected_calibration_error(predicted.confidence, correct)}
 
 
+def metric_names(task: str) -> tuple[str, ...]:
+    """Return the names of what :func:`task_metrics` measures of a task, its primary one first."""
+    if task in REGRESSION_TASKS:
+        return tuple(regression_metrics(np.array([0.0, 1.0]), np.array([0.0, 1.0])))
+    return tuple(task_metrics(task, np.eye(2), np.array([0, 1])))
+
+
 def regression_metrics(predictions: Array, labels: Array) -> dict[str, float]:
     """Return Pearson and Spearman correlation and the mean squared error.
 

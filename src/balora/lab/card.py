@@ -97,6 +97,11 @@ class CardOptions:
     retention_characters: int = 50_000
     """Start of the retention text that is read, to the end of a line."""
 
+    @classmethod
+    def of_rows(cls, num_rows: int, **others: int) -> CardOptions:
+        """Return options under which so many test rows are all measured."""
+        return cls(max_rows=max(num_rows, cls.max_rows), **others)
+
 
 def measure_defects(
     model: PreTrainedModel,

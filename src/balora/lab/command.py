@@ -14,7 +14,7 @@ from balora.errors import ConfigError
 from balora.evaluation.run import check_runs, load_model, load_run
 from balora.files import write_json
 from balora.lab.build import BuiltLab, build_lab
-from balora.lab.card import DefectCard, format_card, measure_defects
+from balora.lab.card import CardOptions, DefectCard, format_card, measure_defects
 from balora.lab.config import lab_config, parse_fields
 from balora.recipes.values import read_mapping
 
@@ -43,7 +43,7 @@ def lab(
     built = build_lab(config)
     for run in runs:
         _check_base(run, built.model)
-    cards = _cards(built, runs)
+    cards = _cards(built, runs, CardOptions.of_rows(config.num_test))
     if json_file is not None:
         write_json(json_file, {name: asdict(card) for name, card in cards.items()})
     return "\n".join([*_where(built), "", format_card(cards)])
@@ -85,12 +85,13 @@ def _base_of(run: Path) -> str | None:
     return None
 
 
-def _cards(built: BuiltLab, runs: Sequence[Path]) -> dict[str, DefectCard]:
+def _cards(built: BuiltLab, runs: Sequence[Path], options: CardOptions) -> dict[str, DefectCard]:
     base = str(built.model)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    cards = {"base": measure_defects(load_model(base), tokenizer, built)}
+    cards = {"base": measure_defects(load_model(base), tokenizer, built, options=options)}
     for run in runs:
-        cards[run.name] = measure_defects(load_run(run, base), tokenizer, built)
+        model = load_run(run, base)
+        cards[run.name] = measure_defects(model, tokenizer, built, options=options)
     return cards
 
 

@@ -129,6 +129,10 @@ class LabConfig(TaskSettings, TrainingSettings, WorldSettings):
         least = TRAIN_REPEATS.statements * mention_weights(self.num_people, self.zipf_exponent)[-1]
         if self.num_passes * least >= 1:
             return []
+        if self.num_passes * least < 1e-9:
+            return [
+                f"`zipf_exponent` is {self.zipf_exponent}, which leaves most people unspoken of"
+            ]
         return [
             f"`num_passes` is {self.num_passes}, in which the least mentioned of `num_people` "
             f"{self.num_people} is spoken of {self.num_passes * least:.2g} times at "
