@@ -48,6 +48,7 @@ def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
         **fields,
         "model_name_or_path": str(asset_path("tiny_lm")),
         "dataset_name": str(asset_path("quickstart/train.jsonl")),
+        "eval_dataset_name": str(asset_path("quickstart/test.jsonl")),
         "num_train_epochs": options.epochs,
         "compare": {
             "methods": options.methods,
