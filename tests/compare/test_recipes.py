@@ -33,8 +33,10 @@ def test_the_lab_has_the_methods_seeds_and_worlds_of_the_study():
     config = comparison.config
     assert config.seeds == [0, 1, 2, 3, 4]
     assert {"base", "full", "lora", "pissa", "balora"} <= set(config.methods or ())
-    rates = [(comparison.lab_of(name) or {})["noise_rate"] for name in comparison.conditions]
-    assert rates == [0.0, 0.2, 0.4]
+    labs = [comparison.lab_of(name) or {} for name in comparison.conditions]
+    worlds = [(lab["world_seed"], lab["noise_rate"]) for lab in labs]
+    # one world for each rate of noise, and two others to confirm what was chosen in the first
+    assert worlds == [(0, 0.0), (0, 0.2), (0, 0.4), (1, 0.2), (2, 0.2)]
 
 
 def test_every_learning_rate_of_the_lab_is_chosen():
