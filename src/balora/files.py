@@ -1,4 +1,4 @@
-"""Files that appear as a whole: written beside their place, then put there by one rename."""
+"""Texts read with an error that names them, and files that appear as a whole, by one rename."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from balora.errors import ConfigError
+
 
 def finite(value: Any) -> Any:
     """Return a value of JSON with None for every NaN and infinity in it."""
@@ -17,6 +19,22 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_text(path: Path, name: str) -> str:
+    """Return the text of a UTF-8 file.
+
+    Args:
+        path: Of the file.
+        name: What the user calls it, for the error.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name} {str(path)!r} cannot be read: {error}.") from error
 
 
 def write_text(path: Path, text: str) -> None:

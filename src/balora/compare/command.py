@@ -112,14 +112,15 @@ def _run(comparison: Comparison, folder: Folder) -> list[dict[str, Any]]:
 
     config = comparison.config
     plan = Plan(comparison, _build_labs(comparison))
-    folder.check_cells(plan.final())  # the labs are built: are they those of the finished cells?
+    planned = plan.final()
+    folder.check_cells(planned)  # the labs are built: are they those of the finished cells?
     runner = Runner(folder, jobs=config.jobs, keep_models=config.keep_models)
     choosing: list[Cell] = []
     choices: dict[str, Choice] = {}
     if plan.choosing():
         choosing = plan.choosing(_parts(comparison, plan, folder))
         # rows that are there stay in the results while values are chosen
-        runner.run(choosing, [*choosing, *plan.final()], title="Choosing")
+        runner.run(choosing, [*choosing, *planned], title="Choosing")
         choices = _choices(comparison, choosing, folder)
     final = plan.final({name: choice.fields for name, choice in choices.items()})
     able = []

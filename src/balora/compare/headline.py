@@ -70,11 +70,9 @@ def matched(study: Study) -> dict[str, str]:
         leader = _leader(study, condition, study.task, [study.baseline, *others])
         if not gains or leader is None:
             continue
-        figure = shown(study.task).show(leader.mean)
-        claim = f"{leader.method} {_claim(study, study.task)}, {figure}"
         found[condition] = (
-            f"Of the methods no worse than {study.baseline} in {keeps.title}, {claim}"
-            f"{_against(study, leader, study.task)}."
+            f"Of the methods no worse than {study.baseline} in {keeps.title}, "
+            f"{_led(study, leader, study.task)}."
             if others
             else f"No method is as good as {study.baseline} in {keeps.title}."
         )
@@ -113,8 +111,7 @@ def _clause(study: Study, leaders: Sequence[Leader], name: str) -> str:
     claim = _claim(study, name)
     first = leaders[0]
     if len(leaders) == 1:
-        figure = shown(name).show(first.mean)
-        return f"{first.method} {claim}, {figure}{_against(study, first, name)}"
+        return _led(study, first, name)
     methods = list(dict.fromkeys(leader.method for leader in leaders))
     if len(methods) == 1:
         who = f"{first.method} {claim} in all {len(leaders)} conditions"
@@ -131,6 +128,12 @@ def _claim(study: Study, name: str) -> str:
     if name == study.task:
         return f"has the best {title}"
     return f"holds up best ({title})" if ":" in name else f"keeps most ({title})"
+
+
+def _led(study: Study, leader: Leader, name: str) -> str:
+    """Return who leads in a metric, with the figure and how sure it is."""
+    figure = shown(name).show(leader.mean)
+    return f"{leader.method} {_claim(study, name)}, {figure}{_against(study, leader, name)}"
 
 
 def _places(leaders: Sequence[Leader], method: str) -> str:
@@ -162,8 +165,7 @@ def _against(study: Study, leader: Leader, name: str) -> str:
 
 
 def _sentence(study: Study, leader: Leader, name: str) -> str:
-    figure = shown(name).show(leader.mean)
-    text = f"{leader.method} {_claim(study, name)}, {figure}{_against(study, leader, name)}"
+    text = _led(study, leader, name)
     if name != study.task and study.task is not None:
         text += _at_what_cost(study, leader, study.task)
     return f"{text}."

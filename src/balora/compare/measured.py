@@ -23,8 +23,8 @@ from balora.errors import ConfigError
 from balora.evaluation.details import logit_spectrum, sample_pairs, update_sizes
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
 from balora.evaluation.results import read_results
-from balora.evaluation.run import load_model, load_run, prompt_pairs, read_text
-from balora.files import write_json
+from balora.evaluation.run import load_model, load_run, prompt_pairs
+from balora.files import read_text, write_json
 from balora.recipes import CLASSIFICATION, Recipe, load_recipe
 
 Pairs: TypeAlias = list[tuple[str, str]]
@@ -146,7 +146,7 @@ def _generation_metrics(
         models.base,
         models.tokenizer,
         pairs,
-        None if file is None else read_text(Path(file)),
+        None if file is None else read_text(Path(file), "`--retention_file`"),
         options=options,
     )
     if not needs_card:

@@ -15,6 +15,7 @@ from balora.compare.methods import BASE, method_fields, recipe_without
 from balora.config import DataConfig
 from balora.errors import ConfigError
 from balora.field_types import suggestion
+from balora.files import read_text
 from balora.recipes.kinds import GENERATION
 from balora.recipes.load import check_recipe
 from balora.recipes.recipe import Recipe
@@ -58,7 +59,9 @@ class Plan:
         Raises:
             ConfigError: With every problem, each once, and whose it is.
         """
-        _check_text(self.comparison.evaluation.get("retention_file"))
+        text = self.comparison.evaluation.get("retention_file")
+        if text is not None:  # each cell would find out when it has trained
+            read_text(Path(text), "`retention_file`")
         found: dict[str, list[str]] = {}
         cells = itertools.product(self.comparison.conditions, self._methods)
         for condition, method in cells:
@@ -225,16 +228,6 @@ class Plan:
             "eval_dataset_name": built.test_file if built else _TO_BE_BUILT,
         }
         return {**{k: str(v) for k, v in names.items()}, "prompt_template": "alpaca"}
-
-
-def _check_text(file: str | None) -> None:
-    """Refuse a retention text that cannot be read: each cell would find out when it has trained."""
-    if file is None:
-        return
-    try:
-        Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"`retention_file` {file!r} cannot be read: {error}.") from error
 
 
 def combinations(swept: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

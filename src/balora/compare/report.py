@@ -18,7 +18,7 @@ from balora.compare.metrics import Metric
 from balora.compare.sections import facts, failed, samples, sweep_tolerance, sweeps
 from balora.compare.statistics import Estimate
 from balora.compare.study import Study, read_study, shown
-from balora.compare.table import difference_of, main_table, mean_of, note, other_table
+from balora.compare.table import difference_text, main_table, mean_text, note, other_table
 from balora.errors import ConfigError
 from balora.files import write_text
 
@@ -206,7 +206,7 @@ def _means(study: Study, condition: str, name: str) -> list[Cell]:
         best = max(known) if metric.higher_is_better else min(known)
     return [
         Cell(
-            _typographic(mean_of(study, condition, method, name)),
+            _typographic(mean_text(estimate, study.num_finished(condition, method), metric)),
             is_best=estimate is not None and method in whole and estimate.mean == best,
         )
         for method, estimate in means.items()
@@ -226,7 +226,7 @@ def _differences(study: Study, condition: str, name: str) -> list[Cell]:
     for method in study.methods:
         difference = study.difference(condition, method, name)
         bar = _bar(difference, low, high) if method in study.trained else None
-        text = difference_of(study, condition, method, name)
+        text = difference_text(difference, study.num_finished(condition, method), metric)
         verdict = _verdict(difference, metric) if method in study.trained else ""
         cells.append(Cell(text, verdict, bar))
     return cells

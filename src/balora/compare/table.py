@@ -79,13 +79,18 @@ def main_table(study: Study, condition: str, *, is_short: bool = False) -> Table
     """
     heads = ["method"]
     columns: list[list[str]] = [list(study.methods)]
+    finished = [study.num_finished(condition, method) for method in study.methods]
     for name in study.main:
         metric = shown(name)
         heads.append(_without_unit(metric.title) if is_short else metric.title)
-        columns.append([mean_of(study, condition, method, name) for method in study.methods])
+        means = [study.estimate(condition, method, name) for method in study.methods]
+        columns.append([mean_text(*pair, metric) for pair in zip(means, finished, strict=True)])
         if study.baseline is not None:
             heads.append(f"{'to' if is_short else 'difference to'} {study.baseline}")
-            columns.append([difference_of(study, condition, m, name) for m in study.methods])
+            paired = [study.difference(condition, method, name) for method in study.methods]
+            columns.append(
+                [difference_text(*pair, metric) for pair in zip(paired, finished, strict=True)]
+            )
     for name, short in _SHOWN_COSTS.items():
         means = [study.estimate(condition, method, name) for method in study.methods]
         if any(means):
@@ -101,48 +106,43 @@ def other_table(study: Study, condition: str) -> Table | None:
     names = [name for name in study.metrics if name not in study.main]
     if not names:
         return None
-    lines = [
-        (method, *(mean_of(study, condition, method, name) for name in names))
-        for method in study.methods
-    ]
+    lines = []
+    for method in study.methods:
+        finished = study.num_finished(condition, method)
+        means = ((study.estimate(condition, method, name), name) for name in names)
+        lines.append((method, *(mean_text(mean, finished, shown(name)) for mean, name in means)))
     return Table(condition, ("method", *(shown(name).title for name in names)), tuple(lines))
 
 
-def mean_of(study: Study, condition: str, method: str, name: str) -> str:
-    """Return `mean_text` of a method, with the number of runs where not all have the figure."""
-    estimate = study.estimate(condition, method, name)
-    return mean_text(estimate, shown(name)) + _how_many(study, condition, method, estimate)
+def mean_text(estimate: Estimate | None, num_runs: int, metric: Metric) -> str:
+    """Return ``mean +- half the interval``, the mean alone for one seed, a dash for none.
 
-
-def difference_of(study: Study, condition: str, method: str, name: str) -> str:
-    """Return `difference_text` of a method, with the number of pairs where runs have none."""
-    estimate = study.difference(condition, method, name)
-    return difference_text(estimate, shown(name)) + _how_many(study, condition, method, estimate)
-
-
-def _how_many(study: Study, condition: str, method: str, estimate: Estimate | None) -> str:
-    finished = study.num_finished(condition, method)
-    return "" if estimate is None or estimate.n >= finished else f" ({estimate.n} of {finished})"
-
-
-def mean_text(estimate: Estimate | None, metric: Metric) -> str:
-    """Return ``mean +- half the interval``, the mean alone for one seed, a dash for none."""
+    Where some of the finished runs have no figure, how many have one stands behind it.
+    """
     if estimate is None:
         return "-"
     mean = metric.show(estimate.mean)
     half = estimate.half_width
-    return mean if half is None else f"{mean} +- {metric.show(half)}"
+    text = mean if half is None else f"{mean} +- {metric.show(half)}"
+    return text + _how_many(estimate, num_runs)
 
 
-def difference_text(estimate: Estimate | None, metric: Metric) -> str:
-    """Return ``difference [low, high]``, with a star where the interval excludes 0."""
+def difference_text(estimate: Estimate | None, num_runs: int, metric: Metric) -> str:
+    """Return ``difference [low, high]``, with a star where the interval excludes 0.
+
+    Where some of the finished runs have no pair, how many have one stands behind it.
+    """
     if estimate is None:
         return "-"
-    mean = signed(estimate.mean, metric)
-    if estimate.low is None or estimate.high is None:
-        return mean
-    star = " *" if estimate.excludes_zero else ""
-    return f"{mean} [{signed(estimate.low, metric)}, {signed(estimate.high, metric)}]{star}"
+    text = signed(estimate.mean, metric)
+    if estimate.low is not None and estimate.high is not None:
+        star = " *" if estimate.excludes_zero else ""
+        text += f" [{signed(estimate.low, metric)}, {signed(estimate.high, metric)}]{star}"
+    return text + _how_many(estimate, num_runs)
+
+
+def _how_many(estimate: Estimate, num_runs: int) -> str:
+    return f" ({estimate.n} of {num_runs})" if estimate.n < num_runs else ""
 
 
 def signed(value: float, metric: Metric) -> str:

@@ -78,9 +78,8 @@ def task_metrics(
 
 def metric_names(task: str) -> tuple[str, ...]:
     """Return the names of what :func:`task_metrics` measures of a task, its primary one first."""
-    if task in REGRESSION_TASKS:
-        return tuple(regression_metrics(np.array([0.0, 1.0]), np.array([0.0, 1.0])))
-    return tuple(task_metrics(task, np.eye(2), np.array([0, 1])))
+    labels = np.array([0, 1])
+    return tuple(task_metrics(task, labels if task in REGRESSION_TASKS else np.eye(2), labels))
 
 
 def regression_metrics(predictions: Array, labels: Array) -> dict[str, float]:

@@ -22,6 +22,7 @@ from balora.data import load_examples
 from balora.errors import ConfigError
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
 from balora.field_types import suggestion, type_problem
+from balora.files import read_text
 from balora.model_names import check_model_name
 from balora.recipes.values import parse_text, read_mapping
 
@@ -53,7 +54,9 @@ def evaluate_runs(
         DataError: If the rows cannot be read.
     """
     check_runs(runs)
-    retention_text = None if retention_file is None else read_text(retention_file)
+    retention_text = (
+        None if retention_file is None else read_text(retention_file, "`--retention_file`")
+    )
     examples = load_examples(data, split=data.dataset_test_split or "train", name="eval")
     dataset = examples.dataset
     if num_rows is not None:
@@ -162,15 +165,3 @@ def data_config(run: Path, given: Mapping[str, str]) -> DataConfig:
     if "dataset_name" not in fields:
         raise ConfigError("no data set is named: pass `--dataset_name` with held-out rows.")
     return DataConfig(**fields)
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a UTF-8 file.
-
-    Raises:
-        ConfigError: If it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"`--retention_file` {str(path)!r} cannot be read: {error}.") from error
