@@ -95,7 +95,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     compare()  # warms up the disk's cache, and leaves the recipes of the cells
     recipes = [folder / f"{name}.yaml" for name in options.methods]
-    for target, found in zip(recipes, sorted(study.glob("cells/**/recipe.yaml")), strict=True):
+    for target, found in zip(recipes, sorted(study.glob("cells/*/recipe.yaml")), strict=True):
         shutil.copy(found, target)
     cells.clear()
     evaluations.clear()
