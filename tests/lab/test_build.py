@@ -16,7 +16,7 @@ from balora.lab import corpus, problems
 from balora.lab.build import build_lab
 from balora.lab.config import LabConfig
 from balora.lab.corpus import build_corpus
-from balora.lab.planted import plant
+from balora.lab.planted import plant_world
 from balora.lab.task import task_rows
 
 TINY = LabConfig(
@@ -105,7 +105,7 @@ def test_no_file_names_the_place_where_it_was_built(lab, cache):
 
 
 def test_the_world_is_the_planted_one(lab):
-    assert lab.world == plant(TINY)
+    assert lab.world == plant_world(TINY.pretraining().corpus)
 
 
 def test_the_files_of_the_task_are_its_rows(lab):

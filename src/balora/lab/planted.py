@@ -9,14 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from balora.lab import words
 from balora.lab.settings import CorpusSettings
 from balora.lab.world import VALUES, Fact, Person, World, build_world
-
-if TYPE_CHECKING:
-    from balora.lab.config import LabConfig
 
 HEAD_FRACTION = 0.25
 TAIL_FRACTION = 0.5
@@ -68,13 +64,8 @@ class PlantedWorld:
     """How often a person is spoken of, 1 on average; from the most to the least."""
 
 
-def plant(config: LabConfig) -> PlantedWorld:
-    """Return the laboratory's world; the same settings give the same, and no model is needed."""
-    return plant_world(config.pretraining().corpus)
-
-
 def plant_world(settings: CorpusSettings) -> PlantedWorld:
-    """Return the world of any text; without defects it is that of `build_world`."""
+    """Return the world of a text, from its settings alone; without defects it is `build_world`'s."""
     world = build_world(seed=settings.seed, num_people=settings.num_people)
     stereotypes: dict[str, str] = {}
     if settings.stereotype_rate is not None:
