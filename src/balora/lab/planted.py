@@ -65,7 +65,7 @@ class PlantedWorld:
 
 
 def plant_world(settings: CorpusSettings) -> PlantedWorld:
-    """Return the world of a text, from its settings alone; without defects it is `build_world`'s."""
+    """Return the world of a text, by its settings alone; without defects that of `build_world`."""
     world = build_world(seed=settings.seed, num_people=settings.num_people)
     stereotypes: dict[str, str] = {}
     if settings.stereotype_rate is not None:
