@@ -405,7 +405,8 @@ def test_the_fields_of_a_command_are_listed(command, field, parts, capsys):
         (["compare", "--seeds", "0,1,0"], "`seeds` names 0 twice"),
         (["compare", "--metric", "exactmatch"], "`exactmatch` is no metric"),
         (["lab", "--noise_rat", "0.1"], "`noise_rat` is no field of the lab"),
-        (["lab", "--noise_rate", "2"], "`noise_rate` must be"),
+        (["lab", "--noise_rate", "2"], "`noise_rate` must be 0 or greater and less than 1, got 2"),
+        (["lab", "nowhere", "--num_people", "2"], "`num_people` must be 4 or greater, got 2"),
         (["lab", "nowhere"], "`nowhere` does not exist"),
     ],
 )

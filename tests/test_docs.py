@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import balora
-from balora.cli import build_parser, main, overrides
+from balora.cli import build_parser, main, runs_and_fields
+from balora.cli_help import EXAMPLES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,7 +31,20 @@ def test_train_commands_of_the_readme_resolve(command, capsys, monkeypatch):
 @pytest.mark.parametrize("command", [c for c in COMMANDS if " | " not in c and "train" not in c])
 def test_other_commands_of_the_readme_parse(command):
     _, rest = build_parser().parse_known_args(shlex.split(command)[1:])
-    overrides(rest)
+    runs_and_fields(rest)
+
+
+def test_the_lab_of_the_documents_has_the_fields_it_is_given(monkeypatch):
+    asked = []
+    monkeypatch.setattr("balora.lab.command.lab", lambda *given, **_: asked.append(given) or "")
+    commands = [c for c in COMMANDS if c.startswith("balora lab")]
+    commands += re.findall(r"^  (balora lab.*)$", EXAMPLES["lab"], re.M)
+    assert len(commands) > 3
+    for command in commands:
+        assert main(shlex.split(command)[1:]) == 0
+    runs, _, fields = (list(column) for column in zip(*asked, strict=True))
+    assert [*map(len, runs)] == [0, 0, 0, 2]
+    assert fields == [{"noise_rate": "0.2"}, {}, {"noise_rate": "0.4", "world_seed": "1"}, {}]
 
 
 def test_the_two_commands_of_the_readme_are_targets_of_the_makefile():

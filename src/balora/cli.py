@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -16,19 +16,27 @@ from typing import NoReturn
 from balora.cli_help import EXAMPLES, STATUS, compare_fields, lab_fields, train_fields
 from balora.errors import BaloraError, ConfigError
 
+_AFTER_INTERRUPT = {
+    "train": "; `--resume_from_checkpoint true` goes on from the last checkpoint, if one was saved",
+    "compare": "; the same command goes on with the cells that are missing",
+    "lab": "; a model that was not finished is pre-trained anew by the same command",
+}
+"""What goes on after Ctrl-C, by command."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; errors are one sentence on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    hint = ""
     try:
         options, rest = build_parser().parse_known_args(arguments)
         if rest and options.command in ("export", "env"):
             raise ConfigError(f"unknown option `{rest[0]}`; see `balora {options.command} --help`.")
+        hint = _AFTER_INTERRUPT.get(options.command, "")
         options.run(options, rest)
     except KeyboardInterrupt:
-        hint = "`--resume_from_checkpoint true` goes on from the last checkpoint"
-        print(f"balora: interrupted; {hint}, if one was saved", file=sys.stderr)
+        print(f"balora: interrupted{hint}", file=sys.stderr)
         return 1
     except BaloraError as error:
         if debug:
@@ -103,9 +111,6 @@ def build_parser() -> argparse.ArgumentParser:
         "(`--out_of_domain`).",
     )
     evaluate.usage = "balora eval OUT [OUT ...] --base MODEL [--FIELD VALUE ...]"
-    evaluate.add_argument(
-        "runs", nargs="+", type=Path, metavar="OUT", help="folders `balora train` wrote"
-    )
     evaluate.add_argument("--base", required=True, metavar="MODEL", help="the pre-trained model")
     evaluate.add_argument("--retention_file", type=Path, help="plain text the model should keep")
     evaluate.add_argument("--num_rows", type=int, help="at most this many rows")
@@ -139,7 +144,6 @@ def build_parser() -> argparse.ArgumentParser:
         "beside it.",
     )
     lab.usage = "balora lab [OUT ...] [--config RECIPE] [--FIELD VALUE ...]"
-    lab.add_argument("runs", nargs="*", type=Path, metavar="OUT", help="runs, before any option")
     lab.add_argument("--config", metavar="RECIPE", help="a recipe with a mapping `lab`")
     lab.add_argument("--help_fields", action="store_true", help="list the fields of the lab")
     lab.add_argument("--json", type=_json_file, metavar="FILE", help="also write the figures here")
@@ -174,6 +178,15 @@ def _parser(make: object, name: str, description: str) -> argparse.ArgumentParse
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def runs_and_fields(rest: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
+    """Divide what argparse leaves into the runs, which stand first, and the fields.
+
+    As an argument of the parser's own, runs would swallow the value of a field it does not know.
+    """
+    num = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
+    return [Path(word) for word in rest[:num]], overrides(rest[num:])
 
 
 def overrides(rest: Sequence[str]) -> dict[str, str]:
@@ -249,17 +262,22 @@ def _json_file(text: str) -> Path:
 def _eval(options: argparse.Namespace, rest: Sequence[str]) -> None:
     from balora.evaluation.classification_run import is_classification_run
 
-    if any(is_classification_run(run) for run in options.runs):
-        _eval_classification(options, rest)
+    runs, fields = runs_and_fields(rest)
+    if not runs:
+        raise ConfigError(
+            "no run is named; folders that `balora train` wrote stand first: `balora eval OUT ...`."
+        )
+    if any(is_classification_run(run) for run in runs):
+        _eval_classification(options, runs, fields)
         return
     from balora.evaluation import MeasureOptions, format_table
     from balora.evaluation.run import data_config, evaluate_runs
     from balora.files import write_json
 
     figures = evaluate_runs(
-        options.runs,
+        runs,
         options.base,
-        data_config(options.runs[0], overrides(rest)),
+        data_config(runs[0], fields),
         retention_file=options.retention_file,
         num_rows=options.num_rows,
         options=MeasureOptions(options.batch_size, options.max_new_tokens or 256),
@@ -271,23 +289,25 @@ def _eval(options: argparse.Namespace, rest: Sequence[str]) -> None:
         print("No exact match: no completion ends in `The answer is: ...` or `#### ...`.")
 
 
-def _eval_classification(options: argparse.Namespace, rest: Sequence[str]) -> None:
+def _eval_classification(
+    options: argparse.Namespace, runs: Sequence[Path], fields: Mapping[str, str]
+) -> None:
     from balora.evaluation.classification_run import evaluate_classification_runs
     from balora.files import write_json
 
     for name in ("retention_file", "max_new_tokens"):
         if getattr(options, name) is not None:
             raise ConfigError(f"`--{name}` acts on runs of text generation only; leave it out.")
-    runs = evaluate_classification_runs(
-        options.runs,
+    figures = evaluate_classification_runs(
+        runs,
         options.base,
-        overrides(rest),
+        fields,
         num_rows=options.num_rows,
         batch_size=options.batch_size,
     )
     if options.json is not None:
-        write_json(options.json, {name: asdict(run) for name, run in runs.items()})
-    print("\n\n".join(f"{name}:\n\n{run.to_text()}" for name, run in runs.items()))
+        write_json(options.json, {name: asdict(run) for name, run in figures.items()})
+    print("\n\n".join(f"{name}:\n\n{run.to_text()}" for name, run in figures.items()))
 
 
 def _compare(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -305,7 +325,8 @@ def _lab(options: argparse.Namespace, rest: Sequence[str]) -> None:
         return
     from balora.lab.command import lab
 
-    print(lab(options.runs, options.config, overrides(rest), json_file=options.json))
+    runs, fields = runs_and_fields(rest)
+    print(lab(runs, options.config, fields, json_file=options.json))
 
 
 def _export(options: argparse.Namespace, rest: Sequence[str]) -> None:
