@@ -40,6 +40,23 @@ def test_values_are_shown_in_their_form():
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "text", "signed"),
+    [
+        ("kl", 1.13e-5, "1.1e-05", "+1.1e-05"),
+        ("kl", -4e-7, "-4.0e-07", "-4.0e-07"),
+        ("kl", 6e-5, "0.0001", "+0.0001"),
+        ("kl", -0.0, "0.0000", "+0.0000"),
+        ("exact_match", 4e-4, "4.0e-02%", "+4.0e-02%"),
+        ("exact_match", 0.3 - (0.1 + 0.2), "0.0%", "+0.0%"),
+        ("exact_match", 0.125, "12.5%", "+12.5%"),
+    ],
+)
+def test_only_nothing_is_shown_as_nothing(name, value, text, signed):
+    assert METRICS[name].show(value) == text
+    assert METRICS[name].show(value, is_signed=True) == signed
+
+
+@pytest.mark.parametrize(
     ("figures", "name"),
     [
         ([{"kl": 1.0, "exact_match": 0.5, "response_loss": 1.0}], "exact_match"),

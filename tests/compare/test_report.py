@@ -229,10 +229,63 @@ def test_nothing_keeps_as_much_or_nothing_can_be_held_against_the_baseline(tmp_p
 def test_the_best_is_of_the_methods_of_its_condition(tmp_path):
     rows = [*runs("lora", (0.5,), (0.4,), "a"), *runs("full", (0.9,), (0.1,), "b")]
     folder = write_rows(tmp_path, rows, methods=["lora", "full"], baseline="lora")
-    assert [(x.condition, x.method) for x in leaders_of(read_study(folder), "exact_match")] == [
-        ("a", "lora"),
-        ("b", "full"),
+    assert [(x.condition, x.methods) for x in leaders_of(read_study(folder), "exact_match")] == [
+        ("a", ("lora",)),
+        ("b", ("full",)),
     ]
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_method_with_a_failed_run_is_not_ranked(tmp_path, lost):
+    diverged = runs("pissa", (0.9, 0.95, 0.9), (0.9, 0.9, 0.9))
+    diverged[lost] = row("pissa", lost, error="the loss is NaN")
+    rows = [*LORA, *UNSURE, *diverged]
+    folder = write_rows(tmp_path, rows, methods=["lora", "full", "pissa"], baseline="lora")
+    told = headline(read_study(folder))
+    assert told.startswith("full has the best exact match, 51.7%")
+    assert told.endswith(" Not ranked, as runs of theirs are missing: pissa.")
+    assert "pissa" not in "".join(matched(read_study(folder)).values())
+
+
+def test_what_the_baseline_lost_is_no_lead(tmp_path):
+    """Means over other seeds would rank pissa first, while seed by seed it is behind."""
+    conditions = ("a", "b")
+    rows = []
+    for condition in conditions:
+        lora = runs("lora", (0.6, 0.6, 0.6), (0.4, 0.4, 0.4), condition)
+        lora[2] = row("lora", 2, condition, error="no memory")
+        rows += [*lora, *runs("pissa", (0.5, 0.501, 0.95), (0.4, 0.4, 0.4), condition)]
+    asked = {"methods": ["lora", "pissa"], "baseline": "lora"}
+    text = told(tmp_path, rows, conditions={name: {} for name in conditions}, **asked)
+    assert "ahead" not in text
+    assert text.endswith(" Not ranked, as runs of theirs are missing: lora.")
+
+
+def test_where_every_method_lost_a_run_none_is_the_best(tmp_path):
+    rows = [row("lora", 0, exact_match=0.5), row("lora", 1, error="no memory")]
+    assert told(tmp_path, rows, methods=["lora"]) == (
+        "No method has the figure of every seed, so none is named the best."
+    )
+
+
+def test_equals_share_the_lead(tmp_path):
+    rows = [
+        *runs("lora", (0.0, 0.0), (0.1, 0.3)),
+        *runs("full", (0.0, 0.0), (0.2, 0.1)),
+        *runs("pissa", (0.0, 0.0), (0.3, 0.1)),
+    ]
+    methods = ["lora", "full", "pissa"]
+    assert told(tmp_path / "1", rows, methods=methods, baseline="lora") == (
+        "all 3 methods share the best exact match, 0.0%; lora and pissa keep equally much (recall "
+        "of facts), 20.0%."
+    )
+    both = [{**r, "condition": c} for c in ("a", "b") for r in rows]
+    asked = {"methods": methods, "baseline": "full", "conditions": {"a": {}, "b": {}}}
+    assert told(tmp_path / "2", both, **asked) == (
+        "all 3 methods share the best exact match in all 2 conditions, with no difference to full "
+        "beyond the 95% interval; lora and pissa keep equally much (recall of facts) in all 2 "
+        "conditions, with no difference to full beyond the 95% interval."
+    )
 
 
 def test_a_mean_over_the_runs_that_went_well_does_not_lead_and_says_so(tmp_path):

@@ -184,7 +184,14 @@ def test_names_are_escaped(small):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("a&b%c", r"a\&b\%c"), ("a\\b{c}", r"a\textbackslash{}b\{c\}"), ("kl=1e-4", "kl=1e-4")],
+    [
+        ("a<b>|c", r"a\textless{}b\textgreater{}\textbar{}c"),
+        ("[2pt]", "{}[2pt]"),
+        ("*", "{}*"),
+        ("a&b%c", r"a\&b\%c"),
+        ("a\\b{c}", r"a\textbackslash{}b\{c\}"),
+        ("kl=1e-4", "kl=1e-4"),
+    ],
 )
 def test_latex_escapes_what_it_would_read_as_markup(tmp_path, name, expected):
     folder = write_rows(tmp_path, [row(name, 0, exact_match=0.5)], methods=[name])
@@ -205,6 +212,10 @@ def test_one_seed_has_no_interval(tmp_path):
     folder = write_rows(tmp_path, rows, methods=["lora", "pissa"], baseline="lora")
     (lora, pissa) = main_table(read_study(folder), "").lines
     assert (lora[1], pissa[1], pissa[2]) == ("50.0%", "75.0%", "+25.0%")
+    assert format_console(folder).endswith(
+        "Figures of one seed: they have no interval, and say nothing about the next seed. "
+        "Differences are to lora."
+    )
 
 
 def test_classification_compares_with_the_task_metric_of_another_origin(tmp_path):
@@ -220,7 +231,7 @@ def test_the_metric_that_was_asked_for_is_in_the_main_table(tmp_path):
     rows = [row("lora", 0, exact_match=0.5, response_loss=0.1, kl=1.0, retention_loss=2.0)]
     for metric, main in {
         "response_loss": ("response_loss", "retention_loss"),
-        "kl": ("exact_match", "kl", "retention_loss"),
+        "kl": ("kl", "exact_match", "retention_loss"),
     }.items():
         folder = write_rows(tmp_path / metric, rows, methods=["lora"], metric=metric)
         assert read_study(folder).main == main

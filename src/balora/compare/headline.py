@@ -10,25 +10,21 @@ from typing import NamedTuple
 
 from balora.compare.statistics import Estimate
 from balora.compare.study import Study, shown
-from balora.compare.table import signed
 
 
 class Leader(NamedTuple):
-    """The method with the best mean of a metric under a condition."""
+    """Who has the best mean of a metric under a condition."""
 
     condition: str
     """Name of the condition."""
-    method: str
-    """The first of equals, in the order of the recipe."""
+    methods: tuple[str, ...]
+    """Almost always one; several whose means are equal, in the order of the recipe."""
     mean: float
     """Over its seeds."""
     difference: Estimate | None
-    """To the baseline; None where it is the baseline, or nothing can be paired."""
-
-    @property
-    def is_beyond(self) -> bool:
-        """Say whether it differs from the baseline beyond the interval."""
-        return self.difference is not None and self.difference.excludes_zero
+    """Of the first to the baseline; None where that leads too, or nothing can be paired."""
+    is_beyond: bool
+    """Whether the difference is for the better, and its interval excludes 0."""
 
 
 def headline(study: Study) -> str:
@@ -41,7 +37,13 @@ def headline(study: Study) -> str:
         for name in (study.task, study.forgetting)
         if name is not None and (leaders := leaders_of(study, name))
     ]
-    return "; ".join(parts) + "." if parts else "No method that trains has a figure to compare."
+    left_out = _left_out(study)
+    if parts:
+        missing = f" Not ranked, as runs of theirs are missing: {', '.join(left_out)}."
+        return f"{'; '.join(parts)}.{missing if left_out else ''}"
+    if left_out:
+        return "No method has the figure of every seed, so none is named the best."
+    return "No method that trains has a figure to compare."
 
 
 def findings(study: Study) -> dict[str, list[str]]:
@@ -94,50 +96,82 @@ def leaders_of(study: Study, name: str) -> list[Leader]:
 def _leader(study: Study, condition: str, name: str, methods: Sequence[str]) -> Leader | None:
     """Return who of some methods is best in a metric; None where none has the figure.
 
-    A method of which a run has no figure is left out: a mean over the runs that went well would
-    win by what it does not count.
+    A method of which a run failed or has no figure is left out: a mean over the runs that went well
+    would win by what it does not count.
     """
-    whole = [method for method in methods if not study.is_undefined(condition, method, name)]
+    whole = [method for method in methods if study.is_whole(condition, method, name)]
     means = {method: study.estimate(condition, method, name) for method in whole}
     known = {method: estimate.mean for method, estimate in means.items() if estimate}
     if not known:
         return None
-    best = max(known, key=lambda method: shown(name).gain(known[method]))
-    return Leader(condition, best, known[best], study.difference(condition, best, name))
+    gain = shown(name).gain
+    best = max(known.values(), key=gain)
+    leading = tuple(method for method, mean in known.items() if mean == best)
+    leads_too = study.baseline in leading
+    difference = None if leads_too else study.difference(condition, leading[0], name)
+    is_beyond = difference is not None and difference.excludes_zero and gain(difference.mean) > 0
+    return Leader(condition, leading, best, difference, is_beyond)
+
+
+def _left_out(study: Study) -> list[str]:
+    """Return the methods that have figures and are not ranked, under a condition at least."""
+    names = [name for name in (study.task, study.forgetting) if name is not None]
+    return [
+        method
+        for method in study.trained
+        if any(
+            study.of(condition, method) and not study.is_whole(condition, method, name)
+            for condition in study.conditions
+            for name in names
+        )
+    ]
 
 
 def _clause(study: Study, leaders: Sequence[Leader], name: str) -> str:
     """Return the clause of one metric."""
-    claim = _claim(study, name)
     first = leaders[0]
+    claim = _claim(study, name, len(first.methods))
     if len(leaders) == 1:
         return _led(study, first, name)
-    methods = list(dict.fromkeys(leader.method for leader in leaders))
-    if len(methods) == 1:
-        who = f"{first.method} {claim} in all {len(leaders)} conditions"
+    names = list(dict.fromkeys(_who(study, leader) for leader in leaders))
+    if len(names) == 1:
+        who = f"{names[0]} {claim} in all {len(leaders)} conditions"
     else:
-        places = (f"{method} in {_places(leaders, method)}" for method in methods)
-        who = f"what {claim} is {', '.join(places)}"
+        places = (f"{who} in {_places(study, leaders, who)}" for who in names)
+        who = f"what {_claim(study, name, 1)} is {', '.join(places)}"
     if study.baseline is None:
         return who
-    return who + (", the baseline" if methods == [study.baseline] else _how_sure(study, leaders))
+    return who + (", the baseline" if names == [study.baseline] else _how_sure(study, leaders))
 
 
-def _claim(study: Study, name: str) -> str:
+def _who(study: Study, leader: Leader) -> str:
+    *others, last = leader.methods
+    if not others:
+        return last
+    if len(leader.methods) == len(study.trained) > 2:
+        return f"all {len(study.trained)} methods"
+    return f"{', '.join(others)} and {last}"
+
+
+def _claim(study: Study, name: str, number: int) -> str:
+    """Return what one method, or several that are equal, can say of themselves."""
     title = shown(name).title
     if name == study.task:
-        return f"has the best {title}"
-    return f"holds up best ({title})" if ":" in name else f"keeps most ({title})"
+        return f"has the best {title}" if number == 1 else f"share the best {title}"
+    if ":" in name:
+        return f"holds up best ({title})" if number == 1 else f"hold up alike ({title})"
+    return f"keeps most ({title})" if number == 1 else f"keep equally much ({title})"
 
 
 def _led(study: Study, leader: Leader, name: str) -> str:
     """Return who leads in a metric, with the figure and how sure it is."""
     figure = shown(name).show(leader.mean)
-    return f"{leader.method} {_claim(study, name)}, {figure}{_against(study, leader, name)}"
+    claim = f"{_who(study, leader)} {_claim(study, name, len(leader.methods))}, {figure}"
+    return claim + _against(study, leader, name)
 
 
-def _places(leaders: Sequence[Leader], method: str) -> str:
-    return " and ".join(leader.condition for leader in leaders if leader.method == method)
+def _places(study: Study, leaders: Sequence[Leader], who: str) -> str:
+    return " and ".join(leader.condition for leader in leaders if _who(study, leader) == who)
 
 
 def _how_sure(study: Study, leaders: Sequence[Leader]) -> str:
@@ -150,15 +184,16 @@ def _how_sure(study: Study, leaders: Sequence[Leader]) -> str:
 
 def _against(study: Study, leader: Leader, name: str) -> str:
     metric = shown(name)
-    if leader.method == study.baseline:
+    if leader.methods == (study.baseline,):
         return ", and is the baseline"
     difference = leader.difference
     if difference is None:
         return ""
-    text = f", {signed(difference.mean, metric)} against {study.baseline}"
-    if difference.low is None or difference.high is None:
+    mean, low, high = (metric.show(value, is_signed=True) for value in difference[:3])
+    text = f", {mean} against {study.baseline}"
+    if difference.low is None:
         return f"{text} on one seed, which says nothing about the next"
-    ends = f"{signed(difference.low, metric)} to {signed(difference.high, metric)}"
+    ends = f"{low} to {high}"
     if difference.excludes_zero:
         return f"{text} (95% interval {ends})"
     return f"{text}, no difference beyond the interval ({ends})"
@@ -174,10 +209,11 @@ def _sentence(study: Study, leader: Leader, name: str) -> str:
 def _at_what_cost(study: Study, leader: Leader, task: str) -> str:
     """Say so where the method that keeps most has learned less: who learns nothing keeps all."""
     metric = shown(task)
-    difference = study.difference(leader.condition, leader.method, task)
+    difference = study.difference(leader.condition, leader.methods[0], task)
     if difference is None or metric.higher_is_better is None:
         return ""
     if metric.gain(difference.mean) >= 0:
         return ""
     sure = "" if difference.excludes_zero else ", not beyond the interval"
-    return f"; its {metric.title} differs by {signed(difference.mean, metric)}{sure}"
+    amount = metric.show(difference.mean, is_signed=True)
+    return f"; its {metric.title} differs by {amount}{sure}"

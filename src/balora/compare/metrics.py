@@ -6,6 +6,7 @@ A figure that was measured on a data set of another origin has the name of the s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -29,15 +30,26 @@ class Metric:
     role: Role
     """The task that was trained, what was kept of the pre-trained model, or something else."""
 
-    def show(self, value: float | None) -> str:
-        """Return a value as text, a dash for None."""
-        return "-" if value is None else self.form.format(value)
+    def show(self, value: float | None, *, is_signed: bool = False) -> str:
+        """Return a value as text, a dash for None; what would round to 0 has two digits."""
+        if value is None:
+            return "-"
+        sign = "+" if is_signed else ""
+        if abs(value) < _NOTHING:
+            value = 0.0
+        text = self.form.replace("{:", f"{{:{sign}").format(value)
+        if value == 0 or re.search("[1-9]", text):
+            return text
+        is_share = self.form.endswith("%}")
+        return f"{100 * value:{sign}.1e}%" if is_share else f"{value:{sign}.1e}"
 
     def gain(self, difference: float) -> float:
         """Return a difference with the sign that makes the better one positive."""
         return difference if self.higher_is_better else -difference
 
 
+_NOTHING = 1e-12
+"""What rounding leaves of a difference that is none."""
 _SHARE, _NATS, _NUMBER = "{:.1%}", "{:.4f}", "{:.3f}"
 
 METRICS: Mapping[str, Metric] = {

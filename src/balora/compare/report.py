@@ -167,10 +167,9 @@ def _typographic(text: str) -> str:
 def _counts(study: Study) -> list[tuple[str, str]]:
     """Return the figures at the top of the page, each with what it counts."""
     num_failed = len(failed(study))
-    num_seeds = len({row["seed"] for row in study.rows} - {None})
     numbers = [
         (len(study.methods), "method"),
-        (num_seeds, "seed"),
+        (study.num_seeds, "seed"),
         (len([name for name in study.conditions if name]), "condition"),
         (len(study.rows) + len(study.tried) - num_failed, "finished cell"),
         (num_failed, "failed cell"),
@@ -199,7 +198,7 @@ def _table(study: Study, condition: str) -> dict[str, Any]:
 def _means(study: Study, condition: str, name: str) -> list[Cell]:
     metric = shown(name)
     means = {method: study.estimate(condition, method, name) for method in study.methods}
-    whole = [m for m in study.trained if not study.is_undefined(condition, m, name)]
+    whole = [m for m in study.trained if study.is_whole(condition, m, name)]
     known = [e.mean for m, e in means.items() if e is not None and m in whole]
     best = None
     if metric.higher_is_better is not None and len(known) > 1:

@@ -56,13 +56,18 @@ class Study:
     def main(self) -> tuple[str, ...]:
         """Return the metrics of the main table."""
         asked = self.asked.get("metric")
-        names = dict.fromkeys((self.task, asked, self.forgetting))
+        names = dict.fromkeys((asked, self.task, self.forgetting))
         return tuple(name for name in names if name is not None and name in self.metrics)
 
     @property
     def trained(self) -> tuple[str, ...]:
         """Return the methods without the pre-trained model."""
         return tuple(name for name in self.methods if name != BASE)
+
+    @property
+    def num_seeds(self) -> int:
+        """Return how many seeds there are runs of."""
+        return len({row["seed"] for row in self.rows} - {None})
 
     def of(self, condition: str, method: str) -> list[Row]:
         """Return the rows of a method under a condition."""
@@ -88,10 +93,13 @@ class Study:
         """Return mean and interval over the seeds; None where no cell has the figure."""
         return mean_interval(self.values(condition, method, name).values())
 
-    def is_undefined(self, condition: str, method: str, name: str) -> bool:
-        """Say whether a figure is missing of a cell that finished while others have it."""
-        known = len(self.values(condition, method, name))
-        return 0 < known < self.num_finished(condition, method)
+    def is_whole(self, condition: str, method: str, name: str) -> bool:
+        """Say whether a method has the figure of every seed that a method ran with.
+
+        Where a run failed, or has no figure, the mean is over the runs that went well.
+        """
+        seeds = {r["seed"] for m in self.trained for r in self.of(condition, m)}
+        return seeds <= self.values(condition, method, name).keys()
 
     def difference(self, condition: str, method: str, name: str) -> Estimate | None:
         """Return the paired difference to the baseline; None for the baseline itself."""

@@ -134,20 +134,14 @@ def difference_text(estimate: Estimate | None, num_runs: int, metric: Metric) ->
     """
     if estimate is None:
         return "-"
-    text = signed(estimate.mean, metric)
-    if estimate.low is not None and estimate.high is not None:
-        star = " *" if estimate.excludes_zero else ""
-        text += f" [{signed(estimate.low, metric)}, {signed(estimate.high, metric)}]{star}"
+    text, low, high = (metric.show(value, is_signed=True) for value in estimate[:3])
+    if estimate.low is not None:
+        text += f" [{low}, {high}]" + (" *" if estimate.excludes_zero else "")
     return text + _how_many(estimate, num_runs)
 
 
 def _how_many(estimate: Estimate, num_runs: int) -> str:
     return f" ({estimate.n} of {num_runs})" if estimate.n < num_runs else ""
-
-
-def signed(value: float, metric: Metric) -> str:
-    """Return a value with its sign."""
-    return metric.form.replace("{:", "{:+").format(value)
 
 
 def seeds_text(study: Study, condition: str, method: str) -> str:
@@ -158,6 +152,9 @@ def seeds_text(study: Study, condition: str, method: str) -> str:
 
 def note(study: Study) -> str:
     """Return what the figures of a table are."""
+    if study.num_seeds == 1:
+        text = "Figures of one seed: they have no interval, and say nothing about the next seed."
+        return text if study.baseline is None else f"{text} Differences are to {study.baseline}."
     text = "Mean over seeds +- half the 95% interval of the mean (Student's t)."
     if study.baseline is None:
         return text
@@ -241,12 +238,17 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
 }
 
 
 def _latex_line(cells: Sequence[str]) -> str:
-    return " & ".join(map(_latex_cell, cells)) + r" \\"
+    line = " & ".join(map(_latex_cell, cells)) + r" \\"
+    # the end of the line above would take these for its own
+    return f"{{}}{line}" if line.startswith(("[", "*")) else line
 
 
 def _latex_cell(text: str) -> str:
