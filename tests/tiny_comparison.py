@@ -41,8 +41,11 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Callable[..., Path]:
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Write the recipe of a comparison of text generation; None takes a field out."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.jsonl", "test.jsonl"):
+        write_rows(tmp_path / name, ROWS)
 
     def write(compare: dict[str, Any] | None = None, **fields: Any) -> Path:
         content = {

@@ -28,6 +28,7 @@ _WORDS = {
     str: "text",
     type(None): "null",
 }
+_SEVERAL = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
@@ -95,10 +96,15 @@ def type_words(annotation: Any) -> str:
         if member in _WORDS:
             words.append(_WORDS[member])
         elif (typing.get_origin(member) or member) is list:
-            words.append("a list")
+            words.append(_list_words(member))
         elif (typing.get_origin(member) or member) is dict:
             words.append("a mapping")
     return " or ".join(words) or "left out of a recipe"
+
+
+def _list_words(annotation: Any) -> str:
+    inner = (typing.get_args(annotation) or (Any,))[0]
+    return f"a list of {_SEVERAL[inner]}" if inner in _SEVERAL else "a list"
 
 
 def choice_words(names: tuple[str, ...]) -> str:

@@ -47,7 +47,10 @@ def write_text(path: Path, text: str) -> None:
         return
     stage = path.with_name(f".tmp-{path.name}")
     try:
-        stage.write_text(text, encoding="utf-8", newline="\n")
+        with stage.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else a crash of the machine can leave the name without it
         os.replace(stage, path)
     except BaseException:
         stage.unlink(missing_ok=True)

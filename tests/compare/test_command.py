@@ -12,7 +12,7 @@ from filelock import FileLock
 from balora.compare import command, runner
 from balora.compare.command import compare
 from balora.compare.folder import Folder, row_of
-from balora.errors import BaloraError, ConfigError
+from balora.errors import BaloraError, ConfigError, DataError
 from balora.recipes.values import read_mapping
 from tiny_comparison import ROWS, write_rows
 
@@ -302,3 +302,62 @@ def test_the_lab_is_built_once_for_each_condition(recipe, faked, shown, tmp_path
         ("noise/base", "m-0.4"),
         ("noise/lora/seed-0", "m-0.4"),
     ]
+
+
+@pytest.mark.usefixtures("views", "faked")
+def test_a_wrong_path_removes_nothing(recipe, shown, tmp_path):
+    shown.run(recipe())
+    rows = (tmp_path / "out" / "results.jsonl").read_bytes()
+    for switch in ("overwrite", "dry_run"):
+        with pytest.raises(DataError, match=r"tain\.jsonl does not exist"):
+            shown.run(recipe(), dataset_name="tain.jsonl", **{switch: True})
+    assert (tmp_path / "out" / "results.jsonl").read_bytes() == rows
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
+
+
+@pytest.mark.usefixtures("views", "faked")
+def test_dry_run_says_what_the_run_would_refuse(recipe, shown):
+    shown.run(recipe())
+    with pytest.raises(ConfigError, match="holds another comparison: `weight_decay`"):
+        shown.run(recipe(), weight_decay=0.5, dry_run=True)
+    assert shown.run(recipe({"methods": ["lora"]}), dry_run=True).endswith("\n1 cell")
+
+
+@pytest.mark.usefixtures("views", "faked")
+def test_a_report_leaves_a_comparison_that_runs_as_it_is(recipe, shown, tmp_path):
+    shown.run(recipe())
+    asked = {"report_only": True, "output_dir": tmp_path / "out"}
+    with FileLock(tmp_path / "out" / ".lock"):
+        assert "2 rows, to lora" in shown.run(None, **asked)
+        with pytest.raises(ConfigError, match="is in use by another"):
+            shown.run(None, **asked, baseline="pissa")
+    assert "2 rows, to lora" in shown.run(None, **asked)
+    with pytest.raises(ConfigError, match="so `--overwrite` cannot act"):
+        shown.run(None, **asked, overwrite=True)
+
+
+@pytest.mark.usefixtures("views", "faked")
+def test_finished_cells_that_are_left_out_are_counted(recipe, shown, caplog):
+    shown.run(recipe(), seeds="0,1")
+    assert not caplog.messages
+    shown.run(recipe(), methods="lora", sweep="{pissa: {lora_r: [2, 3]}}")
+    assert "`sweep` of `pissa` is of none of the methods lora" in caplog.messages
+    assert any(message.startswith("3 finished cells in") for message in caplog.messages)
+
+
+@pytest.mark.usefixtures("views", "faked")
+def test_a_folder_that_cannot_be_written_is_named(recipe, shown, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be written: Not a directory; name another"):
+        shown.run(recipe(), output_dir=tmp_path / "file" / "out")
+
+
+@pytest.mark.usefixtures("faked")
+def test_the_table_is_shown_where_the_report_cannot_be_written(recipe, views, shown, monkeypatch):
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.modules["balora.compare.report"], "write_report", full)
+    with pytest.raises(BaloraError, match=r"cannot be written: .*No space left on device"):
+        shown.run(recipe())
+    assert "2 rows" in shown[0]

@@ -35,7 +35,7 @@ def test_what_is_written_down_asks_for_the_same(comparison, tmp_path):
     found = comparison(
         {
             "settings": {"full": {"learning_rate": 3e-4}},
-            "conditions": {"a": None, "b": {"learning_rate": 1.0}},
+            "conditions": {"a": None, "b": {"max_steps": 3}},
         },
         given={"jobs": "2", "weight_decay": "0.1"},
     )
@@ -89,6 +89,31 @@ COLA = {"task": "cola", "dataset_name": None, "eval_dataset_name": None}
         ({"metric": "recall"}, {}, "`metric` is recall, which is not measured of text generation"),
         ({"metric": "retention_loss"}, {}, "`metric` is retention_loss, but there is no `reten"),
         ({"metric": "memorised_noise"}, LAB, "but `label_noise` of the lab is 0; set it"),
+        (
+            {"metric": "corrupted_repeat"},
+            {**LAB, "lab": {"noise_rate": 0}},
+            "`metric` is corrupted_repeat, but `noise_rate` of the lab is 0; set it",
+        ),
+        (
+            {"settings": {"lora": {"dataset_name": "x"}}},
+            {},
+            "`settings` of `lora`: `dataset_name` is set, but all methods have the same model",
+        ),
+        (
+            {"sweep": {"*": {"model_name_or_path": ["a", "b"]}}},
+            {},
+            "`sweep` of `*`: `model_name_or_path` is set, but all methods have the same model",
+        ),
+        (
+            {"conditions": {"a": {"lora_r": 4}}, "settings": {"lora": {"lora_r": 2}}},
+            {},
+            "`settings` of `lora`: `lora_r` is set, which `conditions`, `a` sets as well",
+        ),
+        (
+            {"conditions": {"a": {"lora_r": 4}}, "sweep": {"*": {"lora_r": [2, 8]}}},
+            {},
+            "`sweep` of `*`: `lora_r` is set, which `conditions`, `a` sets as well",
+        ),
         ({"metric": "kl"}, COLA, "`metric` is kl, which is not measured of classification"),
         (
             {"metric": "hans:accuracy", "sweep": {"lora": {"learning_rate": [1, 2]}}},
@@ -103,6 +128,10 @@ def test_what_has_no_place_in_a_comparison(comparison, compare, fields, sentence
     with pytest.raises(ConfigError) as error:
         comparison(compare, **fields)
     assert sentence in str(error.value)
+
+
+def test_noise_is_planted_where_the_lab_does_not_say(comparison):
+    comparison({"metric": "corrupted_repeat"}, **LAB)
 
 
 def test_a_recipe_of_train_is_compared_as_it_stands():

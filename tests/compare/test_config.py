@@ -31,7 +31,7 @@ def test_command_line_replaces_fields_and_null_takes_them_out():
     ("mapping", "sentences"),
     [
         ({"method": ["lora"]}, ["`method` is no field of `compare` (did you mean `methods`?)"]),
-        ({"methods": "lora"}, ["`methods` must be a list or null, got the text `lora`"]),
+        ({"methods": "lora"}, ["`methods` must be a list of texts or null, got the text `lora`"]),
         ({"methods": []}, ["`methods` is empty"]),
         ({"methods": ["lora", "loar"]}, ["`loar` is no method (did you mean `lora`?)"]),
         ({"methods": ["lora", "pissa", "lora"]}, ["`methods` names lora twice"]),
@@ -41,8 +41,9 @@ def test_command_line_replaces_fields_and_null_takes_them_out():
         ),
         ({"seeds": [0, 1, 0]}, ["`seeds` names 0 twice"]),
         ({"seeds": []}, ["`seeds` is empty"]),
-        ({"seeds": [-1]}, ["`seeds` must be 0 or greater, got -1"]),
-        ({"seeds": [0.5]}, ["`seeds` must be a list or null"]),
+        ({"seeds": [-1]}, ["`seeds` must be from 0 to 4294967295, got -1"]),
+        ({"seeds": [2**32]}, ["`seeds` must be from 0 to 4294967295, got 4294967296"]),
+        ({"seeds": [0.5]}, ["`seeds` must be a list of whole numbers or null, got [0.5]"]),
         (
             {"methods": ["lora", "pissa"], "baseline": "lara"},
             ["`baseline` is lara, which is none of the methods lora, pissa (did you mean `lora`?)"],
@@ -62,10 +63,19 @@ def test_command_line_replaces_fields_and_null_takes_them_out():
         ({"settings": {"lora": {"method": "full"}}}, ["the name is one already"]),
         ({"settings": {"mine": {"method": "loar"}}}, ["`settings` of `mine`: `method`: `loar`"]),
         ({"settings": {"mine": {"method": "base"}}}, ["`method` is base, which is not trained"]),
-        ({"settings": {"a/b": {"method": "lora"}}}, ["text without / in it"]),
+        ({"settings": {"a/b": {"method": "lora"}}}, ["a line of text without / in it"]),
+        ({"settings": {"a\nb": {"method": "lora"}}}, ["a line of text without / in it"]),
+        (
+            {"settings": {"lora+kl": {"lora_r": 2}, "lora+consistency": {"lora_r": 3}}},
+            ["`settings` of `lora+kl` and `lora+consistency` are of one method; keep one"],
+        ),
+        (
+            {"sweep": {n: {"lora_r": [2, 3]} for n in ("pissa+kl=0.3", "pissa+kl=.3")}},
+            ["`sweep` of `pissa+kl=0.3` and `pissa+kl=.3` are of one method; keep one"],
+        ),
         ({"settings": {"lora": 3}}, ["`settings` of `lora` must be a mapping of fields, got 3"]),
         ({"settings": {"base": {"seed": 3}}}, ["the pre-trained model is not trained"]),
-        ({"conditions": {"a/b": {}}}, ["a condition's name is text without / in it"]),
+        ({"conditions": {"a/b": {}}}, ["a condition's name is a line of text without / in it"]),
         ({"conditions": {"a": 1}}, ["`conditions`, `a` must be a mapping of fields, got 1"]),
         ({"conditions": {}}, ["`conditions` is empty"]),
         ({"sweep": {"loar": {"svd_coef": [1]}}}, ["`sweep` of `loar` is no method"]),
@@ -116,3 +126,27 @@ def test_sweep_of_every_method_leaves_alone_what_a_method_sets_itself():
     assert config.swept("full") == {"weight_decay": [0]}
     assert config.swept("lora") == {"learning_rate": [1, 2], "weight_decay": [0]}
     assert config.swept("pissa") == {"learning_rate": [3, 4], "weight_decay": [0]}
+
+
+@pytest.mark.parametrize("text", ["0,\N{SUPERSCRIPT TWO}", "a", "0-2", "1.5"])
+def test_seeds_of_the_command_line_that_are_none(text):
+    with pytest.raises(ConfigError, match="`seeds` must be a list of whole numbers or null"):
+        compare_config({}, {"seeds": text})
+
+
+def test_an_entry_is_of_its_method_however_that_is_spelt():
+    config = compare_config(
+        {
+            "methods": ["lora+consistency=0.3", "pissa-like", "lora"],
+            "settings": {"lora+kl=0.3": {"lora_r": 8}, "pissa-like": {"method": "pissa"}},
+            "sweep": {"lora+kl=.3": {"learning_rate": [1, 2]}, "pissa": {"learning_rate": [3]}},
+        }
+    )
+    assert config.settings_of("lora+consistency=0.3") == {"lora_r": 8}
+    assert config.swept("lora+consistency=0.3") == {"learning_rate": [1, 2]}
+    assert config.swept("lora") == {}
+    # a name of one's own is another method, even where it is made of the same
+    assert config.swept("pissa-like") == {}
+    assert config.idle_entries() == [
+        "`sweep` of `pissa` is of none of the methods lora+consistency=0.3, pissa-like, lora"
+    ]

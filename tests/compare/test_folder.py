@@ -197,3 +197,29 @@ def test_an_empty_folder_and_none_are_fine(folder, comparison):
     folder.check(comparison())
     folder.path.mkdir()
     folder.check(comparison())
+    # a start that was killed in its first write
+    (folder.path / ".lock").touch()
+    (folder.path / ".tmp-comparison.yaml").touch()
+    folder.check(comparison())
+
+
+@pytest.mark.parametrize("name", ["result.json", "cell.json"])
+@pytest.mark.parametrize("text", ["", "{", "null", "{}", None])
+def test_what_a_crash_of_the_machine_left_of_a_cell_is_run_again(folder, comparison, name, text):
+    one, other = Plan(comparison()).final()
+    finish(folder, [one, other])
+    file = folder.of(one) / name
+    file.unlink() if text is None else file.write_text(text)
+    folder.check_cells([one, other])
+    assert not folder.is_finished(one)
+    assert folder.is_finished(other)
+    folder.collect([one, other])
+
+
+def test_rows_that_are_damaged_are_named(folder, comparison):
+    finish(folder, Plan(comparison()).final())
+    folder.collect(Plan(comparison()).final())
+    with (folder.path / "results.jsonl").open("a") as lines:
+        lines.write('{"cell": ')
+    with pytest.raises(ConfigError, match=r"results\.jsonl is damaged"):
+        folder.read_rows()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from balora.compare.plan import LabFiles, Parts, Plan, combinations
-from balora.errors import ConfigError
+from balora.errors import ConfigError, DataError
 from balora.lab.config import LabConfig
 
 
@@ -47,7 +47,7 @@ def test_recipes_are_layered(comparison):
         {
             "methods": ["lora+kl=0.3", "mine"],
             "settings": {"mine": {"method": "pissa+kl=0.5", "weight_decay": 0.3}},
-            "conditions": {"c": {"learning_rate": 0.2, "weight_decay": 0.2}},
+            "conditions": {"c": {"learning_rate": 0.2}},
             "sweep": {"mine": {"consistency_coef": [0.1, 0.7]}},
         },
         learning_rate=0.1,
@@ -56,7 +56,7 @@ def test_recipes_are_layered(comparison):
     )
     plain, mine = Plan(found).final({"mine": {"consistency_coef": 0.7}})
     names = ("learning_rate", "weight_decay", "warmup_steps", "method", "consistency_coef", "seed")
-    assert [plain.recipe[n] for n in names] == [0.2, 0.2, 3, "lora", 0.3, 0]
+    assert [plain.recipe[n] for n in names] == [0.2, 0.1, 3, "lora", 0.3, 0]
     assert [mine.recipe[n] for n in names] == [0.2, 0.3, 3, "pissa", 0.7, 0]
     assert mine.fields == {"weight_decay": 0.3, "consistency_coef": 0.7}
     assert Path(mine.recipe["output_dir"]).parts[-3:] == ("cells", mine.slug, "run")
@@ -96,7 +96,8 @@ def test_sweep_tries_every_combination_under_the_first_condition_with_the_first_
     assert full.recipe["dataset_train_split"] == "train[:5]"
 
 
-def test_a_choice_sees_no_data_of_another_origin(comparison):
+def test_a_choice_sees_no_data_of_another_origin(comparison, tmp_path):
+    (tmp_path / "other.csv").write_text("text,label\nx,0\n")
     found = comparison(
         {"sweep": {"lora": {"learning_rate": [0.1, 0.2]}}, "methods": ["lora"]},
         task="classification",
@@ -105,6 +106,40 @@ def test_a_choice_sees_no_data_of_another_origin(comparison):
     plan = Plan(found)
     assert "out_of_domain" not in plan.choosing()[0].recipe
     assert plan.final()[0].recipe["out_of_domain"][0]["name"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"dataset_name": "tain.jsonl"}, r"tain.jsonl does not exist \(did you mean `train.jsonl`"),
+        ({"eval_dataset_name": "gone/test.jsonl"}, "there is no folder gone"),
+        ({"model_name_or_path": "./gone"}, "`model_name_or_path` './gone' cannot be loaded"),
+    ],
+)
+@pytest.mark.parametrize("is_condition", [False, True])
+def test_files_that_are_missing_are_found_before_anything_runs(
+    comparison, fields, sentence, is_condition
+):
+    asked = {"conditions": {"a": {}, "b": fields}} if is_condition else {}
+    plan = Plan(comparison(asked, **({} if is_condition else fields)))
+    plan.check()
+    with pytest.raises((ConfigError, DataError), match=sentence):
+        plan.check_files()
+
+
+def test_rows_that_have_changed_make_another_cell(comparison, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("one")
+    asked = {"retention_file": str(text)}
+    before = Plan(comparison(asked)).final()[0].identity()
+    assert Plan(comparison(asked)).final()[0].identity() == before
+    for file, name in ((tmp_path / "test.jsonl", "eval_dataset_name"), (text, "retention_file")):
+        now = Plan(comparison(asked)).final()[0].identity()
+        with file.open("a") as lines:
+            lines.write("\n")
+        changed = Plan(comparison(asked)).final()[0].identity()
+        assert {n for n in now if now[n] != changed[n]} == {f"contents of.{name}"}
+        comparison(asked)  # writes the rows anew
 
 
 def test_every_recipe_is_checked_at_once_and_a_problem_is_told_once(comparison):

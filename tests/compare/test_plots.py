@@ -344,3 +344,23 @@ def test_the_same_rows_give_the_same_files(tmp_path):
         draw(tmp_path / name, rows)
         contents.append((tmp_path / name / "plots" / "tradeoff.svg").read_bytes())
     assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [(0.0, 1e-4), (-0.974, -0.967), (-2.315, -2.30), (5.35001, 5.35004), (1e-3, 12.0), (0.0, 0.0)],
+)
+def test_the_ticks_of_a_curve_are_whole_and_within_the_figure(limits):
+    steps = np.arange(3.0)
+    line = np.linspace(*limits, 3)
+    curve = figures.Curve([(steps, line)], (steps, line))
+    with figures.style():
+        figure = figures.curves_panel(
+            {"lora": curve}, looks(["lora"]), title="noise", quantity="a term", limits=limits
+        )
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    assert axes.get_title(loc="left") == "noise: a term"
+    assert axes.yaxis.get_offset_text().get_text() == ""
+    assert len({tick.get_text() for tick in axes.get_yticklabels()}) > 1
+    assert axes.yaxis.get_tightbbox(figure.canvas.get_renderer()).x0 >= 0

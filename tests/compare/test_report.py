@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from balora.compare import report
 from balora.compare.headline import findings, headline, leaders_of, matched
 from balora.compare.plots import Plot
 from balora.compare.report import MissingPackageError, write_report
-from balora.compare.sections import sweeps
+from balora.compare.sections import samples, sweeps
 from balora.compare.study import read_study
 from balora.compare.table import format_console
 from balora.errors import ConfigError
@@ -373,6 +374,18 @@ def test_a_sample_that_is_too_long_is_cut_and_says_so(tmp_path):
     write_report(folder)
     assert "b" * 701 not in read(folder)
     assert "[... 4300 more characters]" in read(folder)
+
+
+def test_samples_of_many_conditions_and_methods_stay_within_their_budget(tmp_path):
+    text = "\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 1000
+    conditions, methods = [f"c{i}" for i in range(12)], [f"m{i}" for i in range(9)]
+    made = [{"prompt": f"{i}{text}", "gold": text, "before": text, "after": text} for i in range(5)]
+    rows = [row(m, 0, c, exact_match=0.5) for c in conditions for m in methods]
+    details = {r["cell"]: {"samples": made} for r in rows}
+    study = read_study(write_rows(tmp_path, rows, details, methods=methods))
+    found = samples(study, study.details())
+    assert sum(map(len, found.values())) == 60
+    assert 300_000 < len(json.dumps(found, ensure_ascii=False).encode()) < 700_000
 
 
 def test_versions_that_differ_are_all_named(tmp_path):

@@ -44,6 +44,9 @@ class Cell:
     sweep: dict[str, Any] = field(default_factory=dict)
     """The values that were to choose from, and how; of a run that chooses, those it tries."""
 
+    contents: dict[str, str] = field(default_factory=dict)
+    """What tells the contents of each file on disk that is read, by what names it."""
+
     @property
     def is_base(self) -> bool:
         """True for the pre-trained model, which is evaluated only."""
@@ -82,7 +85,7 @@ class Cell:
             made |= set(self.sweep.get("values", ()))
         recipe = {name: value for name, value in self.recipe.items() if name not in made}
         rest = {"evaluation": self.evaluation, "lab": lab, "sweep": self.sweep}
-        return flat({**recipe, **rest})
+        return flat({**recipe, **rest, "contents of": self.contents})
 
     def write(self, folder: Path) -> None:
         """Write ``cell.json``."""
@@ -94,6 +97,7 @@ class Cell:
 
         Raises:
             FileNotFoundError: If there is none.
+            ValueError, TypeError: If it is damaged.
         """
         return cls(**json.loads((folder / "cell.json").read_text(encoding="utf-8")))
 

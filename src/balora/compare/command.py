@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from balora.errors import BaloraError, ConfigError
 from balora.files import write_json
 from balora.recipes.values import parse_text
 
+_log = logging.getLogger(__name__)
+
 _SWITCHES = ("dry_run", "overwrite", "report_only")
 _FREE = ("baseline", "metric", "output_dir")
 """What `--report_only` takes beside."""
@@ -44,29 +47,35 @@ def compare(
         show: Takes what is for the console.
 
     Raises:
-        ConfigError: If anything about the recipe, its data or the folder is wrong; before a cell
-            runs.
+        ConfigError: If anything about the recipe, its files or the folder is wrong; before a cell
+            runs or one is removed.
+        DataError: If rows are missing; before as well.
         BaloraError: When all is written, if a cell has failed; or when it was interrupted.
     """
     options = dict(given)
     switches = {name: _switch(name, options.pop(name, "false")) for name in _SWITCHES}
     if switches["report_only"]:
+        _refuse_others(name for name in _SWITCHES[:2] if switches[name])
         comparison = _finished(config_path, options)
         _report(comparison, Folder(comparison.folder).read_rows(), show)
         return
     comparison = read_comparison(config_path, options)
     plan = Plan(comparison)
     plan.check()
+    plan.check_files()
+    for sentence in comparison.config.idle_entries():
+        _log.warning("%s", sentence)
+    folder = Folder(comparison.folder)
+    if switches["overwrite"]:
+        folder.check_ours()
+    else:
+        folder.check(comparison)
+        folder.check_cells([*plan.choosing(), *plan.final()])
     if switches["dry_run"]:
         show(_listing(plan))
         return
-    folder = Folder(comparison.folder)
-    if not switches["overwrite"]:
-        folder.check(comparison)
-        folder.check_cells([*plan.choosing(), *plan.final()])
     with _locked(folder):
         if switches["overwrite"]:
-            folder.check_ours()
             folder.clear()
         folder.write_comparison(comparison)
         try:
@@ -89,21 +98,34 @@ def _switch(name: str, text: str) -> bool:
 def _locked(folder: Folder) -> Iterator[None]:
     if folder.path.is_file():
         raise ConfigError(f"`output_dir` {str(folder.path)!r} is a file; name a folder.")
-    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.path / ".lock", timeout=0)
     try:
-        with FileLock(folder.path / ".lock", timeout=0):
-            yield
-    except Timeout:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:  # a timeout is one as well
+        if isinstance(error, Timeout):
+            raise ConfigError(
+                f"`output_dir` {str(folder.path)!r} is in use by another `balora compare`; wait "
+                "for it or name another folder."
+            ) from None
         raise ConfigError(
-            f"`output_dir` {str(folder.path)!r} is in use by another `balora compare`; wait for it "
-            "or name another folder."
-        ) from None
+            f"`output_dir` {str(folder.path)!r} cannot be written: {error.strerror}; name another "
+            "folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _listing(plan: Plan) -> str:
     """Return the cells, one a line, with the fields of the method's own."""
     cells = [*plan.choosing(), *plan.final()]
-    return "\n".join([*(cell.key for cell in cells), f"{len(cells)} cells"])
+    return "\n".join([*(cell.key for cell in cells), _number_of(cells)])
+
+
+def _number_of(cells: Sized) -> str:
+    return "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
 
 
 def _run(comparison: Comparison, folder: Folder) -> list[dict[str, Any]]:
@@ -132,6 +154,14 @@ def _run(comparison: Comparison, folder: Folder) -> list[dict[str, Any]]:
             folder.prepare(cell)
             folder.write_row(cell, row_of(cell, error=failure(choice)))
     runner.run(able, [*choosing, *final], title="Comparing")
+    others = folder.num_others([*choosing, *final])
+    if others:
+        _log.warning(
+            "%d finished cells in %s are of other methods, seeds or conditions than these: they "
+            "are kept, and left out of tables and report",
+            others,
+            folder.path,
+        )
     return folder.collect([*choosing, *final])
 
 
@@ -172,12 +202,7 @@ def _choices(comparison: Comparison, choosing: Sequence[Cell], folder: Folder) -
 
 def _finished(config_path: Path | str | None, options: Mapping[str, str]) -> Comparison:
     """Return the comparison of a folder, with another baseline or metric where they are given."""
-    unknown = [name for name in options if name not in _FREE]
-    if unknown:
-        raise ConfigError(
-            f"`--report_only` runs nothing, so `--{unknown[0]}` cannot act; leave one of them out. "
-            "It takes `--output_dir`, `--baseline` and `--metric`."
-        )
+    _refuse_others(name for name in options if name not in _FREE)
     path = options.get("output_dir")
     if path is None:
         if config_path is None:
@@ -192,8 +217,19 @@ def _finished(config_path: Path | str | None, options: Mapping[str, str]) -> Com
             f"`--metric` is {options['metric']}, but the sweep of {path!r} has chosen by another; "
             "leave it out, or compare anew in another folder."
         )
-    Folder(comparison.folder).write_comparison(comparison)
+    folder = Folder(comparison.folder)
+    if read_comparison(Path(path) / COMPARISON_FILE, {}) != comparison:
+        with _locked(folder):  # a run that goes on would report as is asked for here
+            folder.write_comparison(comparison)
     return comparison
+
+
+def _refuse_others(names: Iterable[str]) -> None:
+    for name in names:
+        raise ConfigError(
+            f"`--report_only` runs nothing, so `--{name}` cannot act; leave one of them out. "
+            "It takes `--output_dir`, `--baseline` and `--metric`."
+        )
 
 
 def _report(
@@ -203,19 +239,25 @@ def _report(
     from balora.compare.table import format_console, write_tables
 
     folder = comparison.folder
-    write_tables(folder)
-    note = _write_report(folder)
+    show(format_console(folder))
+    try:
+        write_tables(folder)
+        note = _write_report(folder)
+    except OSError as error:
+        raise BaloraError(
+            f"tables and report cannot be written: {error}; all rows are in "
+            f"{folder / RESULTS_FILE}, and `--report_only` makes the rest of them"
+        ) from error
     where = f"Rows: {folder / RESULTS_FILE}. Tables: {folder / 'table.md'}, .csv and .tex."
     failed = [row for row in rows if row["error"]]
-    lines = [format_console(folder), "", where, note]
+    lines = ["", where, note]
     if failed:
         lines += ["", "Failed:", *(f"  {row['cell']}: {row['error']}" for row in failed)]
     show("\n".join(lines))
     if failed:
-        number = "1 cell" if len(failed) == 1 else f"{len(failed)} cells"
         raise BaloraError(
-            f"{number} failed, the first is {failed[0]['cell']}; {folder / 'cells'} has the logs, "
-            "and the same command runs them again"
+            f"{_number_of(failed)} failed, the first is {failed[0]['cell']}; {folder / 'cells'} "
+            "has the logs, and the same command runs them again"
         )
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from balora.classification_config import ClassificationConfig
 from balora.compare.config import CompareConfig, compare_config
 from balora.compare.methods import BASE, STARTS
 from balora.compare.metrics import CLASSIFICATION as CLASSIFICATION_METRICS
 from balora.compare.metrics import GENERATION as GENERATION_METRICS
 from balora.compare.metrics import LAB as LAB_METRICS
-from balora.config import refuse
+from balora.config import DataConfig, refuse
 from balora.errors import ConfigError
 from balora.field_types import suggestion
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind, kind_of
@@ -48,6 +49,17 @@ _OF_THE_LAB = (
     "prompt_template",
 )
 """Fields that the lab sets."""
+_NEEDED = {
+    "memorised_noise": "label_noise",
+    "corrupted_repeat": "noise_rate",
+    "corrupted_truth": "noise_rate",
+}
+"""From a metric of the lab to what must be planted for it."""
+_ALIKE = {
+    *("model_name_or_path", "model_revision"),
+    *(field.name for data in (DataConfig, ClassificationConfig) for field in fields(data)),
+} - {"overlong_rows", "max_length"}
+"""Fields that no method can have for itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +226,7 @@ def _problems(comparison: Comparison) -> list[str]:
         for name in comparison.conditions
         if "method" in comparison.condition(name)
     ]
-    problems += _lab_problems(comparison)
+    problems += _place_problems(comparison) + _lab_problems(comparison)
     return problems + _kind_problems(comparison)
 
 
@@ -226,6 +238,29 @@ def _fields_by_place(comparison: Comparison) -> list[tuple[str, Mapping[str, Any
         *((f"`settings` of `{n}`: ", config.settings_of(n)) for n in config.settings or {}),
         *((f"`sweep` of `{n}`: ", entry) for n, entry in (config.sweep or {}).items()),
     ]
+
+
+def _place_problems(comparison: Comparison) -> list[str]:
+    """Refuse fields of methods that must be alike for all, or that a condition means to set."""
+    problems = []
+    conditions = {name: comparison.condition(name) for name in comparison.conditions}
+    for where, own in _fields_by_place(comparison):
+        if not where.startswith(("`settings`", "`sweep`")):
+            continue
+        problems += [
+            f"{where}`{name}` is set, but all methods have the same model and data, or a "
+            "difference would say nothing of the method; set it in the recipe or in `conditions`"
+            for name in own
+            if name in _ALIKE and not (name in _OF_THE_LAB and comparison.lab is not None)
+        ]
+        problems += [
+            f"{where}`{name}` is set, which `conditions`, `{condition}` sets as well and could not "
+            "change; keep one of them"
+            for condition, fields_of_it in conditions.items()
+            for name in own
+            if name in fields_of_it and name not in _ALIKE
+        ]
+    return problems
 
 
 def _lab_problems(comparison: Comparison) -> list[str]:
@@ -294,9 +329,14 @@ def _unmeasured(comparison: Comparison, metric: str) -> list[str]:
     # a sweep goes by the first condition
     labs = [comparison.lab_of(name) or {} for name in comparison.conditions]
     labs = labs[:1] if comparison.config.sweep else labs
-    if metric == "memorised_noise" and not any(lab.get("label_noise") for lab in labs):
-        return ["`metric` is memorised_noise, but `label_noise` of the lab is 0; set it"]
-    return []
+    needed = _NEEDED.get(metric)
+    if needed is None:
+        return []
+    from balora.lab.config import LabConfig
+
+    if any(lab.get(needed, getattr(LabConfig, needed)) for lab in labs):
+        return []
+    return [f"`metric` is {metric}, but `{needed}` of the lab is 0; set it"]
 
 
 def _inert(comparison: Comparison, asked: set[str]) -> list[str]:

@@ -6,6 +6,7 @@ One sentence below each field; the class checks itself and lists every problem a
 from __future__ import annotations
 
 import math
+import re
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
@@ -18,6 +19,8 @@ from balora.errors import ConfigError
 from balora.field_types import field_problems, suggestion
 from balora.recipes.values import parse_text
 
+_LARGEST_SEED = 2**32 - 1
+"""That NumPy takes."""
 EVERY = "*"
 """In `sweep`: every method."""
 
@@ -108,7 +111,7 @@ class CompareConfig:
 
     def settings_of(self, name: str) -> dict[str, Any]:
         """Return the fields of a method's own, without its `method`."""
-        entry = (self.settings or {}).get(name) or {}
+        entry = self._entry(self.settings, name)
         return {field: value for field, value in entry.items() if field != "method"}
 
     def swept(self, name: str) -> dict[str, list[Any]]:
@@ -119,9 +122,32 @@ class CompareConfig:
         """
         if self.method(name).start == BASE:
             return {}
-        sweep, own = self.sweep or {}, self.settings_of(name)
-        of_every = {k: v for k, v in (sweep.get(EVERY) or {}).items() if k not in own}
-        return {**of_every, **(sweep.get(name) or {})}
+        own = self.settings_of(name)
+        of_every = {k: v for k, v in ((self.sweep or {}).get(EVERY) or {}).items() if k not in own}
+        return {**of_every, **self._entry(self.sweep, name)}
+
+    def idle_entries(self) -> list[str]:
+        """Return half a sentence for each entry of `settings` and `sweep` that is of no method."""
+        places = {"settings": self.settings, "sweep": self.sweep}
+        return [
+            f"`{place}` of `{entry}` is of none of the methods {', '.join(self.methods or STARTS)}"
+            for place, entries in places.items()
+            for entry in entries or {}
+            if entry != EVERY
+            and all(self._key(entries, name) != entry for name in self.methods or STARTS)
+        ]
+
+    def _entry(self, entries: Mapping[Any, Any] | None, name: str) -> Mapping[str, Any]:
+        """Return what an entry of `settings` or `sweep` gives a method, however it spells it."""
+        return (entries or {}).get(self._key(entries, name)) or {}
+
+    def _key(self, entries: Mapping[Any, Any] | None, name: str) -> str | None:
+        """Return the name under which `entries` have a method: `lora+kl` is `lora+consistency`."""
+        if not entries or name in entries or name in self.own_names:
+            return name
+        wanted = parse_method(name, self.own_names)
+        others = (key for key in entries if key != EVERY and key not in self.own_names)
+        return next((key for key in others if parse_method(key, self.own_names) == wanted), None)
 
     def _method_problems(self) -> list[str]:
         methods = self.methods if self.methods is not None else list(STARTS)
@@ -156,8 +182,8 @@ class CompareConfig:
         problems = []
         for name, entry in (self.settings or {}).items():
             where = f"`settings` of `{name}`"
-            if not isinstance(name, str) or not name.strip() or "/" in name or name == EVERY:
-                problems.append(f"{where}: a method's name is text without / in it")
+            if not _is_name(name) or name == EVERY:
+                problems.append(f"{where}: a method's name is a line of text without / in it")
             elif not isinstance(entry, Mapping) or not all(isinstance(key, str) for key in entry):
                 problems.append(f"{where} must be a mapping of fields, got {entry!r}")
             elif name == BASE:
@@ -168,6 +194,17 @@ class CompareConfig:
                 problems.append(
                     f"{where}: {found}; a method of your own must give the `method` it is made of"
                 )
+        return problems or self._twice("settings", self.settings)
+
+    def _twice(self, place: str, entries: Mapping[Any, Any] | None) -> list[str]:
+        """Refuse two entries of one method, of which one would be left out."""
+        problems, seen = [], dict[Method, str]()
+        for name in entries or {}:
+            if name == EVERY or _parse_problem(name, ()) is not None:
+                continue
+            first = seen.setdefault(parse_method(name, self.own_names), name)
+            if first != name:
+                problems.append(f"`{place}` of `{first}` and `{name}` are of one method; keep one")
         return problems
 
     def _seed_problems(self) -> list[str]:
@@ -177,7 +214,9 @@ class CompareConfig:
         if not self.seeds:
             problems.append("`seeds` is empty; name one or more")
         return problems + [
-            f"`seeds` must be 0 or greater, got {seed}" for seed in self.seeds if seed < 0
+            f"`seeds` must be from 0 to {_LARGEST_SEED}, got {seed}"
+            for seed in self.seeds
+            if not 0 <= seed <= _LARGEST_SEED
         ]
 
     def _condition_problems(self) -> list[str]:
@@ -186,8 +225,8 @@ class CompareConfig:
             problems.append("`conditions` is empty; fill it or leave it out")
         for name, entry in (self.conditions or {}).items():
             where = f"`conditions`, `{name}`"
-            if not isinstance(name, str) or not name.strip() or "/" in name:
-                problems.append(f"{where}: a condition's name is text without / in it")
+            if not _is_name(name):
+                problems.append(f"{where}: a condition's name is a line of text without / in it")
             elif entry is not None and not isinstance(entry, Mapping):
                 problems.append(f"{where} must be a mapping of fields, got {entry!r}")
             elif isinstance(entry, Mapping) and not all(isinstance(key, str) for key in entry):
@@ -215,7 +254,7 @@ class CompareConfig:
                     for field in COEFFICIENTS
                     if name == EVERY and field in entry
                 ]
-        return problems
+        return problems or self._twice("sweep", self.sweep)
 
     def _range_problems(self) -> list[str]:
         problems = [
@@ -234,6 +273,10 @@ class CompareConfig:
         if self.metric is not None:
             problems += _metric_problems(self.metric)
         return problems
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and bool(name.strip()) and name.isprintable() and "/" not in name
 
 
 def _repeated(values: Collection[Any]) -> list[Any]:
@@ -319,7 +362,7 @@ def compare_config(
 def _parsed(text: str, name: str, annotation: Any) -> Any:
     value = parse_text(text, annotation)
     if name == "seeds" and isinstance(value, list):
-        return [int(seed) if str(seed).strip().isdigit() else seed for seed in value]
+        return [int(seed) if re.fullmatch(r"\s*-?[0-9]+\s*", str(seed)) else seed for seed in value]
     if name == "seeds" and isinstance(value, int):
         return [value]
     return value

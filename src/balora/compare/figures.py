@@ -51,6 +51,8 @@ WIDTH = 3.9
 """Inches of every panel."""
 _LEFT = 0.165
 """Where axes begin, as a fraction of the width."""
+_WHOLE = FuncFormatter(lambda value, _: f"{value:.6g}")
+"""Ticks that need no offset beside the axis, which would be read as one of them or not at all."""
 STYLE: Any = {
     "axes.edgecolor": "#9a9a9a",
     "axes.grid": True,
@@ -123,11 +125,13 @@ def curves_panel(
         curves: By method, at least one.
         look: Of each method.
         title: Of the panel, may be empty.
-        quantity: What is drawn, for the axis.
+        quantity: What is drawn, for the title.
         limits: Lowest and highest value, the same in all panels that are compared.
     """
     height = max(3.2, 0.8 + LINE * len(curves))
-    figure, axes = _panel(title, height=height, right=_right(curves))
+    # not along the axis: there is no room beside ticks such as -0.00125
+    heading = ": ".join(part for part in (title, quantity) if part)
+    figure, axes = _panel(heading, height=height, right=_right(curves))
     for name, curve in curves.items():
         colour, _, dash = look[name]
         for steps, values in curve.seeds if len(curve.seeds) > 1 else ():
@@ -136,7 +140,6 @@ def curves_panel(
     _scale(axes, limits)
     axes.set_xlim(0, max(curve.mean[0][-1] for curve in curves.values()) or 1)
     axes.set_xlabel("step")
-    axes.set_ylabel(quantity)
     ends = {n: (float(c.mean[0][-1]), float(c.mean[1][-1])) for n, c in curves.items()}
     label_ends(axes, ends, {name: look[name].colour for name in curves})
     return figure
@@ -202,6 +205,8 @@ def tradeoff_panel(
         axis.set_label_text(metric.title)
         if metric.form.endswith("%}"):
             axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
+        else:
+            axis.set_major_formatter(_WHOLE)
     axes.set_xlim(*_padded(limits[0]))
     axes.set_ylim(*_padded(limits[1]))
     axes.locator_params(axis="x", nbins=6)  # more of them touch
@@ -266,6 +271,7 @@ def spectra_panel(
         upper.text(0.97, 0.93, "dashed: before", ha="right", va="top", transform=upper.transAxes)
         lower.axhline(1, color=_INK, linestyle="--", linewidth=1.1, zorder=1)
         lower.set_ylabel("after / before")
+        lower.yaxis.set_major_formatter(_WHOLE)
     ends = {}
     for name, values in after.items():
         colour, _, dash = look[name]
@@ -379,6 +385,7 @@ def _scale(axes: Axes, limits: tuple[float, float]) -> None:
         axes.set_ylim(low / 1.2, high * 1.2)
     else:
         axes.set_ylim(*_padded(limits, 0.05))
+        axes.yaxis.set_major_formatter(_WHOLE)
 
 
 def _padded(limits: tuple[float, float], share: float = 0.1) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from typing import Any
 from balora.compare.cells import Cell, differences, flat
 from balora.compare.comparison import COMPARE, Comparison
 from balora.errors import ConfigError
-from balora.files import write_json, write_text
+from balora.files import read_text, write_json, write_text
 from balora.recipes.values import dump_mapping, read_mapping
 
 COMPARISON_FILE = "comparison.yaml"
@@ -90,7 +90,7 @@ class Folder:
             raise ConfigError(f"`output_dir` {str(self.path)!r} is a file; name a folder.")
         there = self.path / COMPARISON_FILE
         if not there.is_file():
-            if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+            if self.path.is_dir() and any(map(_is_foreign, self.path.iterdir())):
                 raise ConfigError(
                     f"`output_dir` {str(self.path)!r} is not empty and holds no comparison. Name "
                     "another folder, or pass `--overwrite`."
@@ -106,8 +106,9 @@ class Folder:
         """
         found = []
         for cell in cells:
-            if self.row(cell, with_failed=False) is not None:
-                there, here = Cell.read(self.of(cell)).identity(), cell.identity()
+            made = self._finished(cell)
+            if made is not None:
+                there, here = made.identity(), cell.identity()
                 if not here.get(_LAB_MODEL, True):
                     del there[_LAB_MODEL], here[_LAB_MODEL]  # it is still to be built
                 found += [f"{cell.key}: {line}" for line in differences(there, here)]
@@ -128,21 +129,33 @@ class Folder:
         write_text(self.path / COMPARISON_FILE, comparison.to_yaml())
 
     def row(self, cell: Cell, *, with_failed: bool = True) -> dict[str, Any] | None:
-        """Return the row of a cell; None where it is not there, or was not wanted failed."""
+        """Return the row of a cell; None where it is not there, or was not wanted failed.
+
+        What a crash of the machine left of a row is none: the cell runs again.
+        """
         try:
-            text = (self.of(cell) / ROW_FILE).read_text(encoding="utf-8")
-        except FileNotFoundError:
+            row: dict[str, Any] = json.loads((self.of(cell) / ROW_FILE).read_text(encoding="utf-8"))
+            has_failed = row["error"] is not None
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
-        row: dict[str, Any] = json.loads(text)
-        return row if with_failed or row["error"] is None else None
+        return None if has_failed and not with_failed else row
+
+    def _finished(self, cell: Cell) -> Cell | None:
+        """Return a finished cell as it was run; None where it is not finished, or that is lost."""
+        if self.row(cell, with_failed=False) is None:
+            return None
+        try:
+            return Cell.read(self.of(cell))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
 
     def is_finished(self, cell: Cell) -> bool:
         """Say whether a cell has its figures, of the very values that it would run with now."""
-        if self.row(cell, with_failed=False) is None:
+        made = self._finished(cell)
+        if made is None:
             return False
         # a sweep may choose other values when one of its runs is made up for
-        there = Cell.read(self.of(cell))
-        return there.identity() == cell.identity() and there.fields == cell.fields
+        return made.identity() == cell.identity() and made.fields == cell.fields
 
     def prepare(self, cell: Cell) -> Path:
         """Write what a cell's process reads, remove what an earlier one left, return the folder."""
@@ -171,12 +184,25 @@ class Folder:
         """Return the rows of ``results.jsonl``.
 
         Raises:
-            ConfigError: If there is none.
+            ConfigError: If there is none, or it is damaged.
         """
         path = self.path / RESULTS_FILE
         if not path.is_file():
             raise ConfigError(f"`{self.path}` holds no comparison: it has no {RESULTS_FILE}.")
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = read_text(path, "the rows").splitlines()
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise ConfigError(
+                f"{path} is damaged ({error}); the same command without `--report_only` writes it "
+                "anew from the cells."
+            ) from error
+
+    def num_others(self, cells: Sequence[Cell]) -> int:
+        """Return how many finished cells of the folder are none of `cells`."""
+        ours = {self.of(cell) for cell in cells}
+        files = (self.path / "cells").glob(f"*/{ROW_FILE}")
+        return sum(file.parent not in ours for file in files)
 
 
 def row_of(cell: Cell, **figures: Any) -> dict[str, Any]:
@@ -196,6 +222,11 @@ def row_of(cell: Cell, **figures: Any) -> dict[str, Any]:
     assert not unknown, unknown
     who = {name: getattr(cell, name) for name in ("stage", "condition", "method", "seed", "fields")}
     return {"cell": cell.key, **who, **empty, **figures}
+
+
+def _is_foreign(path: Path) -> bool:
+    """Say whether a file is none that a start of a comparison that was killed leaves."""
+    return path.name != ".lock" and not path.name.startswith(".tmp-")
 
 
 def _shared(comparison: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 from balora.classification_config import OWN_TASKS, ClassificationConfig
 from balora.compare.cells import Cell
 from balora.compare.comparison import Comparison, as_texts
+from balora.compare.contents import data_files, fingerprint
 from balora.compare.methods import BASE, method_fields, recipe_without
 from balora.config import DataConfig
 from balora.errors import ConfigError
 from balora.field_types import suggestion
 from balora.files import read_text
+from balora.model_names import check_model_name
 from balora.recipes.kinds import GENERATION
 from balora.recipes.load import check_recipe
 from balora.recipes.recipe import Recipe
@@ -52,6 +54,7 @@ class Plan:
         self.comparison = comparison
         self.labs = labs or {}
         self._lab_settings = {name: self._lab(name) for name in comparison.conditions}
+        self._known_contents: dict[str, dict[str, str]] = {}
 
     def check(self) -> None:
         """Check the recipe of every method under every condition, with every value of a sweep.
@@ -81,6 +84,20 @@ class Plan:
                     for message, places in found.items()
                 )
             )
+
+    def check_files(self) -> None:
+        """Check that model and data are there, as far as they must be on disk.
+
+        Raises:
+            ConfigError: If the folder of the model is missing.
+            DataError: If rows are missing.
+        """
+        if self.comparison.lab is not None:
+            return
+        for condition in self.comparison.conditions:
+            recipe = self._any_recipe(condition)
+            check_model_name(recipe.model.model_name_or_path, "`model_name_or_path`")
+            data_files(recipe.data)
 
     def choosing(self, parts: Parts | None = None) -> list[Cell]:
         """Return the cells of the sweep: every value under the first condition, the first seed.
@@ -119,12 +136,28 @@ class Plan:
 
     def data_of(self, condition: str) -> DataConfig | ClassificationConfig:
         """Return the data of a condition, the same for every method."""
-        own = {"output_dir": "unused"}
-        return self._recipe(condition, self._methods[-1], own).data
+        return self._any_recipe(condition).data
 
     @property
     def _methods(self) -> list[str]:
         return self.comparison.config.methods or []
+
+    def _any_recipe(self, condition: str) -> Recipe:
+        """Return the recipe of one method, for what it shares with all others."""
+        return self._recipe(condition, self._methods[-1], {"output_dir": "unused"})
+
+    def _contents(self, condition: str) -> dict[str, str]:
+        """Return what tells the contents of each file that the cells of a condition read."""
+        if self.comparison.lab is not None:
+            return {}
+        if condition not in self._known_contents:
+            files = data_files(self.data_of(condition))
+            text = self.comparison.evaluation.get("retention_file")
+            if text is not None:
+                files["retention_file"] = [Path(text)]
+            found = {name: fingerprint(paths) for name, paths in files.items()}
+            self._known_contents[condition] = found
+        return self._known_contents[condition]
 
     def _lab(self, condition: str) -> dict[str, Any] | None:
         settings = self.comparison.lab_of(condition)
@@ -156,6 +189,7 @@ class Plan:
             evaluation=self.comparison.evaluation,
             lab=self._lab_settings[condition],
             sweep=self._sweep(stage, condition, method, values),
+            contents=self._contents(condition),
         )
         run = {"output_dir": str(self.comparison.folder / "cells" / cell.slug / "run")}
         if seed is not None:

@@ -13,6 +13,10 @@ from balora.compare.study import Row, Study, shown
 
 _MAX_CHARACTERS = 700
 """Of one text of a sample; what is left out is said."""
+_MAX_SAMPLE_BYTES = 600_000
+"""Of all samples: of many methods and conditions each text is shorter."""
+_BYTES_A_CHARACTER = 3
+"""At most, apart from rare signs."""
 _MAX_PROMPTS = 5
 """Of a condition."""
 
@@ -46,16 +50,20 @@ class Sweep(NamedTuple):
 def samples(study: Study, details: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Sample]]:
     """Return the samples of each condition that has some, of the first seed of every method."""
     found: dict[str, list[Sample]] = {}
+    num_texts = len(study.conditions) * _MAX_PROMPTS * (len(study.trained) + 3)
+    room = min(_MAX_CHARACTERS, _MAX_SAMPLE_BYTES // (_BYTES_A_CHARACTER * max(num_texts, 1)))
     for condition in study.conditions:
         by_prompt: dict[tuple[str, str], Sample] = {}
         for method in study.trained:
             rows = (details.get(row["cell"], {}) for row in study.of(condition, method))
             first: list[Any] = next((own["samples"] for own in rows if own.get("samples")), [])
             for made in first[:_MAX_PROMPTS]:
-                texts = {name: cut(made.get(name) or "") for name in ("gold", "before", "after")}
+                texts = {
+                    name: cut(made.get(name) or "", room) for name in ("gold", "before", "after")
+                }
                 key = (made["prompt"], made.get("gold") or "")
                 sample = by_prompt.setdefault(
-                    key, Sample(cut(key[0]), texts["gold"], texts["before"], {})
+                    key, Sample(cut(key[0], room), texts["gold"], texts["before"], {})
                 )
                 sample.after[method] = texts["after"]
         if by_prompt:
@@ -63,11 +71,11 @@ def samples(study: Study, details: Mapping[str, Mapping[str, Any]]) -> dict[str,
     return found
 
 
-def cut(text: str) -> str:
-    """Return the beginning of a long text, with how much was left out."""
-    if len(text) <= _MAX_CHARACTERS:
+def cut(text: str, room: int = _MAX_CHARACTERS) -> str:
+    """Return the beginning of a text longer than `room`, with how much was left out."""
+    if len(text) <= room:
         return text
-    return f"{text[:_MAX_CHARACTERS]} [... {len(text) - _MAX_CHARACTERS} more characters]"
+    return f"{text[:room]} [... {len(text) - room} more characters]"
 
 
 def sweeps(study: Study) -> list[Sweep]:

@@ -119,10 +119,13 @@ class Study:
         found = {}
         finished = {row["cell"] for row in self.rows if row["error"] is None}
         for file in sorted(self.folder.glob(f"cells/*/{ROW_FILE}")):
-            key = json.loads(file.read_text(encoding="utf-8"))["cell"]
             details = file.with_name("details.json")
-            if key in finished and details.is_file():
-                found[key] = json.loads(details.read_text(encoding="utf-8"))
+            try:
+                key = json.loads(file.read_text(encoding="utf-8"))["cell"]
+                if key in finished and details.is_file():
+                    found[key] = json.loads(details.read_text(encoding="utf-8"))
+            except ValueError:  # damaged: nothing is drawn of it
+                continue
         return {row["cell"]: found[row["cell"]] for row in self.rows if row["cell"] in found}
 
 

@@ -1,0 +1,55 @@
+"""The files that a comparison reads: are they there, and are they still the same?"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from balora.classification_config import ClassificationConfig
+from balora.config import DataConfig
+from balora.data.sources import find_local
+
+_BYTES = 1 << 20
+
+
+def data_files(data: DataConfig | ClassificationConfig) -> dict[str, list[Path]]:
+    """Return the files on disk that the rows are in, by what names them; none for the hub.
+
+    Raises:
+        DataError: If a file or folder is missing or is none of data.
+    """
+    names = {"dataset_name": data.dataset_name, "eval_dataset_name": data.eval_dataset_name}
+    if isinstance(data, ClassificationConfig):
+        for other in data.out_of_domain_sets:
+            names[f"out_of_domain.{other.name}"] = other.dataset_name
+    found = {}
+    for field, name in names.items():
+        local = None if name is None else find_local(name)
+        if local is not None:
+            found[field] = [file for _, files in sorted(local.files.items()) for file in files]
+    return found
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """Return 16 hexadecimal digits that tell the contents of some files, whatever their names.
+
+    Raises:
+        OSError: If one cannot be read.
+    """
+    digests = []
+    for file in files:
+        state = file.stat()
+        digests.append(_digest(file, state.st_mtime_ns, state.st_size))
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _digest(file: Path, _time: int, _size: int) -> str:
+    """Return the hash of a file; read once as long as it is not written to."""
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
