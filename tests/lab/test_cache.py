@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,3 +139,12 @@ def test_the_variable_moves_the_cache(monkeypatch, tmp_path):
     assert default_cache() == tmp_path
     monkeypatch.delenv("BALORA_CACHE")
     assert default_cache() == Path.home() / ".cache" / "balora"
+
+
+def test_what_a_killed_process_left_goes_once_it_is_old(tmp_path):
+    old, new = tmp_path / ".building-old", tmp_path / ".building-new"
+    for folder in (old, new):
+        (folder / "entry").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    get(tmp_path)
+    assert names(tmp_path) == [".building-new", cache_key(RECIPE)]

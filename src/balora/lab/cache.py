@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from typing import Any
 from balora.errors import BaloraError, ConfigError
 
 CACHE_VARIABLE = "BALORA_CACHE"
+_BUILDING = ".building-"
+_LEFT_SECONDS = 7 * 24 * 3600
+"""After which a folder that is being built belongs to a process that was killed."""
 
 
 def default_cache() -> Path:
@@ -61,7 +66,8 @@ def cached(
     if not entry.exists():
         try:
             root.mkdir(parents=True, exist_ok=True)
-            scratch = tempfile.TemporaryDirectory(dir=root, prefix=".building-")
+            _remove_left(root)
+            scratch = tempfile.TemporaryDirectory(dir=root, prefix=_BUILDING)
         except OSError as error:
             raise BaloraError(
                 f"the cache {str(root)!r} cannot be written: {error.strerror}; set "
@@ -75,6 +81,13 @@ def cached(
             _put_in_place(new, entry)
     _compare(entry / record, recipe)
     return entry
+
+
+def _remove_left(root: Path) -> None:
+    """Remove what killed processes left half built, once it is old."""
+    for folder in root.glob(f"{_BUILDING}*"):
+        if time.time() - folder.stat().st_mtime > _LEFT_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _put_in_place(new: Path, entry: Path) -> None:
