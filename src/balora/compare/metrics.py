@@ -41,7 +41,7 @@ class Metric:
         if value == 0 or re.search("[1-9]", text):
             return text
         is_share = self.form.endswith("%}")
-        return f"{100 * value:{sign}.1e}%" if is_share else f"{value:{sign}.1e}"
+        return f"{100 * value:{sign}.2g}%" if is_share else f"{value:{sign}.2g}"
 
     def gain(self, difference: float) -> float:
         """Return a difference with the sign that makes the better one positive."""
