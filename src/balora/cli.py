@@ -18,7 +18,7 @@ from balora.errors import BaloraError, ConfigError
 
 _AFTER_INTERRUPT = {
     "train": "; `--resume_from_checkpoint true` goes on from the last checkpoint, if one was saved",
-    "compare": "; the same command goes on with the cells that are missing",
+    "compare": "; the same command, without `--overwrite`, goes on with what is missing",
     "lab": "; a model that was not finished is pre-trained anew by the same command",
 }
 """What goes on after Ctrl-C, by command."""
@@ -108,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         "the run's recipe unless `--dataset_name` names others; the other data fields of a recipe "
         "(`--dataset_test_split`, `--prompt_column`, ...) are taken as well. Runs of "
         "classification are measured with the metrics of their task, also out of domain "
-        "(`--out_of_domain`).",
+        "(`--out_of_domain`). OUT are folders that `balora train` wrote, before any field.",
     )
     evaluate.usage = "balora eval OUT [OUT ...] --base MODEL [--FIELD VALUE ...]"
     evaluate.add_argument("--base", required=True, metavar="MODEL", help="the pre-trained model")
@@ -141,7 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Pre-train a tiny model on a world with planted defects (once: it is cached in "
         "$BALORA_CACHE or ~/.cache/balora), and print its defect card: recall of head and tail "
         "facts, repeated noise, stereotypes, diversity. Runs fine-tuned from it are measured "
-        "beside it.",
+        "beside it: OUT are folders that `balora train` wrote, before any field.",
     )
     lab.usage = "balora lab [OUT ...] [--config RECIPE] [--FIELD VALUE ...]"
     lab.add_argument("--config", metavar="RECIPE", help="a recipe with a mapping `lab`")
@@ -185,7 +185,7 @@ def runs_and_fields(rest: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
 
     As an argument of the parser's own, runs would swallow the value of a field it does not know.
     """
-    num = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
+    num = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
     return [Path(word) for word in rest[:num]], overrides(rest[num:])
 
 

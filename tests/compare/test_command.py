@@ -247,7 +247,9 @@ def test_an_interrupt_is_one_line(recipe, shown, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner.Runner, "run", interrupted)
-    with pytest.raises(BaloraError, match="interrupted; the same command goes on"):
+    with pytest.raises(
+        BaloraError, match="interrupted; the same command, without `--overwrite`, goes on"
+    ):
         shown.run(recipe())
 
 
@@ -341,8 +343,10 @@ def test_finished_cells_that_are_left_out_are_counted(recipe, shown, caplog):
     shown.run(recipe(), seeds="0,1")
     assert not caplog.messages
     shown.run(recipe(), methods="lora", sweep="{pissa: {lora_r: [2, 3]}}")
-    assert "`sweep` of `pissa` is of none of the methods lora" in caplog.messages
-    assert any(message.startswith("3 finished cells in") for message in caplog.messages)
+    assert (
+        "`sweep` of `pissa` is of none of the methods lora, so it does nothing" in caplog.messages
+    )
+    assert any(message.startswith("3 cells of other methods, seeds") for message in caplog.messages)
 
 
 @pytest.mark.usefixtures("views", "faked")

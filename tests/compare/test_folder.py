@@ -216,6 +216,18 @@ def test_what_a_crash_of_the_machine_left_of_a_cell_is_run_again(folder, compari
     folder.collect([one, other])
 
 
+def test_cells_of_a_version_that_did_not_look_at_contents_stay_finished(folder, comparison):
+    cells = Plan(comparison()).final()
+    finish(folder, cells)
+    for cell in cells:
+        file = folder.of(cell) / "cell.json"
+        content = json.loads(file.read_text())
+        assert content.pop("contents")
+        file.write_text(json.dumps(content))
+    folder.check_cells(cells)
+    assert all(map(folder.is_finished, cells))
+
+
 def test_rows_that_are_damaged_are_named(folder, comparison):
     finish(folder, Plan(comparison()).final())
     folder.collect(Plan(comparison()).final())

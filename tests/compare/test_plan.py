@@ -127,6 +127,29 @@ def test_files_that_are_missing_are_found_before_anything_runs(
         plan.check_files()
 
 
+def test_files_are_looked_for_with_the_settings_of_the_method(comparison):
+    """The recipe alone would be refused of the last method."""
+    asked = {"methods": ["lora", "pissa"], "settings": {"pissa": {"lora_dropout": 0}}}
+    plan = Plan(comparison(asked, lora_dropout=0.05))
+    plan.check()
+    plan.check_files()
+    assert [cell.recipe.get("lora_dropout") for cell in plan.final()] == [0.05, 0]
+
+
+def test_a_file_of_another_split_is_another_content(tmp_path):
+    from balora.compare.contents import fingerprint
+
+    files = [tmp_path / name for name in ("test-1.jsonl", "train-1.jsonl", "train-2.jsonl")]
+    for i, file in enumerate(files):
+        file.write_text(str(i))
+    a, b, c = files
+    before = fingerprint({"test": [a], "train": [b, c]})
+    assert fingerprint({"train": [b, c], "test": [a]}) == before
+    assert fingerprint({"test": [a, b], "train": [c]}) != before
+    with pytest.raises(ConfigError, match="cannot be read"):
+        fingerprint({"": [tmp_path / "gone"]})
+
+
 def test_rows_that_have_changed_make_another_cell(comparison, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("one")

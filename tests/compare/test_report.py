@@ -244,7 +244,7 @@ def test_a_method_with_a_failed_run_is_not_ranked(tmp_path, lost):
     folder = write_rows(tmp_path, rows, methods=["lora", "full", "pissa"], baseline="lora")
     told = headline(read_study(folder))
     assert told.startswith("full has the best exact match, 51.7%")
-    assert told.endswith(" Not ranked, as runs of theirs are missing: pissa.")
+    assert told.endswith(" Not ranked where figures of a run are missing: pissa.")
     assert "pissa" not in "".join(matched(read_study(folder)).values())
 
 
@@ -259,7 +259,25 @@ def test_what_the_baseline_lost_is_no_lead(tmp_path):
     asked = {"methods": ["lora", "pissa"], "baseline": "lora"}
     text = told(tmp_path, rows, conditions={name: {} for name in conditions}, **asked)
     assert "ahead" not in text
-    assert text.endswith(" Not ranked, as runs of theirs are missing: lora.")
+    assert text.endswith(" Not ranked where figures of a run are missing: lora.")
+
+
+def test_the_pre_trained_model_as_baseline_can_be_the_best(tmp_path):
+    base = row("base", None, exact_match=0.9, recall=0.3)
+    asked = {"methods": ["base", "lora"], "baseline": "base"}
+    (found,) = matched(read_study(write_rows(tmp_path / "1", [base, *LORA], **asked))).values()
+    assert found.endswith("base has the best exact match, 90.0%, and is the baseline.")
+    base = row("base", None, exact_match=0.9, recall=0.8)
+    (found,) = matched(read_study(write_rows(tmp_path / "2", [base, *LORA], **asked))).values()
+    assert found == "No method is as good as base in recall of facts."
+
+
+def test_one_seed_over_conditions_has_no_interval_to_speak_of(tmp_path):
+    rows = [row(m, 0, c, exact_match=x) for c in "ab" for m, x in (("lora", 0.1), ("full", 0.9))]
+    asked = {"methods": ["lora", "full"], "baseline": "lora", "conditions": {"a": {}, "b": {}}}
+    text = told(tmp_path, rows, **asked)
+    assert "interval" not in text
+    assert text.endswith("against lora on one seed, which says nothing about the next.")
 
 
 def test_where_every_method_lost_a_run_none_is_the_best(tmp_path):
@@ -397,7 +415,7 @@ def test_versions_that_differ_are_all_named(tmp_path):
 
 
 def test_a_folder_without_rows_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="holds no comparison"):
+    with pytest.raises(ConfigError, match="has no rows yet"):
         write_report(tmp_path)
 
 

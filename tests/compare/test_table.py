@@ -249,7 +249,7 @@ def test_runs_of_a_sweep_are_not_in_the_table(folder):
 
 
 def test_a_folder_without_rows_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no comparison: it has no results\.jsonl"):
+    with pytest.raises(ConfigError, match=r"has no rows yet: there is no results\.jsonl"):
         format_console(tmp_path)
 
 

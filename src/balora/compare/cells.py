@@ -45,7 +45,7 @@ class Cell:
     """The values that were to choose from, and how; of a run that chooses, those it tries."""
 
     contents: dict[str, str] = field(default_factory=dict)
-    """What tells the contents of each file on disk that is read, by what names it."""
+    """What tells the contents of each file of rows or text on disk, by what names it."""
 
     @property
     def is_base(self) -> bool:

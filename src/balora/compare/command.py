@@ -55,7 +55,7 @@ def compare(
     options = dict(given)
     switches = {name: _switch(name, options.pop(name, "false")) for name in _SWITCHES}
     if switches["report_only"]:
-        _refuse_others(name for name in _SWITCHES[:2] if switches[name])
+        _refuse_others(name for name in ("dry_run", "overwrite") if switches[name])
         comparison = _finished(config_path, options)
         _report(comparison, Folder(comparison.folder).read_rows(), show)
         return
@@ -63,8 +63,8 @@ def compare(
     plan = Plan(comparison)
     plan.check()
     plan.check_files()
-    for sentence in comparison.config.idle_entries():
-        _log.warning("%s", sentence)
+    for entry in comparison.config.idle_entries():
+        _log.warning("%s, so it does nothing", entry)
     folder = Folder(comparison.folder)
     if switches["overwrite"]:
         folder.check_ours()
@@ -82,7 +82,8 @@ def compare(
             rows = _run(comparison, folder)
         except KeyboardInterrupt:
             raise BaloraError(
-                "interrupted; the same command goes on with the cells that are missing"
+                "interrupted; the same command, without `--overwrite`, goes on with the cells that "
+                "are missing"
             ) from None
         _report(comparison, rows, show)
 
@@ -157,9 +158,9 @@ def _run(comparison: Comparison, folder: Folder) -> list[dict[str, Any]]:
     others = folder.num_others([*choosing, *final])
     if others:
         _log.warning(
-            "%d finished cells in %s are of other methods, seeds or conditions than these: they "
-            "are kept, and left out of tables and report",
-            others,
+            "%s of other methods, seeds or conditions in %s: kept, and left out of tables and "
+            "report",
+            _number_of(range(others)),
             folder.path,
         )
     return folder.collect([*choosing, *final])
@@ -218,7 +219,8 @@ def _finished(config_path: Path | str | None, options: Mapping[str, str]) -> Com
             "leave it out, or compare anew in another folder."
         )
     folder = Folder(comparison.folder)
-    if read_comparison(Path(path) / COMPARISON_FILE, {}) != comparison:
+    asked = {name for name in ("baseline", "metric") if name in options}
+    if asked:
         with _locked(folder):  # a run that goes on would report as is asked for here
             folder.write_comparison(comparison)
     return comparison
@@ -246,7 +248,7 @@ def _report(
     except OSError as error:
         raise BaloraError(
             f"tables and report cannot be written: {error}; all rows are in "
-            f"{folder / RESULTS_FILE}, and `--report_only` makes the rest of them"
+            f"{folder / RESULTS_FILE}; once there is room, `--report_only` makes the rest of them"
         ) from error
     where = f"Rows: {folder / RESULTS_FILE}. Tables: {folder / 'table.md'}, .csv and .tex."
     failed = [row for row in rows if row["error"]]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from balora.classification_config import ClassificationConfig
 from balora.config import DataConfig
 from balora.data.sources import find_local
+from balora.errors import ConfigError
 
 _BYTES = 1 << 20
 
 
-def data_files(data: DataConfig | ClassificationConfig) -> dict[str, list[Path]]:
-    """Return the files on disk that the rows are in, by what names them; none for the hub.
+def data_files(data: DataConfig | ClassificationConfig) -> dict[str, dict[str, list[Path]]]:
+    """Return the files on disk that rows are in, by what names them and split; none for the hub.
 
     Raises:
         DataError: If a file or folder is missing or is none of data.
@@ -28,21 +29,27 @@ def data_files(data: DataConfig | ClassificationConfig) -> dict[str, list[Path]]
     for field, name in names.items():
         local = None if name is None else find_local(name)
         if local is not None:
-            found[field] = [file for _, files in sorted(local.files.items()) for file in files]
+            found[field] = local.files
     return found
 
 
-def fingerprint(files: Sequence[Path]) -> str:
-    """Return 16 hexadecimal digits that tell the contents of some files, whatever their names.
+def fingerprint(files: Mapping[str, Sequence[Path]]) -> str:
+    """Return 16 hexadecimal digits that tell what files hold and of which split, not their names.
 
     Raises:
-        OSError: If one cannot be read.
+        ConfigError: If one cannot be read.
     """
-    digests = []
-    for file in files:
+    pairs = [(split, file) for split in sorted(files) for file in files[split]]
+    digests = [f"{split}:{_digest_of(file)}" for split, file in pairs]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
+
+
+def _digest_of(file: Path) -> str:
+    try:
         state = file.stat()
-        digests.append(_digest(file, state.st_mtime_ns, state.st_size))
-    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+        return _digest(file, state.st_mtime_ns, state.st_size)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}.") from error
 
 
 @functools.cache

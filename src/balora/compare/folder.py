@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class Folder:
         for cell in cells:
             made = self._finished(cell)
             if made is not None:
-                there, here = made.identity(), cell.identity()
+                there, here = made.identity(), _as_known(cell, made).identity()
                 if not here.get(_LAB_MODEL, True):
                     del there[_LAB_MODEL], here[_LAB_MODEL]  # it is still to be built
                 found += [f"{cell.key}: {line}" for line in differences(there, here)]
@@ -155,7 +156,8 @@ class Folder:
         if made is None:
             return False
         # a sweep may choose other values when one of its runs is made up for
-        return made.identity() == cell.identity() and made.fields == cell.fields
+        same = made.identity() == _as_known(cell, made).identity()
+        return same and made.fields == cell.fields
 
     def prepare(self, cell: Cell) -> Path:
         """Write what a cell's process reads, remove what an earlier one left, return the folder."""
@@ -188,7 +190,7 @@ class Folder:
         """
         path = self.path / RESULTS_FILE
         if not path.is_file():
-            raise ConfigError(f"`{self.path}` holds no comparison: it has no {RESULTS_FILE}.")
+            raise ConfigError(f"`{self.path}` has no rows yet: there is no {RESULTS_FILE}.")
         lines = read_text(path, "the rows").splitlines()
         try:
             return [json.loads(line) for line in lines]
@@ -199,7 +201,7 @@ class Folder:
             ) from error
 
     def num_others(self, cells: Sequence[Cell]) -> int:
-        """Return how many finished cells of the folder are none of `cells`."""
+        """Return how many cells of the folder, finished or failed, are none of `cells`."""
         ours = {self.of(cell) for cell in cells}
         files = (self.path / "cells").glob(f"*/{ROW_FILE}")
         return sum(file.parent not in ours for file in files)
@@ -222,6 +224,11 @@ def row_of(cell: Cell, **figures: Any) -> dict[str, Any]:
     assert not unknown, unknown
     who = {name: getattr(cell, name) for name in ("stage", "condition", "method", "seed", "fields")}
     return {"cell": cell.key, **who, **empty, **figures}
+
+
+def _as_known(cell: Cell, made: Cell) -> Cell:
+    """Return a cell as far as `made` knows it: older versions did not look at contents."""
+    return cell if made.contents else replace(cell, contents={})
 
 
 def _is_foreign(path: Path) -> bool:

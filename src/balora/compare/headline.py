@@ -39,7 +39,7 @@ def headline(study: Study) -> str:
     ]
     left_out = _left_out(study)
     if parts:
-        missing = f" Not ranked, as runs of theirs are missing: {', '.join(left_out)}."
+        missing = f" Not ranked where figures of a run are missing: {', '.join(left_out)}."
         return f"{'; '.join(parts)}.{missing if left_out else ''}"
     if left_out:
         return "No method has the figure of every seed, so none is named the best."
@@ -69,15 +69,15 @@ def matched(study: Study) -> dict[str, str]:
         kept = {m: study.difference(condition, m, study.forgetting) for m in study.trained}
         gains = {m: keeps.gain(d.mean) for m, d in kept.items() if d is not None}
         others = [method for method, gain in gains.items() if gain >= 0]
-        leader = _leader(study, condition, study.task, [study.baseline, *others])
-        if not gains or leader is None:
+        if gains and not others:
+            found[condition] = f"No method is as good as {study.baseline} in {keeps.title}."
             continue
-        found[condition] = (
-            f"Of the methods no worse than {study.baseline} in {keeps.title}, "
-            f"{_led(study, leader, study.task)}."
-            if others
-            else f"No method is as good as {study.baseline} in {keeps.title}."
-        )
+        leader = _leader(study, condition, study.task, [study.baseline, *others])
+        if gains and leader is not None:
+            found[condition] = (
+                f"Of the methods no worse than {study.baseline} in {keeps.title}, "
+                f"{_led(study, leader, study.task)}."
+            )
     return found
 
 
@@ -175,6 +175,8 @@ def _places(study: Study, leaders: Sequence[Leader], who: str) -> str:
 
 
 def _how_sure(study: Study, leaders: Sequence[Leader]) -> str:
+    if study.num_seeds == 1:
+        return f", held against {study.baseline} on one seed, which says nothing about the next"
     beyond = [leader.condition for leader in leaders if leader.is_beyond]
     if not beyond:
         return f", with no difference to {study.baseline} beyond the 95% interval"

@@ -144,17 +144,19 @@ class Plan:
 
     def _any_recipe(self, condition: str) -> Recipe:
         """Return the recipe of one method, for what it shares with all others."""
-        return self._recipe(condition, self._methods[-1], {"output_dir": "unused"})
+        config, method = self.comparison.config, self._methods[-1]
+        own = {**config.settings_of(method), **combinations(config.swept(method))[0]}
+        return self._recipe(condition, method, {**own, "output_dir": "unused"})
 
     def _contents(self, condition: str) -> dict[str, str]:
-        """Return what tells the contents of each file that the cells of a condition read."""
+        """Return what tells the contents of the files that the cells of a condition read."""
         if self.comparison.lab is not None:
             return {}
         if condition not in self._known_contents:
             files = data_files(self.data_of(condition))
             text = self.comparison.evaluation.get("retention_file")
             if text is not None:
-                files["retention_file"] = [Path(text)]
+                files["retention_file"] = {"": [Path(text)]}
             found = {name: fingerprint(paths) for name, paths in files.items()}
             self._known_contents[condition] = found
         return self._known_contents[condition]

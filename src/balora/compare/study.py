@@ -98,8 +98,10 @@ class Study:
 
         Where a run failed, or has no figure, the mean is over the runs that went well.
         """
-        seeds = {r["seed"] for m in self.trained for r in self.of(condition, m)}
-        return seeds <= self.values(condition, method, name).keys()
+        known = self.values(condition, method, name).keys()
+        if None in known:  # the pre-trained model, which has no seed
+            return True
+        return {r["seed"] for m in self.trained for r in self.of(condition, m)} <= known
 
     def difference(self, condition: str, method: str, name: str) -> Estimate | None:
         """Return the paired difference to the baseline; None for the baseline itself."""
@@ -124,7 +126,7 @@ class Study:
                 key = json.loads(file.read_text(encoding="utf-8"))["cell"]
                 if key in finished and details.is_file():
                     found[key] = json.loads(details.read_text(encoding="utf-8"))
-            except ValueError:  # damaged: nothing is drawn of it
+            except (ValueError, KeyError, TypeError):  # damaged: nothing is drawn of it
                 continue
         return {row["cell"]: found[row["cell"]] for row in self.rows if row["cell"] in found}
 

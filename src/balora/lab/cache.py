@@ -6,6 +6,7 @@ not at all. Of two processes that build the same one, the second to finish throw
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -86,8 +87,9 @@ def cached(
 def _remove_left(root: Path) -> None:
     """Remove what killed processes left half built, once it is old."""
     for folder in root.glob(f"{_BUILDING}*"):
-        if time.time() - folder.stat().st_mtime > _LEFT_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            if time.time() - folder.stat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _put_in_place(new: Path, entry: Path) -> None:
