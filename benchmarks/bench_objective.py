@@ -79,17 +79,17 @@ class Case(NamedTuple):
 def make_case(head: str, num_tokens: int, dtype: torch.dtype, options: argparse.Namespace) -> Case:
     """Return random inputs: logits of scale 1, a student near its reference."""
     size, vocab = HEADS[head]
-    rng = torch.Generator().manual_seed(options.seed)
-    weight = torch.empty(vocab, size).normal_(generator=rng).mul_(size**-0.5).to(dtype)
-    reference = torch.randn(num_tokens, size, generator=rng)
-    hidden = reference + 0.1 * torch.randn(num_tokens, size, generator=rng)
-    targets = torch.randint(vocab, (num_tokens,), generator=rng)
     device = options.device
+    made = {"generator": torch.Generator(device).manual_seed(options.seed), "device": device}
+    weight = torch.randn(vocab, size, **made).mul_(size**-0.5)
+    reference = torch.randn(num_tokens, size, **made)
+    hidden = reference + 0.1 * torch.randn(num_tokens, size, **made)
+    targets = torch.randint(vocab, (num_tokens,), **made)
     return Case(
-        hidden.to(device, dtype).requires_grad_(),
-        reference.to(device, dtype),
-        targets.to(device),
-        LMHead(weight.to(device)),
+        hidden.to(dtype).requires_grad_(),
+        reference.to(dtype),
+        targets,
+        LMHead(weight.to(dtype)),
     )
 
 
