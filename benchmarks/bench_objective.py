@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_objective --out objective.jsonl
     python -m benchmarks.bench_objective --heads llama3 --tokens 1024 --dtypes float32 --repeats 3
-    python -m benchmarks.bench_objective --heads llama2 --device cuda --dtypes bfloat16 --compile
+    python -m benchmarks.bench_objective --heads llama2 --device cuda --dtypes bfloat16
 
 Forward and backward, from the hidden states of student and reference to the gradient of the
 student's: cross-entropy, KL to the reference and entropy. The variants run in turns in one process:
@@ -10,6 +10,7 @@ student's: cross-entropy, KL to the reference and entropy. The variants run in t
 products  three bare matrix products of tokens x hidden size x vocabulary, the yardstick
 floor     the same into memory that is there already: what no allocation could beat
 ours      balora.fused.token_terms
+blocks    the same without the kernel that a GPU has: as on a CPU, in fewer and larger blocks
 svd       balora.fused.FusedObjective, which adds the SVD term
 plain     balora.objective.nlg_objective without the SVD term: builds the logits
 library   trl's chunked log-probabilities with entropy, and its chunked divergence
@@ -18,7 +19,7 @@ liger     Liger's fused linear cross-entropy and fused linear JSD (beta 0: the K
 Each variant's gradient is compared with that of `plain`. `peak_extra_mib` is how far one call
 raises the memory above the inputs. Writes one JSON line per case and prints a table: ratios to the
 products, taken round by round. What would not fit into `--memory_gb` is left out, and the row says
-so. Unmeasured so far: everything on a GPU.
+so.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from benchmarks.measure import (
     add_device,
-    compile_token_terms,
     in_turns,
     interval,
     machine,
@@ -49,7 +50,7 @@ from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from balora.config import BALoraConfig
-from balora.fused import FusedObjective, TokenCoefficients, TokenSettings, token_terms
+from balora.fused import FusedObjective, TokenCoefficients, TokenSettings, token_terms, tokens
 from balora.head import LMHead
 from balora.objective import Coefficients, Normalizer, nlg_objective
 
@@ -60,7 +61,7 @@ HEADS = {  # hidden size, vocabulary
     "llama2": (4096, 32000),
     "llama3": (4096, 128256),
 }
-VARIANTS = ("products", "floor", "ours", "svd", "plain", "library", "liger")
+VARIANTS = ("products", "floor", "ours", "svd", "plain", "library", "blocks", "liger")
 SLOW = ("plain", "library", "liger")
 """Sit out the rounds that would go beyond ``--budget``."""
 TERMS = TokenCoefficients(1.0, 0.3, 0.2)
@@ -97,6 +98,12 @@ def ours(case: Case) -> Tensor:
     """Return the loss of the fused token terms."""
     hidden, reference, targets, head = case
     return token_terms(hidden, reference, targets, head=head, settings=TokenSettings(TERMS)).loss
+
+
+def blocks(case: Case) -> Tensor:
+    """Return the loss of the fused token terms without the kernel."""
+    with patch.object(tokens, "_kernel", lambda device: None):
+        return ours(case)
 
 
 def with_svd(case: Case, objective: FusedObjective) -> Tensor:
@@ -146,7 +153,9 @@ def liger(case: Case) -> Tensor:
 
     hidden, reference, targets, head = case
     task = LigerFusedLinearCrossEntropyLoss(reduction="sum")(head.weight, hidden, targets)
-    divergence = LigerFusedLinearJSD(jsd_beta=0.0)(hidden, head.weight, reference, head.weight)
+    divergence = LigerFusedLinearJSD(jsd_beta=0.0)(
+        hidden, head.weight, reference, head.weight, None
+    )
     loss: Tensor = TERMS.task * task + TERMS.consistency * len(hidden) * divergence
     return loss
 
@@ -178,6 +187,7 @@ def calls_of(case: Case, names: list[str]) -> dict[str, Callable[[], Tensor]]:
     """Return the calls of a case by name, each waiting for the device's work."""
     losses = {
         "ours": ours,
+        "blocks": blocks,
         "svd": partial(with_svd, objective=FusedObjective(CONFIG)),
         "plain": plain,
         "library": library,
@@ -284,7 +294,7 @@ def parse() -> argparse.Namespace:
     add("--heads", nargs="+", choices=HEADS, default=list(HEADS))
     add("--tokens", nargs="+", type=int, default=[512, 1024, 4096])
     add("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
-    add("--variants", nargs="+", choices=VARIANTS, default=VARIANTS[:-1])
+    add("--variants", nargs="+", choices=VARIANTS, default=VARIANTS[:-2])
     add("--repeats", type=int, default=5, help="rounds of each case")
     add("--budget", type=float, default=60.0, help="seconds of a case for each slow variant")
     add("--memory_gb", type=float, default=20.0)
@@ -296,8 +306,6 @@ def main() -> None:
     """Measure every case, print a table and write the rows."""
     options = parse()
     torch.set_num_threads(options.threads)
-    if options.compile:
-        compile_token_terms()
     names = [name for name in options.variants if name not in ("products", "floor")]
     print(table_head(table_columns(names)))
     rows: list[dict[str, Any]] = []

@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_step --out step.jsonl
     python -m benchmarks.bench_step --shape llama --rank 128 --variants pissa balora
-    python -m benchmarks.bench_step --shape llama2_7b --dtype bfloat16 --device cuda --compile
+    python -m benchmarks.bench_step --shape llama2_7b --dtype bfloat16 --device cuda
 
 Random weights of a published shape, adapters on all linear layers, AdamW on the adapter. The
 yardstick is PiSSA with the same fused cross-entropy; `authors` is the method as it was published,
@@ -12,7 +12,7 @@ fresh process per variant, of the whole life of the process on a CPU (resident) 
 allocator on a GPU. Writes one JSON line per variant and prints a table.
 
 `flop_floor` is the least time over that of `pissa` if arithmetic were all: matrix products counted
-from the shapes. Unmeasured so far: everything with `--device cuda`, LLaMA-2-7B among it.
+from the shapes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from benchmarks.measure import (
     add_device,
-    compile_token_terms,
     in_fresh_process,
     in_turns,
     interval,
@@ -100,10 +99,8 @@ def peak_mib(device: str) -> float | None:
 
 
 def prepare(workload: Workload) -> None:
-    """Set the threads, and compile what lies between the head's products where asked."""
+    """Set the threads."""
     torch.set_num_threads(workload.threads)
-    if workload.compile:
-        compile_token_terms()
 
 
 def row_of(

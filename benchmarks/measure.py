@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from balora.environment import git_commit
-from balora.fused import tokens
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -127,12 +126,6 @@ def status_mib(field: str) -> float | None:
     return round(int(found[1]) / 1024, 1) if found else None
 
 
-def compile_token_terms() -> None:
-    """Compile what lies between the head's products in the fused objective."""
-    # where the name was imported to: the loop over the blocks looks it up there
-    tokens.row_values = torch.compile(tokens.row_values)
-
-
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Return what the times depend on."""
     return {
@@ -159,12 +152,9 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the benchmarks that run on a GPU too."""
+    """Add the option of the benchmarks that run on a GPU too."""
     has_gpu = torch.cuda.is_available()
     parser.add_argument("--device", choices=["cpu", "cuda"] if has_gpu else ["cpu"], default="cpu")
-    parser.add_argument(
-        "--compile", action="store_true", help="torch.compile between the head's products"
-    )
 
 
 def write_rows(path: Path | None, rows: list[dict[str, Any]]) -> None:

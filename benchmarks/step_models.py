@@ -69,7 +69,6 @@ class Workload:
     authors_svd_rows: int = 1024
     """At most this many rows enter the SVD of `authors`."""
     threads: int = os.cpu_count() or 1
-    compile: bool = False
     seed: int = 0
 
     @property

@@ -18,7 +18,14 @@ from balora.anchored import initialise, reference_mode
 from balora.cli import main
 from balora.config import BALoraConfig
 from balora.evaluation import text_loss
-from balora.fused import FusedObjective, HeadFactor, TokenCoefficients, TokenSettings, token_terms
+from balora.fused import (
+    FusedObjective,
+    HeadFactor,
+    TokenCoefficients,
+    TokenSettings,
+    token_terms,
+    tokens,
+)
 from balora.head import LMHead
 from balora.objective import Coefficients, Normalizer, nlg_objective
 from tiny_adapters import anchored_model, make_batch
@@ -32,6 +39,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
+TOGETHER = TokenSettings(TokenCoefficients(1.0, 1.0, 1.0))
 HEADS = {"plain": {}, "scale": {"scale": 0.25}, "softcap": {"softcap": 8.0}}
 
 
@@ -99,14 +107,43 @@ def test_the_spectrum_is_that_of_the_logits(rng):
     assert float((found - exact).abs().max() / exact[0]) < 1e-12
 
 
-def test_the_logits_are_never_held_as_a_whole(rng):
-    hidden, reference, targets, head = make_problem(rng, num_tokens=16384, vocab=32000)
-    settings = TokenSettings(TokenCoefficients(1.0, 1.0, 1.0))
+def test_no_more_is_held_than_the_products_of_a_chunk(rng):
+    hidden, reference, targets, head = make_problem(
+        rng, num_tokens=16384, vocab=32000, dtype=torch.bfloat16
+    )
     held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    token_terms(hidden, reference, targets, head=head, settings=settings).loss.backward()
-    logits = len(hidden) * len(head.weight) * 4
-    assert torch.cuda.max_memory_allocated() - held < logits
+    token_terms(hidden, reference, targets, head=head, settings=TOGETHER).loss.backward()
+    assert torch.cuda.max_memory_allocated() - held < 1.1 * tokens.CHUNK_BYTES
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_with_the_kernel_and_without(dtype, rng, monkeypatch):
+    *inputs, head = make_problem(rng, dtype=dtype)
+    assert tokens._kernel(inputs[0].device) is not None
+    found = []
+    for _ in range(2):
+        terms = token_terms(*inputs, head=head, settings=TOGETHER, chunk_bytes=1)
+        (gradient,) = torch.autograd.grad(terms.loss, inputs[0])
+        found.append((gradient, torch.stack([*terms[1:4], *terms.counts])))
+        monkeypatch.setattr(tokens, "_kernel", lambda device: None)
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-3
+    assert relative_error(found[0][0], found[1][0]) < tolerance
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_large_odd_vocabulary_does_not_cost_the_gradient_its_digits(rng):
+    # split over the vocabulary, a product in half precision rounds its parts before adding them
+    inputs = make_problem(rng, num_tokens=1024, size=768, vocab=50257, dtype=torch.bfloat16)
+    hidden, reference, targets, head = inputs
+    terms = token_terms(hidden, reference, targets, head=head, settings=TOGETHER)
+    (gradient,) = torch.autograd.grad(terms.loss, hidden)
+    rows, exact_head = hidden.detach().double().requires_grad_(), LMHead(head.weight.double())
+    coefficients = Coefficients(1.0, 1.0, 0.0)
+    given = {"normalizer": Normalizer(1), "coefficients": coefficients, "config": BALoraConfig()}
+    exact = nlg_objective(rows, reference.double(), targets, head=exact_head, **given)
+    (exact_gradient,) = torch.autograd.grad(exact.loss, rows)
+    assert relative_error(gradient, exact_gradient) < 2.5e-3
 
 
 # the adapter

@@ -231,7 +231,7 @@ def test_a_block_has_at_least_one_row(elements, rows, monkeypatch, rng):
 
 def test_a_gpu_gets_larger_chunks_and_blocks():
     assert tokens._rows_per_chunk(3000, 1, "cuda") == 1000
-    assert tokens._rows_per_block(torch.empty(2**17, 1, device="meta")) == 2**10
+    assert tokens._rows_per_block(torch.empty(1, 2**17, device="meta")) == 2**10
 
 
 # what is left behind

@@ -3,16 +3,21 @@
 For each chunk: the logits of the student and of the reference (two matrix products), the terms and
 the gradient with respect to the logits, which overwrites them, and the gradient with respect to
 the hidden states (a third product). The head is frozen, so nothing else is needed. A chunk has all
-columns: tiles of the vocabulary would need five products. Between the products its rows are taken
-block by block, so that they stay in the cache.
+columns: tiles of the vocabulary would need five products. What lies between the products is done
+on a GPU by a kernel (:mod:`balora.fused.kernel`), elsewhere block by block of the rows, so that
+they stay in the cache (:mod:`balora.fused.block`).
 
 Shapes: ``M`` tokens, ``D`` hidden size, ``V`` vocabulary, ``R`` rows of a chunk.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -25,12 +30,17 @@ from balora.head import LMHead
 from balora.objective import NO_REFERENCE, TokenCounts
 from balora.regularizers.checks import check_temperature, check_top_k
 
+logger = logging.getLogger(__name__)
+
 CHUNK_BYTES = 2**28
 """Logits held at a time, unless the least rows of a chunk need more."""
 _LEAST_ROWS, _LEAST_ROWS_GPU = 384, 1024
 """With fewer rows a matrix product becomes a mere stream of the head through memory."""
 _BLOCK_ELEMENTS, _BLOCK_ELEMENTS_GPU = 2**19, 2**27
 """Logits of a block: a few of 2 MiB fit into the cache of a CPU; a GPU wants few launches."""
+_ALIGNMENT = 64
+_HAS_OUT_DTYPE = hasattr(torch.ops.aten.mm, "dtype_out")
+"""Whether a product of half precision can be had in float32 (torch 2.8 or newer, on CUDA)."""
 
 
 class TokenTerms(NamedTuple):
@@ -163,22 +173,60 @@ def _fill(hidden: Tensor, problem: _Problem, dtype: torch.dtype, grad: Tensor | 
     num_models = 1 if reference_hidden is None else 2
     rows_that_fit = chunk_bytes // (num_models * len(weight) * dtype.itemsize)
     num_rows = _rows_per_chunk(len(hidden), rows_that_fit, hidden.device.type)
-    block_rows = min(_rows_per_block(weight), num_rows)
-    products = weight.new_empty(num_models, num_rows, len(weight))
-    num_scratch = NUM_SCRATCH + (num_models if _is_half(dtype) else 0)
-    scratch = weight.new_empty(num_scratch, block_rows, len(weight), dtype=exact)
+    products = _room_for_products(num_models, num_rows, weight)
+    write_values = _row_writer(products, exact, head, settings)
     for rows in _slices(len(hidden), num_rows):
         reference_rows = None if reference_hidden is None else reference_hidden[rows]
         chunk = products[:, : rows.stop - rows.start]
         _multiply(hidden[rows], reference_rows, weight, out=chunk)
-        for block in _slices(chunk.shape[1], block_rows):
-            room = scratch[:, : block.stop - block.start]
-            values[:, rows][:, block] = _block(
-                chunk[:, block], targets[rows][block], head, settings, room
-            )
+        write_values(chunk, targets[rows], out=values[:, rows])
         if grad is not None:
-            grad[rows] = torch.mm(chunk[0], weight)
+            _multiply_back(chunk[0], weight, out=grad[rows])
     return values
+
+
+def _row_writer(
+    products: Tensor, dtype: torch.dtype, head: LMHead, settings: TokenSettings
+) -> Callable[..., None]:
+    """Return what writes values and gradient of a chunk's rows: the kernel, or blocks of rows."""
+    kernel = _kernel(products.device)
+    if kernel is not None and kernel.is_supported(products.dtype, head, settings):
+        return functools.partial(kernel.write_row_values, head=head, settings=settings)
+    num_models, num_rows, vocab = products.shape
+    num_scratch = NUM_SCRATCH + (num_models if _is_half(products.dtype) else 0)
+    block_rows = min(_rows_per_block(products), num_rows)
+    scratch = products.new_empty(num_scratch, block_rows, vocab, dtype=dtype)
+    return functools.partial(_write_row_values, head=head, settings=settings, scratch=scratch)
+
+
+@functools.cache
+def _kernel(device: torch.device) -> ModuleType | None:
+    """Return the module of the GPU's kernel; ``None`` where it cannot run."""
+    if device.type != "cuda":
+        return None
+    try:
+        kernel = importlib.import_module("balora.fused.kernel")
+        kernel.check_works(device)
+    except Exception as error:  # noqa: BLE001 - whatever Triton and the compilers say
+        logger.warning(
+            "the objective runs without its kernel, with the same values but slower and in more "
+            "memory: %s: %s",
+            type(error).__name__,
+            str(error).strip().partition("\n")[0],
+        )
+        return None
+    return kernel
+
+
+def _room_for_products(num_models: int, num_rows: int, weight: Tensor) -> Tensor:
+    """Return memory for the products of a chunk, shape ``(num_models, num_rows, V)``.
+
+    On a GPU its rows begin at multiples of 128 bytes: with a vocabulary of an odd size, such as
+    GPT-2's, the matrix units would stand idle.
+    """
+    vocab = len(weight)
+    width = math.ceil(vocab / _ALIGNMENT) * _ALIGNMENT if weight.is_cuda else vocab
+    return weight.new_empty(num_models, num_rows, width)[..., :vocab]
 
 
 def _multiply(
@@ -193,6 +241,30 @@ def _multiply(
         if _is_half(weight.dtype):
             hidden = hidden - reference_hidden
     torch.mm(hidden.to(weight.dtype), weight.mT, out=out[0])
+
+
+def _multiply_back(grad_logits: Tensor, weight: Tensor, *, out: Tensor) -> None:
+    """Write the product of the gradient with the head into ``out``, ``(R, D)``, in float32."""
+    if weight.is_cuda and _is_half(weight.dtype) and _HAS_OUT_DTYPE:
+        # else the parts of a sum over the vocabulary are rounded before they are added
+        torch.mm(grad_logits, weight, out_dtype=out.dtype, out=out)
+    else:
+        out.copy_(torch.mm(grad_logits, weight))
+
+
+def _write_row_values(
+    products: Tensor,
+    targets: Tensor,
+    *,
+    head: LMHead,
+    settings: TokenSettings,
+    scratch: Tensor,
+    out: Tensor,
+) -> None:
+    """Write the values of each row to ``out``, ``(5, b)``, its gradient into ``products[0]``."""
+    for rows in _slices(products.shape[1], scratch.shape[1]):
+        room = scratch[:, : rows.stop - rows.start]
+        out[:, rows] = _block(products[:, rows], targets[rows], head, settings, room)
 
 
 def _block(
@@ -227,9 +299,9 @@ def _rows_per_chunk(num_tokens: int, rows_that_fit: int, device_type: str) -> in
     return math.ceil(num_tokens / num_chunks)
 
 
-def _rows_per_block(weight: Tensor) -> int:
-    elements = _BLOCK_ELEMENTS if weight.device.type == "cpu" else _BLOCK_ELEMENTS_GPU
-    return max(elements // len(weight), 1)
+def _rows_per_block(products: Tensor) -> int:
+    elements = _BLOCK_ELEMENTS if products.device.type == "cpu" else _BLOCK_ELEMENTS_GPU
+    return max(elements // products.shape[-1], 1)
 
 
 def _slices(length: int, step: int) -> Iterator[slice]:
