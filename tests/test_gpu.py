@@ -43,9 +43,9 @@ TOGETHER = TokenSettings(TokenCoefficients(1.0, 1.0, 1.0))
 HEADS = {"plain": {}, "scale": {"scale": 0.25}, "softcap": {"softcap": 8.0}}
 
 
-def make_problem(rng, *, num_tokens=300, size=64, vocab=5000, dtype=torch.float32, **head):
-    """Return student, reference, targets and head; logits with a standard deviation of 3."""
-    weight = torch.randn(vocab, size, generator=rng) * 3 / size**0.5 / head.get("scale", 1.0)
+def make_problem(rng, *, num_tokens=300, size=64, vocab=5000, dtype=torch.float32, std=3, **head):
+    """Return student, reference, targets and head; ``std`` is the spread of the logits."""
+    weight = torch.randn(vocab, size, generator=rng) * std / size**0.5 / head.get("scale", 1.0)
     reference = torch.randn(num_tokens, size, generator=rng)
     hidden = reference + 0.1 * torch.randn(num_tokens, size, generator=rng)
     targets = torch.randint(vocab, (num_tokens,), generator=rng)
@@ -114,7 +114,7 @@ def test_no_more_is_held_than_the_products_of_a_chunk(rng):
     held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     token_terms(hidden, reference, targets, head=head, settings=TOGETHER).loss.backward()
-    assert torch.cuda.max_memory_allocated() - held < 1.1 * tokens.CHUNK_BYTES
+    assert torch.cuda.max_memory_allocated() - held < 1.25 * tokens.CHUNK_BYTES
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -134,8 +134,9 @@ def test_with_the_kernel_and_without(dtype, rng, monkeypatch):
 
 def test_a_large_odd_vocabulary_does_not_cost_the_gradient_its_digits(rng):
     # split over the vocabulary, a product in half precision rounds its parts before adding them
-    inputs = make_problem(rng, num_tokens=1024, size=768, vocab=50257, dtype=torch.bfloat16)
-    hidden, reference, targets, head = inputs
+    hidden, reference, targets, head = make_problem(
+        rng, num_tokens=1024, size=768, vocab=50257, dtype=torch.bfloat16, std=1
+    )
     terms = token_terms(hidden, reference, targets, head=head, settings=TOGETHER)
     (gradient,) = torch.autograd.grad(terms.loss, hidden)
     rows, exact_head = hidden.detach().double().requires_grad_(), LMHead(head.weight.double())
@@ -143,7 +144,7 @@ def test_a_large_odd_vocabulary_does_not_cost_the_gradient_its_digits(rng):
     given = {"normalizer": Normalizer(1), "coefficients": coefficients, "config": BALoraConfig()}
     exact = nlg_objective(rows, reference.double(), targets, head=exact_head, **given)
     (exact_gradient,) = torch.autograd.grad(exact.loss, rows)
-    assert relative_error(gradient, exact_gradient) < 2.5e-3
+    assert relative_error(gradient, exact_gradient) < 2e-3
 
 
 # the adapter

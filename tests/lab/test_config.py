@@ -58,7 +58,7 @@ def test_every_field_has_one_sentence(settings):
 def test_a_sentence_stands_where_the_default_does():
     by_name = {entry.name: entry for entry in describe(LabConfig)}
     assert by_name["num_people"].default == 400
-    assert "480" in by_name["num_people"].sentence
+    assert "9600" in by_name["num_people"].sentence
     assert by_name["num_layers"].sentence == "Decoder layers of the model."
 
 
@@ -100,7 +100,7 @@ def test_the_fields_reach_their_settings():
         ({"noise_rate": 1.0}, "`noise_rate` must be 0 or greater and less than 1, got 1.0"),
         ({"noise_rate": float("nan")}, "`noise_rate` must be a number, got nan"),
         ({"num_people": 3}, "`num_people` must be 4 or greater, got 3"),
-        ({"num_people": 481}, "`num_people` is 481, but the word lists give only 480"),
+        ({"num_people": 9601}, "`num_people` is 9601, but the word lists give only 9600"),
         ({"zipf_exponent": 200}, "`zipf_exponent` is 200, which leaves most people unspoken of"),
         ({"zipf_exponent": -0.1}, "`zipf_exponent` must be 0 or greater, got -0.1"),
         ({"stereotype_rate": 0.4}, r"`stereotype_rate` must be from 0.5 \(balanced\) to 1"),

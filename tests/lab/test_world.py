@@ -55,7 +55,17 @@ def test_pronouns_follow_the_name():
         assert person.pronoun == ("She" if person.first_name in words.FEMALE_NAMES else "He")
 
 
-@pytest.mark.parametrize("num_people", [0, 100_000])
+def test_more_people_than_plain_names_have_double_barrelled_surnames_too():
+    plain, larger = build_world(seed=0, num_people=480), build_world(seed=0, num_people=1600)
+    assert not any("-" in person.name for person in plain.people)
+    assert len({person.name for person in larger.people}) == 1600
+    doubled = [person.surname for person in larger.people if "-" in person.surname]
+    assert len(doubled) > 1000
+    assert all(len({*name.split("-")} & {*words.SURNAMES}) == 2 for name in doubled)
+    assert len(build_world(seed=0, num_people=9600).people) == 9600
+
+
+@pytest.mark.parametrize("num_people", [0, 9601, 100_000])
 def test_more_people_than_names_are_refused(num_people):
     with pytest.raises(ValueError, match=f"`num_people` is {num_people}"):
         build_world(seed=0, num_people=num_people)

@@ -10,7 +10,6 @@ from typing import Any
 
 from balora.config import refuse
 from balora.field_types import field_problems, suggestion
-from balora.lab import words
 from balora.lab.corpus import TRAIN_REPEATS
 from balora.lab.planted import mention_weights
 from balora.lab.problems import MAX_PROBLEMS
@@ -21,9 +20,9 @@ from balora.lab.settings import (
     TrainingSettings,
     WorldSettings,
 )
+from balora.lab.world import MOST_PEOPLE
 from balora.recipes.values import parse_text
 
-_MOST_PEOPLE = len(words.FEMALE_NAMES + words.MALE_NAMES) * len(words.SURNAMES)
 _LEAST = {
     "world_seed": 0,
     "num_people": 4,
@@ -53,7 +52,7 @@ class LabConfig(TaskSettings, TrainingSettings, WorldSettings):
     """
 
     num_people: int = 400
-    """People of the world (4 to 480), each with a home, a profession, a pet and a hobby."""
+    """People of the world (4 to 9600), each with a home, a profession, a pet and a hobby."""
 
     zipf_exponent: float = 1.0
     """How steeply people are spoken of less often, rank by rank (Zipf); 0 is equally often."""
@@ -104,9 +103,9 @@ class LabConfig(TaskSettings, TrainingSettings, WorldSettings):
             for name, least in _LEAST.items()
             if (value := getattr(self, name)) < least
         ]
-        if self.num_people > _MOST_PEOPLE:
+        if self.num_people > MOST_PEOPLE:
             problems.append(
-                f"`num_people` is {self.num_people}, but the word lists give only {_MOST_PEOPLE} "
+                f"`num_people` is {self.num_people}, but the word lists give only {MOST_PEOPLE} "
                 "different full names"
             )
         if not 0 < self.held_out_fraction < 1:

@@ -53,6 +53,11 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 """How each attribute is told. ``{subject}`` may become a pronoun, ``{name}`` never does."""
 
 
+_FIRST_NAMES = words.FEMALE_NAMES + words.MALE_NAMES
+MOST_PEOPLE = len(_FIRST_NAMES) * len(words.SURNAMES) ** 2
+"""Full names that there are, those with a double-barrelled surname included."""
+
+
 @dataclass(frozen=True)
 class Person:
     """Someone of the world, known by a first name and a surname that no one else has."""
@@ -118,18 +123,21 @@ class World:
 def build_world(*, seed: int, num_people: int) -> World:
     """Draw people and, independently and uniformly, the value of each of their attributes.
 
-    The same seed gives the same world.
+    The same seed gives the same world. A world of more people than there are full names has
+    double-barrelled surnames too, such as Hill-Stone.
 
     Raises:
         ValueError: If there are fewer full names than ``num_people``.
     """
-    first_names = words.FEMALE_NAMES + words.MALE_NAMES
-    names = list(itertools.product(first_names, words.SURNAMES))
-    if not 1 <= num_people <= len(names):
+    if not 1 <= num_people <= MOST_PEOPLE:
         raise ValueError(
-            f"`num_people` is {num_people}, but the word lists give between 1 and {len(names)} "
+            f"`num_people` is {num_people}, but the word lists give between 1 and {MOST_PEOPLE} "
             "different full names. Choose a number in that range."
         )
+    surnames: tuple[str, ...] = words.SURNAMES
+    if num_people > len(_FIRST_NAMES) * len(surnames):
+        surnames += tuple(map("-".join, itertools.permutations(words.SURNAMES, 2)))
+    names = list(itertools.product(_FIRST_NAMES, surnames))
     rng = random.Random(seed)
     people = [Person(*name) for name in rng.sample(names, num_people)]
     return World(
