@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 JIT := 'ignore:`torch.jit.script` is deprecated:DeprecationWarning'
 OLDEST := transformers==5.19.0 peft==0.21.0 accelerate==1.12.0
 
-.PHONY: quickstart test test-slow test-oldest check lint types bench clean
+.PHONY: quickstart test test-slow test-gpu test-oldest check lint types bench clean
 
 quickstart: $(STAMP)  ## Fine-tune the embedded model and show what changed
 	$(BIN)/balora quickstart --overwrite
@@ -16,6 +16,9 @@ test: $(STAMP)  ## The default test suite
 
 test-slow: $(STAMP)  ## The tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-gpu: $(STAMP)  ## The tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
 
 # the versions that pyproject.toml starts from, for the files that use private interfaces
 test-oldest: requirements.lock
