@@ -177,7 +177,7 @@ def test_the_headline_over_conditions(tmp_path):
     )
     rows[-3:] = runs("pissa", (0.4, 0.4, 0.4), (0.5, 0.1, 0.5), "b")
     text = told(tmp_path / "2", rows, **asked)
-    assert text.startswith("what has the best exact match is pissa in a, lora in b, ahead of")
+    assert text.startswith("Best exact match: pissa in a, lora in b, ahead of")
     assert "a only" in text
 
 

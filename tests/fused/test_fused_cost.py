@@ -234,6 +234,19 @@ def test_a_gpu_gets_larger_chunks_and_blocks():
     assert tokens._rows_per_block(torch.empty(1, 2**17, device="meta")) == 2**10
 
 
+def test_a_kernel_that_cannot_be_built_is_said_once_and_done_without(monkeypatch, caplog):
+    def fail(name):
+        raise RuntimeError("Failed to find C compiler.\nPlease install one.")
+
+    monkeypatch.setattr(tokens.importlib, "import_module", fail)
+    make = tokens._kernel.__wrapped__  # behind the cache
+    assert make(torch.device("cpu")) is None
+    assert caplog.messages == []
+    assert make(torch.device("cuda")) is None
+    (message,) = caplog.messages
+    assert message.endswith("in more memory: RuntimeError: Failed to find C compiler.")
+
+
 # what is left behind
 
 

@@ -7,6 +7,7 @@ installed.
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -17,11 +18,12 @@ from hypothesis import strategies as st
 from balora.fused.block import NUM_SCRATCH, RowValues, TokenCoefficients, TokenSettings, row_values
 from balora.head import LMHead
 
-pytest.importorskip("triton", reason="needs Triton", exc_type=ImportError)
-
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if not (torch.cuda.is_available() or IS_INTERPRETED):
-    pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1", allow_module_level=True)
+if find_spec("triton") is None or not (torch.cuda.is_available() or IS_INTERPRETED):
+    pytest.skip(
+        "needs Triton, and a CUDA device or TRITON_INTERPRET=1 to interpret it",
+        allow_module_level=True,
+    )
 
 from balora.fused import kernel  # noqa: E402 - Triton reads the variable when it is imported
 

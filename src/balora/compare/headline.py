@@ -138,19 +138,29 @@ def _clause(study: Study, leaders: Sequence[Leader], name: str) -> str:
         who = f"{names[0]} {claim} in all {len(leaders)} conditions"
     else:
         places = (f"{who} in {_places(study, leaders, who)}" for who in names)
-        who = f"what {_claim(study, name, 1)} is {', '.join(places)}"
+        who = f"{_title(study, name)}: {', '.join(places)}"
     if study.baseline is None:
         return who
     return who + (", the baseline" if names == [study.baseline] else _how_sure(study, leaders))
 
 
 def _who(study: Study, leader: Leader) -> str:
-    *others, last = leader.methods
-    if not others:
-        return last
     if len(leader.methods) == len(study.trained) > 2:
         return f"all {len(study.trained)} methods"
-    return f"{', '.join(others)} and {last}"
+    return _listed(leader.methods)
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _title(study: Study, name: str) -> str:
+    """Return what stands before a list of who is best where."""
+    title = shown(name).title
+    if name == study.task:
+        return f"Best {title}"
+    return f"holding up best ({title})" if ":" in name else f"keeping most ({title})"
 
 
 def _claim(study: Study, name: str, number: int) -> str:
@@ -171,7 +181,7 @@ def _led(study: Study, leader: Leader, name: str) -> str:
 
 
 def _places(study: Study, leaders: Sequence[Leader], who: str) -> str:
-    return " and ".join(leader.condition for leader in leaders if _who(study, leader) == who)
+    return _listed([leader.condition for leader in leaders if _who(study, leader) == who])
 
 
 def _how_sure(study: Study, leaders: Sequence[Leader]) -> str:
@@ -180,7 +190,7 @@ def _how_sure(study: Study, leaders: Sequence[Leader]) -> str:
     beyond = [leader.condition for leader in leaders if leader.is_beyond]
     if not beyond:
         return f", with no difference to {study.baseline} beyond the 95% interval"
-    only = "" if len(beyond) == len(leaders) else f" in {' and '.join(beyond)} only"
+    only = "" if len(beyond) == len(leaders) else f" in {_listed(beyond)} only"
     return f", ahead of {study.baseline} beyond the 95% interval{only}"
 
 
