@@ -17,8 +17,12 @@ RECIPES = [
 ]
 
 
-def test_there_are_two():
-    assert [path.name for path in RECIPES] == ["lab.yaml", "lab_coefficients.yaml"]
+def test_there_are_three():
+    assert [path.name for path in RECIPES] == [
+        "lab.yaml",
+        "lab_coefficients.yaml",
+        "lab_large.yaml",
+    ]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)

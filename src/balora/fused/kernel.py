@@ -55,30 +55,32 @@ def write_row_values(
         return
     coefficients = settings.coefficients
     has_reference = num_models == 2
-    _rows[(num_rows,)](
-        products,
-        products.stride(0),
-        products.stride(1),
-        targets,
-        targets.stride(0),
-        products if head.bias is None else head.bias.contiguous(),
-        out,
-        out.stride(0),
-        out.stride(1),
-        vocab,
-        float(head.scale),
-        float(coefficients.task),
-        float(coefficients.consistency),
-        float(coefficients.diversity),
-        float(settings.temperature),
-        HAS_BIAS=head.bias is not None,
-        HAS_REFERENCE=has_reference,
-        HAS_TEMPERATURE=has_reference and settings.temperature != 1,
-        HAS_DIVERSITY=bool(coefficients.diversity),
-        IS_DIFFERENCE=has_reference and products.dtype.itemsize < torch.float32.itemsize,
-        COLUMNS=min(_MOST_COLUMNS, triton.next_power_of_2(vocab)),
-        num_warps=_NUM_WARPS,
-    )
+    # Triton launches on the current device, wherever the tensors are
+    with torch.cuda.device_of(products):
+        _rows[(num_rows,)](
+            products,
+            products.stride(0),
+            products.stride(1),
+            targets,
+            targets.stride(0),
+            products if head.bias is None else head.bias.contiguous(),
+            out,
+            out.stride(0),
+            out.stride(1),
+            vocab,
+            float(head.scale),
+            float(coefficients.task),
+            float(coefficients.consistency),
+            float(coefficients.diversity),
+            float(settings.temperature),
+            HAS_BIAS=head.bias is not None,
+            HAS_REFERENCE=has_reference,
+            HAS_TEMPERATURE=has_reference and settings.temperature != 1,
+            HAS_DIVERSITY=bool(coefficients.diversity),
+            IS_DIFFERENCE=has_reference and products.dtype.itemsize < torch.float32.itemsize,
+            COLUMNS=min(_MOST_COLUMNS, triton.next_power_of_2(vocab)),
+            num_warps=_NUM_WARPS,
+        )
 
 
 def check_works(device: torch.device) -> None:
