@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 JIT := 'ignore:`torch.jit.script` is deprecated:DeprecationWarning'
 OLDEST := transformers==5.19.0 peft==0.21.0 accelerate==1.12.0
 
-.PHONY: quickstart test test-slow test-gpu test-oldest check lint types bench clean
+.PHONY: quickstart test test-slow test-gpu test-kernel test-oldest check lint types bench clean
 
 quickstart: $(STAMP)  ## Fine-tune the embedded model and show what changed
 	$(BIN)/balora quickstart --overwrite
@@ -27,6 +27,14 @@ test-oldest: requirements.lock
 	.venv-oldest/bin/pip install --quiet $(OLDEST)
 	.venv-oldest/bin/pip install --quiet --no-deps --no-build-isolation -e .
 	.venv-oldest/bin/python -m pytest -m "not slow and not gpu" -n 2 -W $(JIT) tests/anchored tests/trainers
+
+# the kernel for GPUs in Triton's interpreter, which needs an older numpy
+test-kernel: requirements.lock
+	$(PYTHON) -m venv .venv-kernel
+	.venv-kernel/bin/pip install --quiet -r requirements.lock
+	.venv-kernel/bin/pip install --quiet triton==3.6.0 "numpy<2.4"
+	.venv-kernel/bin/pip install --quiet --no-deps --no-build-isolation -e .
+	TRITON_INTERPRET=1 .venv-kernel/bin/python -m pytest -n 2 tests/fused/test_kernel.py
 
 check: lint types test  ## What CI runs
 

@@ -77,7 +77,7 @@ def peak_memory(workload: Workload, name: str, num_steps: int) -> dict[str, floa
     On a GPU both are the peak of the allocator. `peak_before_steps_mib` shows whether making the
     models, the SVD of their weights included, or the steps set the peak.
     """
-    prepare(workload)
+    torch.set_num_threads(workload.threads)
     imports = status_mib("VmRSS") if workload.device == "cpu" else 0.0
     step = make_step(VARIANTS[name], Models(workload))
     before = peak_mib(workload.device)
@@ -96,11 +96,6 @@ def peak_mib(device: str) -> float | None:
     if device == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return status_mib("VmHWM")
-
-
-def prepare(workload: Workload) -> None:
-    """Set the threads."""
-    torch.set_num_threads(workload.threads)
 
 
 def row_of(
@@ -176,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure every variant, print the table and write the rows."""
     options = parse(arguments)
     workload = workload_of(options)
-    prepare(workload)
+    torch.set_num_threads(workload.threads)
     rows = measure(workload, options.variants, options.repeats, options.measure)
     print(table(rows))
     if options.out:

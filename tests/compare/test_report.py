@@ -175,10 +175,22 @@ def test_the_headline_over_conditions(tmp_path):
         "pissa has the best exact match in all 2 conditions, ahead of lora beyond the 95% interval "
         "in a only; lora keeps most (recall of facts) in all 2 conditions, the baseline."
     )
-    rows[-3:] = runs("pissa", (0.4, 0.4, 0.4), (0.5, 0.1, 0.5), "b")
+    rows[-3:] = runs("pissa", (0.4, 0.4, 0.4), (0.9, 0.1, 0.9), "b")
     text = told(tmp_path / "2", rows, **asked)
-    assert text.startswith("Best exact match: pissa in a, lora in b, ahead of")
-    assert "a only" in text
+    assert text == (
+        "Best exact match: pissa in a, lora in b (ahead of lora beyond the 95% interval in a "
+        "only); keeping most (recall of facts): lora in a, pissa in b (with no difference to "
+        "lora beyond the 95% interval)."
+    )
+    untried = [row for row in rows if row["method"] != "lora"]
+    failed = [{**row, "error": "died", "metrics": {}} for row in rows if row["method"] == "lora"]
+    text = told(tmp_path / "3", [*failed, *untried], **asked)
+    assert text.startswith("pissa has the best exact match in all 2 conditions; pissa keeps most")
+    assert "interval" not in text
+    for one in rows:
+        del one["metrics"]["exact_match"]
+    text = told(tmp_path / "4", rows, **asked)
+    assert text.startswith("Keeping most (recall of facts): lora in a, pissa in b (with no")
 
 
 def test_who_keeps_most_and_learned_less_is_told_so(tmp_path):
@@ -295,7 +307,7 @@ def test_equals_share_the_lead(tmp_path):
     ]
     methods = ["lora", "full", "pissa"]
     assert told(tmp_path / "1", rows, methods=methods, baseline="lora") == (
-        "all 3 methods share the best exact match, 0.0%; lora and pissa keep equally much (recall "
+        "All 3 methods share the best exact match, 0.0%; lora and pissa keep equally much (recall "
         "of facts), 20.0%."
     )
     both = [{**r, "condition": c} for c in ("a", "b") for r in rows]

@@ -6,6 +6,7 @@ Shapes: ``M`` tokens, ``D`` hidden size, ``V`` vocabulary.
 from __future__ import annotations
 
 import itertools
+import types
 
 import pytest
 import torch
@@ -234,17 +235,38 @@ def test_a_gpu_gets_larger_chunks_and_blocks():
     assert tokens._rows_per_block(torch.empty(1, 2**17, device="meta")) == 2**10
 
 
-def test_a_kernel_that_cannot_be_built_is_said_once_and_done_without(monkeypatch, caplog):
+@pytest.fixture
+def kernels():
+    """The function that finds the kernel, which has found none yet and forgets what it finds."""
+    tokens._kernel.cache_clear()
+    yield tokens._kernel
+    tokens._kernel.cache_clear()
+
+
+def test_a_kernel_that_cannot_be_built_is_said_once_and_done_without(kernels, monkeypatch, caplog):
     def fail(name):
         raise RuntimeError("Failed to find C compiler.\nPlease install one.")
 
     monkeypatch.setattr(tokens.importlib, "import_module", fail)
-    make = tokens._kernel.__wrapped__  # behind the cache
-    assert make(torch.device("cpu")) is None
+    assert kernels(torch.device("cpu"), torch.float32) is None
     assert caplog.messages == []
-    assert make(torch.device("cuda")) is None
+    for _ in range(3):
+        assert kernels(torch.device("cuda"), torch.bfloat16) is None
     (message,) = caplog.messages
     assert message.endswith("in more memory: RuntimeError: Failed to find C compiler.")
+
+
+def test_too_little_memory_is_no_verdict_on_the_kernel(kernels, monkeypatch, caplog):
+    def fail(name):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(tokens.importlib, "import_module", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels(torch.device("cuda"), torch.bfloat16)
+    module = types.SimpleNamespace(DTYPES=(), check_works=None)
+    monkeypatch.setattr(tokens.importlib, "import_module", lambda name: module)
+    assert kernels(torch.device("cuda"), torch.bfloat16) is module
+    assert caplog.messages == []
 
 
 # what is left behind

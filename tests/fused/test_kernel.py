@@ -163,7 +163,7 @@ def test_the_consistency_near_the_reference(dtype, distance, rng):
     assert bool((actual.consistency >= 0).all())
 
 
-@pytest.mark.parametrize("shift", [-80.0, 80.0, 1e4])
+@pytest.mark.parametrize("shift", [-1e4, -80.0, 80.0, 1e4])
 def test_logits_far_from_zero_and_far_apart(shift, rng):
     products, targets = make_products(rng)
     products += shift
@@ -189,6 +189,60 @@ def test_what_is_not_finite_shows(model, bad, rng):
     sums = torch.stack([values.task, values.consistency, values.diversity]).sum(dim=0)
     assert not sums[2].isfinite()
     assert bool(sums[[0, 1, 3, 4, 5, 6]].isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", kernel.DTYPES)
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
+def test_softmaxes_that_exclude_one_another(temperature, dtype, rng):
+    products, targets = make_products(rng, num_rows=1, dtype=dtype)
+    products[:] = 0
+    is_half = dtype != torch.float32
+    products[0, 0, 3], products[1, 0, 8] = 50.0, 50.0
+    if is_half:  # the first is the difference
+        products[0, 0, 8] = -50.0
+    settings = TokenSettings(TokenCoefficients(0.0, 1.0, 0.0), temperature)
+    values, gradient = expected(products, targets, head_of(300, rng), settings)
+    actual, actual_gradient = found(products, targets, head_of(300, rng), settings)
+    assert actual.consistency.item() == pytest.approx(values.consistency.item(), rel=1e-6)
+    error = (actual_gradient.double() - gradient).norm() / gradient.norm()
+    assert error < (TOLERANCES[dtype] if is_half else 3e-7)
+
+
+def test_strides_of_any_kind(rng):
+    products, targets = make_products(rng)
+    head = head_of(300, rng, bias=True)
+    values, gradient = expected(products, targets, head, TokenSettings(ALL))
+    strided = torch.stack([head.bias, head.bias + 9], dim=1).to(DEVICE)[:, 0]
+    out = torch.full((len(targets), 5), torch.nan, device=DEVICE).mT
+    on_device = products.to(DEVICE)
+    kernel.write_row_values(
+        on_device,
+        torch.stack([targets, 0 * targets], dim=1).to(DEVICE)[:, 0],
+        head=LMHead(head.weight, strided),
+        settings=TokenSettings(ALL),
+        out=out,
+    )
+    torch.testing.assert_close(
+        out.cpu().double(), torch.stack(values).double(), rtol=1e-5, atol=3e-6
+    )
+    torch.testing.assert_close(on_device[0].cpu().double(), gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_it_is_launched_where_its_tensors_are(rng, monkeypatch):
+    entered = []
+    device_of = torch.cuda.device_of
+    monkeypatch.setattr(torch.cuda, "device_of", lambda x: entered.append(x) or device_of(x))
+    products, targets = make_products(rng)
+    found(products, targets, head_of(300, rng), TokenSettings(ALL))
+    assert [tensor.shape for tensor in entered] == [products.shape]
+
+
+@pytest.mark.parametrize("dtype", kernel.DTYPES)
+def test_the_check_passes_and_notices_wrong_values(dtype, monkeypatch):
+    kernel.check_works(torch.device(DEVICE), dtype)
+    monkeypatch.setattr(kernel, "write_row_values", lambda *_, **__: None)
+    with pytest.raises(ArithmeticError, match="two equal logits gave"):
+        kernel.check_works(torch.device(DEVICE), dtype)
 
 
 def test_what_it_does_not_know():

@@ -219,8 +219,7 @@ def _finished(config_path: Path | str | None, options: Mapping[str, str]) -> Com
             "leave it out, or compare anew in another folder."
         )
     folder = Folder(comparison.folder)
-    asked = {name for name in ("baseline", "metric") if name in options}
-    if asked:
+    if options.keys() & {"baseline", "metric"}:
         with _locked(folder):  # a run that goes on would report as is asked for here
             folder.write_comparison(comparison)
     return comparison

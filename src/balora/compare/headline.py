@@ -40,7 +40,10 @@ def headline(study: Study) -> str:
     left_out = _left_out(study)
     if parts:
         missing = f" Not ranked where figures of a run are missing: {', '.join(left_out)}."
-        return f"{'; '.join(parts)}.{missing if left_out else ''}"
+        told = "; ".join(parts)
+        if not told.startswith(tuple(study.trained)):  # whose names stay as they are
+            told = told[0].upper() + told[1:]
+        return f"{told}.{missing if left_out else ''}"
     if left_out:
         return "No method has the figure of every seed, so none is named the best."
     return "No method that trains has a figure to compare."
@@ -130,18 +133,23 @@ def _left_out(study: Study) -> list[str]:
 def _clause(study: Study, leaders: Sequence[Leader], name: str) -> str:
     """Return the clause of one metric."""
     first = leaders[0]
-    claim = _claim(study, name, len(first.methods))
     if len(leaders) == 1:
         return _led(study, first, name)
     names = list(dict.fromkeys(_who(study, leader) for leader in leaders))
     if len(names) == 1:
+        claim = _claim(study, name, len(first.methods))
         who = f"{names[0]} {claim} in all {len(leaders)} conditions"
     else:
         places = (f"{who} in {_places(study, leaders, who)}" for who in names)
         who = f"{_title(study, name)}: {', '.join(places)}"
     if study.baseline is None:
         return who
-    return who + (", the baseline" if names == [study.baseline] else _how_sure(study, leaders))
+    if names == [study.baseline]:
+        return f"{who}, the baseline"
+    sure = _how_sure(study, leaders)
+    if not sure:
+        return who
+    return f"{who}, {sure}" if len(names) == 1 else f"{who} ({sure})"
 
 
 def _who(study: Study, leader: Leader) -> str:
@@ -159,7 +167,7 @@ def _title(study: Study, name: str) -> str:
     """Return what stands before a list of who is best where."""
     title = shown(name).title
     if name == study.task:
-        return f"Best {title}"
+        return f"best {title}"
     return f"holding up best ({title})" if ":" in name else f"keeping most ({title})"
 
 
@@ -185,13 +193,16 @@ def _places(study: Study, leaders: Sequence[Leader], who: str) -> str:
 
 
 def _how_sure(study: Study, leaders: Sequence[Leader]) -> str:
+    """Return how the leaders stand to the baseline; nothing where none can be held against it."""
+    if all(leader.difference is None for leader in leaders):
+        return ""
     if study.num_seeds == 1:
-        return f", held against {study.baseline} on one seed, which says nothing about the next"
+        return f"held against {study.baseline} on one seed, which says nothing about the next"
     beyond = [leader.condition for leader in leaders if leader.is_beyond]
     if not beyond:
-        return f", with no difference to {study.baseline} beyond the 95% interval"
+        return f"with no difference to {study.baseline} beyond the 95% interval"
     only = "" if len(beyond) == len(leaders) else f" in {_listed(beyond)} only"
-    return f", ahead of {study.baseline} beyond the 95% interval{only}"
+    return f"ahead of {study.baseline} beyond the 95% interval{only}"
 
 
 def _against(study: Study, leader: Leader, name: str) -> str:

@@ -15,6 +15,8 @@ Needs Triton, which the CUDA builds of torch for Linux bring along, and a C comp
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -83,18 +85,24 @@ def write_row_values(
         )
 
 
-def check_works(device: torch.device) -> None:
-    """Run the kernel on a row of two logits.
+def check_works(device: torch.device, dtype: torch.dtype) -> None:
+    """Run the kernel with all terms on a row of two equal logits, and look at what it gives.
 
     Raises:
+        ArithmeticError: If the values are not those of such a row.
         Exception: Whatever Triton and the compilers say where they cannot build it.
     """
-    products = torch.zeros(1, 1, 2, device=device)
-    out = products.new_empty(len(RowValues._fields), 1)
+    products = torch.zeros(2, 1, 2, device=device, dtype=dtype)
+    out = torch.full((len(RowValues._fields), 1), torch.nan, device=device)
     head = LMHead(products[0].mT)
     target = torch.zeros(1, dtype=torch.int64, device=device)
-    settings = TokenSettings(TokenCoefficients())
+    settings = TokenSettings(TokenCoefficients(1.0, 1.0, 1.0))
     write_row_values(products, target, head=head, settings=settings, out=out)
+    nats = math.log(2)
+    expected = dict(task=nats, consistency=0.0, diversity=-nats, entropy=nats, is_correct=1.0)
+    found = dict(zip(RowValues._fields, out[:, 0].tolist(), strict=True))
+    if not all(math.isclose(found[name], expected[name], abs_tol=1e-5) for name in expected):
+        raise ArithmeticError(f"two equal logits gave {found}")
 
 
 @triton.jit
@@ -130,7 +138,11 @@ def _logits(
     return student, reference, difference
 
 
-@triton.jit
+# that a chunk begins elsewhere or has another number of rows is no reason to compile anew
+@triton.jit(
+    do_not_specialize=["value_stride"],
+    do_not_specialize_on_alignment=["targets", "values"],
+)
 def _rows(
     products,
     model_stride,
@@ -231,12 +243,13 @@ def _rows(
         if HAS_REFERENCE:
             log_q = (reference - reference_largest) / temperature - log_reference_total
             q = tl.exp(log_q)
+            tempered_p = p
+            if HAS_TEMPERATURE:
+                tempered_p = tl.exp((student - largest) / temperature - log_tempered)
             x = difference / temperature - offset
             # e^x - 1 - x, by its series where the difference would cancel
             series = 1.0 + x / 3 * (1.0 + x / 4 * (1.0 + x / 5 * (1.0 + x / 6 * (1.0 + x / 7))))
-            excess = tl.where(
-                tl.abs(x) < 0.25, q * 0.5 * x * x * series, tl.exp(log_q + x) - q - q * x
-            )
+            excess = tl.where(tl.abs(x) < 0.25, q * 0.5 * x * x * series, tempered_p - q - q * x)
             divergence += tl.sum(tl.where(is_column, excess, 0.0))
             grad += consistency * temperature * (excess + q * x)
         grad = (scale * grad).to(products.dtype.element_ty)

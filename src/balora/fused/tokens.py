@@ -39,8 +39,8 @@ _LEAST_ROWS, _LEAST_ROWS_GPU = 384, 1024
 _BLOCK_ELEMENTS, _BLOCK_ELEMENTS_GPU = 2**19, 2**27
 """Logits of a block: a few of 2 MiB fit into the cache of a CPU; a GPU wants few launches."""
 _ALIGNMENT = 64
-_HAS_OUT_DTYPE = hasattr(torch.ops.aten.mm, "dtype_out")
-"""Whether a product of half precision can be had in float32 (torch 2.8 or newer, on CUDA)."""
+HAS_OUT_DTYPE = hasattr(torch.ops.aten.mm, "dtype_out") and torch.version.hip is None
+"""Whether a product of half precision can be had in float32 on a GPU: from torch 2.8 on."""
 
 
 class TokenTerms(NamedTuple):
@@ -189,7 +189,7 @@ def _row_writer(
     products: Tensor, dtype: torch.dtype, head: LMHead, settings: TokenSettings
 ) -> Callable[..., None]:
     """Return what writes values and gradient of a chunk's rows: the kernel, or blocks of rows."""
-    kernel = _kernel(products.device)
+    kernel = _kernel(products.device, products.dtype)
     if kernel is not None and kernel.is_supported(products.dtype, head, settings):
         return functools.partial(kernel.write_row_values, head=head, settings=settings)
     num_models, num_rows, vocab = products.shape
@@ -200,13 +200,16 @@ def _row_writer(
 
 
 @functools.cache
-def _kernel(device: torch.device) -> ModuleType | None:
+def _kernel(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
     """Return the module of the GPU's kernel; ``None`` where it cannot run."""
     if device.type != "cuda":
         return None
     try:
         kernel = importlib.import_module("balora.fused.kernel")
-        kernel.check_works(device)
+        if dtype in kernel.DTYPES:
+            kernel.check_works(device, dtype)
+    except torch.OutOfMemoryError:  # says nothing about the kernel
+        raise
     except Exception as error:  # noqa: BLE001 - whatever Triton and the compilers say
         logger.warning(
             "the objective runs without its kernel, with the same values but slower and in more "
@@ -245,7 +248,7 @@ def _multiply(
 
 def _multiply_back(grad_logits: Tensor, weight: Tensor, *, out: Tensor) -> None:
     """Write the product of the gradient with the head into ``out``, ``(R, D)``, in float32."""
-    if weight.is_cuda and _is_half(weight.dtype) and _HAS_OUT_DTYPE:
+    if weight.is_cuda and _is_half(weight.dtype) and out.dtype == torch.float32 and HAS_OUT_DTYPE:
         # else the parts of a sum over the vocabulary are rounded before they are added
         torch.mm(grad_logits, weight, out_dtype=out.dtype, out=out)
     else:
