@@ -313,9 +313,9 @@ def test_equals_share_the_lead(tmp_path):
     both = [{**r, "condition": c} for c in ("a", "b") for r in rows]
     asked = {"methods": methods, "baseline": "full", "conditions": {"a": {}, "b": {}}}
     assert told(tmp_path / "2", both, **asked) == (
-        "all 3 methods share the best exact match in all 2 conditions, with no difference to full "
-        "beyond the 95% interval; lora and pissa keep equally much (recall of facts) in all 2 "
-        "conditions, with no difference to full beyond the 95% interval."
+        "All 3 methods share the best exact match in all 2 conditions; lora and pissa keep equally "
+        "much (recall of facts) in all 2 conditions, with no difference to full beyond the 95% "
+        "interval."
     )
 
 
