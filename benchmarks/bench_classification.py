@@ -59,8 +59,8 @@ from transformers.utils import logging as transformers_logging
 
 from balora.anchored import reference_mode
 from balora.config import BALoraConfig
+from balora.models.classifier import paper_target_modules
 from balora.trainers import BALoraTrainer
-from balora.trainers.classifier import paper_target_modules
 
 SHAPES: dict[str, dict[str, int]] = {
     "minilm": {

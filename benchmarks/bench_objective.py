@@ -51,7 +51,7 @@ from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 from balora.config import BALoraConfig
 from balora.fused import FusedObjective, TokenCoefficients, TokenSettings, token_terms, tokens
-from balora.head import LMHead
+from balora.models.head import LMHead
 from balora.objective import Coefficients, Normalizer, nlg_objective
 
 HEADS = {  # hidden size, vocabulary

@@ -37,7 +37,7 @@ from benchmarks.measure import (
 from torch import Tensor
 
 from balora.fused import HeadFactor
-from balora.head import LMHead
+from balora.models.head import LMHead
 from balora.regularizers import nlg
 
 SIZES = ["512x768x50257", "1024x768x50257", "512x4096x32000"]

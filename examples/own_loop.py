@@ -19,7 +19,7 @@ from balora import BALoraConfig
 from balora.anchored import anchor_adapter, initialise, reference_mode
 from balora.assets import asset_path
 from balora.fused import FusedObjective
-from balora.head import head_of
+from balora.models.head import head_of
 from balora.objective import next_token_targets
 
 

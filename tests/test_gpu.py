@@ -26,7 +26,7 @@ from balora.fused import (
     token_terms,
     tokens,
 )
-from balora.head import LMHead
+from balora.models.head import LMHead
 from balora.objective import Coefficients, Normalizer, nlg_objective
 from tiny_adapters import anchored_model, make_batch
 from tiny_comparison import ROWS, model_folder, recipe, write_rows  # noqa: F401 - fixtures

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balora.config import BALoraConfig
-from balora.head import LMHead
+from balora.models.head import LMHead
 from balora.objective import (
     Coefficients,
     LossTerms,

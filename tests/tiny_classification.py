@@ -17,8 +17,8 @@ from transformers import (
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from balora.config import BALoraConfig
+from balora.models.classifier import LoadedClassifier
 from balora.trainers import BALoraTrainer
-from balora.trainers.classifier import LoadedClassifier
 from tiny_models import CAUSAL, CLASSIFIERS, make_tokenizer
 from tiny_training import LARGE, OFF
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from balora.config import BALoraConfig
 from balora.errors import NonFiniteError
-from balora.head import LMHead
+from balora.models.head import LMHead
 from balora.regularizers import nlg, nlu
 from balora.regularizers.checks import at_least_float32, attached_zero
 from balora.regularizers.spectral import evenly_spaced_rows
@@ -166,7 +166,7 @@ def nlg_objective(
             while the consistency coefficient is not 0, held constant.
         targets: The tokens to predict, shape ``(M,)``.
         head: From hidden states to logits, ``(M, D)`` to ``(M, V)``. The SVD term of an
-            :class:`~balora.head.LMHead` is taken before its soft cap; any other function is
+            :class:`~balora.models.head.LMHead` is taken before its soft cap; any other function is
             taken as it is.
         config: Temperature, top-K, and the settings of the SVD term.
         normalizer: What the sums are divided by.

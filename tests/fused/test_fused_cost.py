@@ -24,7 +24,7 @@ from balora.fused import (
     tokens,
 )
 from balora.fused import objective as objective_module
-from balora.head import LMHead
+from balora.models.head import LMHead
 from balora.objective import Coefficients
 
 VOCAB, SIZE = 101, 6

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balora.fused import TokenCoefficients, TokenSettings, token_terms, tokens
-from balora.head import LMHead
+from balora.models.head import LMHead
 
 STEP = 1e-30
 TERMS = TokenCoefficients._fields

@@ -19,7 +19,7 @@ from balora.fused import (
     token_terms,
     tokens,
 )
-from balora.head import LMHead
+from balora.models.head import LMHead
 from balora.objective import Coefficients, Normalizer, nlg_objective
 
 CONFIGS = {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from balora.config import BALoraConfig
 from balora.fused import TokenCoefficients, TokenSettings, token_terms
-from balora.head import LMHead
+from balora.models.head import LMHead
 from balora.objective import Coefficients, Normalizer, nlg_objective
 
 HALVES = [torch.bfloat16, torch.float16]

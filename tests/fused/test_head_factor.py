@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from balora.fused import HeadFactor
-from balora.head import LMHead
+from balora.models.head import LMHead
 from balora.regularizers import nlg
 
 SHAPES = [(5, 7, 31), (40, 7, 31), (9, 16, 11), (64, 48, 500), (1, 3, 4)]  # M, D, V

@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from balora.fused.block import NUM_SCRATCH, RowValues, TokenCoefficients, TokenSettings, row_values
-from balora.head import LMHead
+from balora.models.head import LMHead
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if find_spec("triton") is None or not (torch.cuda.is_available() or IS_INTERPRETED):

@@ -16,9 +16,9 @@ from transformers import DataCollatorWithPadding, Trainer, TrainerCallback
 from balora.anchored import anchor_adapter, initialise, reference_mode
 from balora.config import BALoraConfig
 from balora.errors import ConfigError, DataError, NonFiniteError, RowError
+from balora.models.classifier import ClassifierHead
 from balora.trainers import BALoraTrainer
 from balora.trainers.checks import check_single_device
-from balora.trainers.classifier import ClassifierHead
 from tiny_classification import (
     METHODS,
     arguments,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from balora.anchored import ADAPTER_FILE
-from balora.trainers.classifier import load_classifier
+from balora.models.classifier import load_classifier
 from tiny_classification import ARCHITECTURES, logits_of, make_rows, make_trainer, save_body
 from tiny_models import make_tokenizer
 from tiny_training import run

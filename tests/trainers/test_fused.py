@@ -18,7 +18,7 @@ from balora.cli import main
 from balora.config import BALoraConfig
 from balora.errors import NonFiniteError
 from balora.fused import FusedObjective
-from balora.head import head_of
+from balora.models.head import head_of
 from balora.objective import Objective, nlg_objective
 from tiny_models import CAUSAL, OTHER_HEADS, make_model, make_tokenizer
 from tiny_training import (

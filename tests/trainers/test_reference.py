@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from balora.anchored import layer as anchored_layer
 from balora.anchored import reference_mode
 from balora.errors import ConfigError
-from balora.trainers.classifier import ClassifierHead
+from balora.models.classifier import ClassifierHead
 from balora.trainers.reference import (
     REFERENCE_COLUMN,
     REFERENCE_FILE,

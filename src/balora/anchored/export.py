@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from balora.anchored.model import ADAPTER_FILE
 from balora.errors import ConfigError
-from balora.model_names import check_model_name
+from balora.models.names import check_model_name
 
 _TOKENIZER_FILES = re.compile(r"tokenizer.*|special_tokens_map\.json|chat_template\.jinja|vocab.*")
 

@@ -17,7 +17,7 @@ from balora.config import DataConfig
 from balora.errors import ConfigError
 from balora.field_types import suggestion
 from balora.files import read_text
-from balora.model_names import check_model_name
+from balora.models.names import check_model_name
 from balora.recipes.kinds import GENERATION
 from balora.recipes.load import check_recipe
 from balora.recipes.recipe import Recipe

@@ -23,10 +23,10 @@ from balora.errors import ConfigError, DataError
 from balora.evaluation.classified import measure_sets
 from balora.evaluation.results import format_figures
 from balora.field_types import suggestion
-from balora.model_names import check_model_name
+from balora.models.classifier import load_classifier
+from balora.models.names import check_model_name
 from balora.recipes import load_recipe
 from balora.recipes.values import read_mapping
-from balora.trainers.classifier import load_classifier
 
 RECIPE_FILE = "recipe.yaml"
 

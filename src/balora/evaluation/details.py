@@ -36,7 +36,7 @@ from balora.evaluation.batches import (
 )
 from balora.evaluation.inheritance import MeasureOptions, generate
 from balora.fused.spectral import HeadFactor
-from balora.head import LMHead, check_head, head_of
+from balora.models.head import LMHead, check_head, head_of
 from balora.objective import next_token_targets
 from balora.regularizers.spectral import evenly_spaced_rows, singular_values
 

@@ -23,7 +23,7 @@ from balora.errors import ConfigError
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
 from balora.field_types import suggestion, type_problem
 from balora.files import read_text
-from balora.model_names import check_model_name
+from balora.models.names import check_model_name
 from balora.recipes.values import parse_text, read_mapping
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from balora.errors import NonFiniteError
-from balora.head import LMHead
+from balora.models.head import LMHead
 
 
 def check_inputs(

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from balora.fused.block import RowValues, TokenCoefficients, TokenSettings
-from balora.head import LMHead
+from balora.models.head import LMHead
 
 _MOST_COLUMNS = 4096
 """Columns of a row that a program takes at a time."""

@@ -10,7 +10,7 @@ from balora.fused.block import TokenCoefficients, TokenSettings
 from balora.fused.checks import check_terms
 from balora.fused.spectral import HeadFactor
 from balora.fused.tokens import CHUNK_BYTES, token_terms
-from balora.head import LMHead
+from balora.models.head import LMHead
 from balora.objective import (
     Coefficients,
     LossTerms,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from balora.errors import NonFiniteError
 from balora.fused.checks import check_frozen
-from balora.head import LMHead
+from balora.models.head import LMHead
 from balora.regularizers.spectral import singular_values
 
 _BLOCK_ELEMENTS = 2**24

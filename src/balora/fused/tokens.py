@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from balora.fused.block import NUM_SCRATCH, RowValues, TokenSettings, row_values
 from balora.fused.checks import check_inputs, check_terms
-from balora.head import LMHead
+from balora.models.head import LMHead
 from balora.objective import NO_REFERENCE, TokenCounts
 from balora.regularizers.checks import check_temperature, check_top_k
 

@@ -20,6 +20,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from balora.anchored import check_adapter, initialise
 from balora.config import GENERATION_FIELDS, BALoraConfig
 from balora.errors import ConfigError, NonFiniteError
+from balora.models.classifier import ClassifierHead, LoadedClassifier, align_pad_token
 from balora.objective import Normalizer, nlu_objective, task_loss
 from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.checks import (
@@ -31,7 +32,6 @@ from balora.trainers.checks import (
     check_start,
     warn_of_half_precision,
 )
-from balora.trainers.classifier import ClassifierHead, LoadedClassifier, align_pad_token
 from balora.trainers.log import StepLog
 from balora.trainers.reference import (
     REFERENCE_COLUMN,
@@ -63,7 +63,7 @@ class BALoraTrainer(ObjectiveMixin, StagedSaveMixin, Trainer):  # type: ignore[m
     ``PeftModel.from_pretrained`` on the untouched base.
 
     Args:
-        model: From :func:`~balora.trainers.classifier.load_classifier`, so that every new
+        model: From :func:`~balora.models.classifier.load_classifier`, so that every new
             parameter is trained and saved; or a model with a head, or a ``PeftModel`` of one.
         args: As for transformers. Without it: bf16 where the device has it.
         balora_config: The start and the objective; by default the paper's for classification.

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from balora.errors import ConfigError
-from balora.head import agree
+from balora.models.head import agree
 
 
 def is_packed(inputs: dict[str, Any]) -> bool:

@@ -32,14 +32,14 @@ from balora.errors import ConfigError
 from balora.evaluation.classification import primary_metric, task_metrics
 from balora.evaluation.classified import measure_sets
 from balora.evaluation.results import best_row, per_evaluation, selection_rule, write_results
-from balora.model_names import check_model_name
-from balora.recipes import Recipe
-from balora.trainers.classification import BALoraTrainer
-from balora.trainers.classifier import (
+from balora.models.classifier import (
     LoadedClassifier,
     load_classifier,
     paper_target_modules,
 )
+from balora.models.names import check_model_name
+from balora.recipes import Recipe
+from balora.trainers.classification import BALoraTrainer
 from balora.trainers.prepared import (
     Prepared,
     in_words_of_the_recipe,

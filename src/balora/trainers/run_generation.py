@@ -12,7 +12,7 @@ from trl import SFTConfig
 from balora.config import DataConfig
 from balora.data import Examples, load_examples
 from balora.errors import ConfigError
-from balora.model_names import check_model_name
+from balora.models.names import check_model_name
 from balora.recipes import Recipe
 from balora.trainers.prepared import (
     Prepared,

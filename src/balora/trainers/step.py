@@ -20,7 +20,7 @@ from balora.anchored import reference_mode
 from balora.config import BALoraConfig
 from balora.errors import NonFiniteError
 from balora.fused import FusedObjective
-from balora.head import check_head, head_of
+from balora.models.head import check_head, head_of
 from balora.objective import (
     Coefficients,
     Normalizer,

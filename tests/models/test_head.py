@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from balora.errors import ConfigError
-from balora.head import LMHead, agree, check_head, head_of
+from balora.models.head import LMHead, agree, check_head, head_of
 from tiny_models import CAUSAL, OTHER_HEADS, VOCAB, make_model
 
 WITH_BIAS, WITH_SCALE, WITH_SOFTCAP = (

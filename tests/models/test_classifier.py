@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from balora.errors import ConfigError
-from balora.trainers.classifier import (
+from balora.models.classifier import (
     ClassifierHead,
     load_classifier,
     paper_target_modules,

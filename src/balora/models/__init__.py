@@ -1,0 +1,1 @@
+"""Models as they are loaded: their names, their output layers, their classification heads."""
