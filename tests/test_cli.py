@@ -148,6 +148,7 @@ def test_output_that_is_not_empty_is_refused_kept_and_overwritten_on_request(
     assert "is not empty. Name another folder, pass `--overwrite`" in capsys.readouterr().err
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == before
     assert train("--learning_rate", "0.1", "--overwrite") == 0
+    assert main(["train", "--config", str(tmp_path / "out" / "recipe.yaml")]) == 2
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() != before
     # an old checkpoint must not be taken for one of the new run
     assert train("--resume_from_checkpoint", "true") == 2

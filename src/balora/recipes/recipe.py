@@ -13,6 +13,9 @@ from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind
 from balora.recipes.methods import Resolved, acting_fields
 from balora.recipes.values import dump_mapping
 
+_OF_ONE_CALL = ("resume_from_checkpoint",)
+"""Fields of the trainer's that say, as those of `RunConfig` do, what a call does with a folder."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -35,15 +38,18 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved flat recipe: every field that acts, with its value.
 
-        Loaded again, it gives an equal recipe. Fields that cannot act under the other settings are
-        left out, because a recipe that sets one is refused.
+        Loaded again, it gives the same run. Fields that cannot act under the other settings are
+        left out, because a recipe that sets one is refused; so is what the call was to do with an
+        output that is there (`overwrite`, `dry_run`, `resume_from_checkpoint`), because the next
+        call would do it unasked.
         """
         flat: dict[str, Any] = {}
-        for part in (self.model, self.data, self.run):
+        for part in (self.model, self.data):
             flat |= {k: v for k, v in dataclasses.asdict(part).items() if v is not None}
         acting = acting_fields(Resolved(self.adapter, self.objective))
         acting = {name: value for name, value in acting.items() if name not in self.kind.foreign}
-        return flat | acting | self.training
+        training = {k: v for k, v in self.training.items() if k not in _OF_ONE_CALL}
+        return flat | acting | training
 
     def to_yaml(self) -> str:
         """Return `to_dict` as YAML, which `load_recipe` reads."""
