@@ -1,0 +1,209 @@
+"""Calls that are killed by SIGKILL inside one of their writes, or after some seconds.
+
+A call runs in a forked child, so that what the test has imported is there already: a kill costs as
+long as the call itself. Before each write below a folder the child counts; at the given number it
+kills itself. In the mode ``half`` it first cuts what the write before it wrote to half its bytes,
+which is what a kill inside that write leaves.
+
+Counted are what Python opens for writing, renames, links, makes and removes, and each file of
+``torch.save`` and of safetensors, which are written without Python.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+
+_EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+class Kill(NamedTuple):
+    """Where a call is killed."""
+
+    step: int
+    """The write before which it is, counted from 1."""
+    half: bool
+    """Whether the write before that one is cut to half."""
+
+
+def every_kill(call: Callable[[], Any], under: Path) -> Iterator[tuple[Kill, bool]]:
+    """Kill a call before each of its writes, then inside each, and yield after every kill.
+
+    The caller puts the folder back to what it was before it goes on.
+
+    Args:
+        call: Returns an exit status, or None for 0.
+        under: Only writes below this folder count.
+
+    Yields:
+        Where it was killed, and True; last of each of the two rounds, where the call came to its
+        end before that step, False.
+    """
+    for half in (False, True):
+        step, killed = 0, True
+        while killed:
+            step += 1
+            kill = Kill(step, half)
+            killed = killed_at(kill, call, under)
+            yield kill, killed
+
+
+def killed_at(kill: Kill, call: Callable[[], Any], under: Path) -> bool:
+    """Run a call that is killed at one of its writes; False if it came to its end before.
+
+    Raises:
+        AssertionError: If it failed, with what it printed.
+    """
+    return _in_child(lambda: _Killer(kill, under.resolve()).arm(), call, None)
+
+
+def killed_after(seconds: float, call: Callable[[], Any]) -> bool:
+    """Run a call that is killed after some seconds; False if it came to its end before.
+
+    Raises:
+        AssertionError: If it failed, with what it printed.
+    """
+    return _in_child(lambda: None, call, seconds)
+
+
+class _Killer:
+    """Counts the writes of its process and kills it at one of them."""
+
+    def __init__(self, kill: Kill, under: Path) -> None:
+        self.kill, self.under = kill, under
+        self.count = 0
+        self.before: dict[Path, tuple[int, int]] = {}
+        self.is_busy = False
+
+    def arm(self) -> None:
+        """Begin to count; there is no way back."""
+        sys.addaudithook(self.hear)
+        save, serialize = torch.save, safetensors.torch.serialize_file
+
+        def counted_save(value: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+            if isinstance(file, str | os.PathLike):
+                self.count_write(file)
+            save(value, file, *args, **kwargs)
+
+        def counted_serialize(tensors: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+            self.count_write(file)
+            serialize(tensors, file, *args, **kwargs)
+
+        torch.save, safetensors.torch.serialize_file = counted_save, counted_serialize
+
+    def hear(self, event: str, args: tuple[Any, ...]) -> None:
+        """Take an event of the interpreter's."""
+        if event == "open":
+            path, mode, flags = args
+            writes = any(c in mode for c in "wax+") if mode else bool((flags or 0) & _WRITING)
+            if writes:
+                self.count_write(path)
+        elif event in _EVENTS:
+            # of a rename both ends may lie below the folder
+            self.count_write(*args[:2] if event == "os.rename" else args[:1])
+
+    def count_write(self, *paths: Any) -> None:
+        """Count one write, unless none of the paths is below the folder."""
+        if self.is_busy or not any(self.is_below(path) for path in paths):
+            return
+        self.is_busy = True
+        self.count += 1
+        if self.count == self.kill.step:
+            if self.kill.half:
+                self.cut_the_last()
+            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)  # the signal comes
+        if self.kill.half and self.count == self.kill.step - 1:
+            self.before = self.files()
+        self.is_busy = False
+
+    def is_below(self, path: Any) -> bool:
+        if not isinstance(path, str | bytes | os.PathLike):
+            return False
+        # a link may lie in the way to the folder; the last part is what is written itself
+        return (
+            self.under
+            in Path(os.path.realpath(os.path.dirname(os.fsdecode(path)) or "."))
+            .joinpath(os.path.basename(os.fsdecode(path)))
+            .parents
+        )
+
+    def files(self) -> dict[Path, tuple[int, int]]:
+        found = {}
+        for path in self.under.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                stat = path.stat()
+                found[path] = (stat.st_mtime_ns, stat.st_size)
+        return found
+
+    def cut_the_last(self) -> None:
+        """Cut every file that has changed since the write before to half."""
+        for path, stat in self.files().items():
+            if self.before.get(path) != stat:
+                os.truncate(path, stat[1] // 2)
+
+
+def _in_child(arm: Callable[[], None], call: Callable[[], Any], seconds: float | None) -> bool:
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # Python warns of threads; those of the libraries here wait for work and hold no lock
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _run_and_exit(arm, call, writing)
+    os.close(writing)
+    return _wait(child, reading, seconds)
+
+
+def _run_and_exit(arm: Callable[[], None], call: Callable[[], Any], log: int) -> None:
+    status = 70
+    try:
+        os.setpgid(0, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.stdout = sys.stderr = os.fdopen(log, "w", buffering=1)
+        arm()
+        status = int(call() or 0)
+    except BaseException:  # noqa: BLE001 (the child must not go on as a second run of the tests)
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _wait(child: int, log: int, seconds: float | None) -> bool:
+    """Wait for the end of the child and of what it has started; say whether it was killed."""
+    end = None if seconds is None else time.monotonic() + seconds
+    chunks = []
+    with os.fdopen(log, "rb") as output:
+        # a process of the child's own may hold the pipe open, so the child is waited for first
+        os.set_blocking(output.fileno(), False)
+        while True:
+            chunks.append(output.read() or b"")
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            if end is not None and time.monotonic() >= end:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.005)
+        chunks.append(output.read() or b"")
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return True
+    printed = b"".join(chunks).decode(errors="replace")
+    assert status == 0, f"the call ended with {os.waitstatus_to_exitcode(status)}:\n{printed}"
+    return False
