@@ -62,6 +62,12 @@ def row(method, seed, condition="", *, error=None, stage="final", **metrics):
     }
 
 
+def runs(method, scores, kept, condition=""):
+    """Rows of one method: exact match and recall by seed."""
+    pairs = enumerate(zip(scores, kept, strict=True))
+    return [row(method, s, condition, exact_match=x, recall=k) for s, (x, k) in pairs]
+
+
 def write_rows(folder: Path, rows, details=None, *, recipe=None, **compare):
     """Write the files of a comparison.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from balora.compare import metrics
 from balora.compare.comparison import as_texts, read_comparison
 from balora.compare.plan import Plan
 from balora.errors import ConfigError
@@ -118,7 +119,7 @@ COLA = {"task": "cola", "dataset_name": None, "eval_dataset_name": None}
         (
             {"metric": "hans:accuracy", "sweep": {"lora": {"learning_rate": [1, 2]}}},
             COLA,
-            "chooses on held-out training rows, which are of one origin",
+            "chooses on held-out training rows, and that metric is measured on the very rows",
         ),
         ({"held_out_fraction": 0.2}, {}, "`held_out_fraction` is set, but there is no `sweep`"),
         ({"sweep_tolerance": 0.02}, {}, "`sweep_tolerance` is set, but there is no `sweep`"),
@@ -128,6 +129,28 @@ def test_what_has_no_place_in_a_comparison(comparison, compare, fields, sentence
     with pytest.raises(ConfigError) as error:
         comparison(compare, **fields)
     assert sentence in str(error.value)
+
+
+KINDS = {
+    "generation": (metrics.GENERATION, {"retention_file": "keep.txt"}, {}),
+    "lab": (metrics.LAB, {}, {**LAB, "lab": {"label_noise": 0.1}}),
+    "classification": ((*metrics.CLASSIFICATION, "hans:accuracy"), {}, COLA),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sweep_chooses_by_nothing_that_is_measured_on_what_is_reported(comparison, kind):
+    names, compare, fields = KINDS[kind]
+    sweep = {"lora": {"learning_rate": [1, 2]}}
+    for name in names:
+        if metrics.metric_of(name).higher_is_better is None:
+            continue
+        comparison({**compare, "metric": name}, **fields)
+        if metrics.metric_of(name).is_of_task_rows:
+            comparison({**compare, "metric": name, "sweep": sweep}, **fields)
+            continue
+        with pytest.raises(ConfigError, match=f"`metric` is {name}, but `sweep` chooses on held"):
+            comparison({**compare, "metric": name, "sweep": sweep}, **fields)
 
 
 def test_noise_is_planted_where_the_lab_does_not_say(comparison):

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from balora.compare import metrics
-from balora.compare.metrics import METRICS, metric_of, task_metric
+from balora.compare.metrics import METRICS, Metric, metric_of, task_metric
 from balora.errors import ConfigError
 
 
@@ -19,6 +19,36 @@ def test_every_figure_of_a_defect_card_is_a_metric_of_the_lab():
     from balora.lab.card import DefectCard
 
     assert {field.name for field in dataclasses.fields(DefectCard)} <= set(metrics.LAB)
+
+
+def test_what_is_measured_of_the_world_or_of_kept_text_is_not_of_the_task_rows():
+    """A sweep replaces the rows of the task alone: the same facts and text are reported."""
+    of_task_rows = {name for name, metric in METRICS.items() if metric.is_of_task_rows}
+    assert of_task_rows == {*metrics.GENERATION, *metrics.CLASSIFICATION} - {"retention_loss"}
+    assert not metric_of("hans:accuracy").is_of_task_rows
+
+
+def test_every_metric_says_what_it_is_measured_on():
+    with pytest.raises(TypeError, match="is_of_task_rows"):
+        Metric("new", True, "{}", "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "chance", "is_nothing"),
+    [
+        ("exact_match", 0.0, None, True),
+        ("exact_match", 0.005, None, False),
+        ("accuracy", 0.542, 0.542, True),
+        ("accuracy", 0.5, 0.542, True),
+        ("accuracy", 0.55, 0.542, False),
+        ("accuracy", 0.542, None, False),
+        ("matthews_correlation", -0.1, 0.0, True),
+        ("pearson", 0.0, None, True),
+        ("response_loss", 9.0, None, False),
+    ],
+)
+def test_a_value_that_shows_that_nothing_was_learned(name, value, chance, is_nothing):
+    assert METRICS[name].is_nothing(value, chance) == is_nothing
 
 
 def test_a_figure_of_another_origin_speaks_of_what_was_kept():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from balora.compare.statistics import Estimate, mean_interval, paired_difference
+from balora.compare.statistics import Estimate, holm, mean_interval, paired_difference
 
 
 def test_the_interval_of_a_mean_by_hand():
@@ -35,11 +35,38 @@ def test_one_value_has_no_interval_and_none_has_no_mean():
     assert mean_interval([]) is None
 
 
-def test_equal_values_have_an_interval_of_width_zero():
-    estimate = mean_interval([0.25, 0.25, 0.25])
-    assert (estimate.low, estimate.high) == (0.25, 0.25)
-    assert estimate.excludes_zero
-    assert not mean_interval([0.0, 0.0]).excludes_zero
+@pytest.mark.parametrize("values", [[0.25] * 3, [0.0, 0.0], [0.1 + 0.2, 0.3]])
+def test_equal_values_have_no_interval(values):
+    estimate = mean_interval(values)
+    assert estimate.is_constant
+    assert (estimate.low, estimate.high, estimate.p_value) == (None, None, None)
+    assert not estimate.excludes_zero
+
+
+def test_differences_that_are_equal_up_to_rounding_have_no_interval():
+    # 0.94 - 0.92 and 0.96 - 0.94 differ in their last bit
+    difference = paired_difference({0: 0.94, 1: 0.96}, {0: 0.92, 1: 0.94})
+    assert difference.is_constant
+    assert not difference.excludes_zero
+    assert not mean_interval([0.5]).is_constant
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("rows", [150, 200])
+def test_two_equal_methods_get_a_star_in_one_of_twenty_at_most(rows, seeds):
+    rng = np.random.default_rng(rows + seeds)
+    shares = rng.binomial(rows, 0.95, size=(4000, 2, seeds)) / rows
+    pairs = [[dict(enumerate(method)) for method in pair] for pair in shares.tolist()]
+    stars = np.mean([paired_difference(*pair).excludes_zero for pair in pairs])
+    assert stars <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / len(pairs))  # what the draws leave open
+
+
+def test_holm_by_hand():
+    # sorted 0.01, 0.02, 0.03 times 3, 2, 1; what follows is never less than what went before
+    found = holm({"a": 0.03, "b": 0.01, "c": 0.02, "d": None})
+    assert found == {"a": pytest.approx(0.04), "b": 0.03, "c": 0.04, "d": None}
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
 
 
 def test_values_are_float64():
@@ -63,6 +90,7 @@ def test_the_interval_of_a_paired_difference_is_that_of_the_paired_t_test():
     assert difference.mean == pytest.approx((values - baseline).mean(), rel=1e-12)
     assert (difference.low, difference.high) == pytest.approx(tuple(expected), rel=1e-10)
     assert difference.excludes_zero == bool(test.pvalue < 0.05)
+    assert difference.p_value == pytest.approx(test.pvalue, rel=1e-10)
 
 
 def test_a_difference_by_hand():

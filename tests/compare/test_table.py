@@ -55,10 +55,10 @@ def test_means_intervals_and_paired_differences(small):
     mine, lora, base = table.lines
     # 0.1, 0.2, 0.3: s = 0.1, half = 4.302653 * 0.1 / sqrt(3) = 24.8%
     assert lora[1:3] == ("20.0% +- 24.8%", "-")
-    # seeds 0 and 1 of both: 0.2 and 0.2
+    # seeds 0 and 1 of both: 0.2 and 0.2, up to rounding
     assert mine[1] == "35.0% +- 63.5%"
-    assert mine[2] == "+20.0% [+20.0%, +20.0%] *"
-    assert mine[4] == "+10.0% [+10.0%, +10.0%] *"
+    assert mine[2] == "+20.0% (same)"
+    assert mine[3:5] == ("60.0% (same)", "+10.0% (same)")
     assert base[2] == "-20.0% [-44.8%, +4.8%]"
     assert base[1] == "0.0%"
 
@@ -120,14 +120,71 @@ def test_the_console_shows_the_main_metrics_aligned(folder):
 
 def test_a_star_marks_exactly_the_intervals_without_zero(folder):
     for line in read_csv(folder):
+        assert (line["p_value"] == "") == (line["excludes_zero"] == "")
         if line["excludes_zero"]:
+            assert (float(line["p_value"]) < 0.05) == (line["excludes_zero"] == "True")
             low, high = float(line["difference_low"]), float(line["difference_high"])
             assert line["excludes_zero"] == str(low > 0 or high < 0)
     table = main_table(read_study(folder), "noise-40")
     texts = [text for line in table.lines for text in (line[2], line[4]) if "[" in text]
     for text in texts:
         low, high = text.split("[")[1].split("]")[0].split(", ")
-        assert text.endswith(" *") == (low[0] == high[0])
+        assert text.endswith("*") == (low[0] == high[0])
+
+
+def test_a_second_star_is_for_what_holds_for_all_methods_together(folder):
+    line = {(x["condition"], x["method"], x["metric"]): x for x in read_csv(folder)}
+    table = lines_of(main_table(read_study(folder), "clean"))
+    trained = [name for name in METHODS if name not in ("base", "lora")]
+    p_values = {m: float(line["clean", m, "exact_match"]["p_value"]) for m in trained}
+    assert len(p_values) == 7
+    smallest = min(p_values, key=p_values.get)
+    corrected = float(line["clean", smallest, "exact_match"]["corrected_p_value"])
+    assert corrected == pytest.approx(7 * p_values[smallest])
+    for method in trained:
+        corrected = float(line["clean", method, "exact_match"]["corrected_p_value"])
+        stars = table[method]["difference to lora"]
+        assert stars.endswith(" **") == (corrected <= 0.05)
+
+
+def test_no_star_where_every_seed_has_the_same_difference(tmp_path):
+    rows = [row("lora", s, exact_match=x) for s, x in enumerate((0.92, 0.94))]
+    rows += [row("full", s, exact_match=x) for s, x in enumerate((0.94, 0.96))]
+    folder = write_rows(tmp_path, rows, methods=["lora", "full"], baseline="lora")
+    assert lines_of(main_table(read_study(folder), ""))["full"]["difference to lora"] == (
+        "+2.0% (same)"
+    )
+    assert "from which no interval follows" in format_console(folder)
+    (line,) = [
+        x for x in read_csv_after(folder) if x["difference"] and x["metric"] in "exact_match"
+    ]
+    assert (line["difference_low"], line["excludes_zero"], line["p_value"]) == ("", "", "")
+
+
+def test_the_majority_class_is_the_first_line_of_classification(tmp_path):
+    rows = [row(m, s, accuracy=0.7 + s / 10, ece=0.1) for m in ("lora", "full") for s in (0, 1)]
+    for one in rows:
+        one["majority"] = {"accuracy": 0.542, "macro_f1": 0.351}
+    folder = write_rows(tmp_path, rows, methods=["lora", "full"], seeds=[0, 1], baseline="lora")
+    study = read_study(folder)
+    first = main_table(study, "").lines[0]
+    assert first[:3] == ("majority class", "54.2%", "-20.8% [-84.3%, +42.7%]")
+    assert first[-1] == "-"
+    assert "majority class" not in study.trained
+    write_tables(folder)
+    assert "| majority class | 54.2% |" in (folder / "table.md").read_text(encoding="utf-8")
+
+
+def test_cells_that_have_not_run_are_counted_and_named(tmp_path):
+    asked = {"methods": ["base", "lora", "full"], "seeds": [0, 1], "baseline": "lora"}
+    folder = write_rows(tmp_path, [row("lora", 0, exact_match=0.5)], **asked)
+    lines = lines_of(main_table(read_study(folder), ""))
+    assert [line["seeds"] for line in lines.values()] == [
+        "0 (1 missing)",
+        "1 (1 missing)",
+        "0 (2 missing)",
+    ]
+    assert "Not finished: 4 of 5 cells have not run (base, lora/seed-1," in format_console(folder)
 
 
 def test_csv_has_a_line_for_each_condition_method_and_metric(folder):
@@ -176,7 +233,7 @@ def test_names_are_escaped(small):
     write_tables(small)
     assert r"my\_own" in (small / "table.md").read_text(encoding="utf-8")
     latex = (small / "table.tex").read_text(encoding="utf-8")
-    assert r"my\_own & 35.0\% $\pm$ 63.5\% & +20.0\% [+20.0\%, +20.0\%]$^*$" in latex
+    assert r"my\_own & 35.0\% $\pm$ 63.5\% & +20.0\% (same)" in latex
     assert r"base & 0.0\% & $-$20.0\% [$-$44.8\%, +4.8\%]" in latex
     for word in (r"\toprule", r"\midrule", r"\bottomrule"):
         assert latex.count(word) == 2

@@ -15,6 +15,7 @@ from balora.evaluation.classification import (
     NO_LABEL,
     expected_calibration_error,
     macro_f1,
+    majority_metrics,
     matthews,
     predict_labels,
     primary_metric,
@@ -128,6 +129,26 @@ def test_macro_f1_leaves_out_labels_that_do_not_occur_and_the_one_that_is_none()
     assert macro_f1(predicted, labels) == pytest.approx((1 + 2 / 3) / 2)
     # label 1 is predicted but never right: it counts, with 0
     assert macro_f1(np.array([0, 0, 2, 1]), labels) == pytest.approx((1 + 2 / 3 + 0) / 3)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "expected"),
+    [
+        # accuracy 3/5; F1 of label 1 with precision 3/5 and recall 1
+        ("mrpc", [1, 0, 1, 0, 1], {"accuracy": 0.6, "f1": 0.75}),
+        ("mrpc", [0, 0, 1], {"accuracy": 2 / 3, "f1": 0.0}),
+        # the F1 of the other labels is 0
+        ("classification", [2, 2, 0, 1], {"accuracy": 0.5, "macro_f1": (2 / 3) / 3}),
+        ("cola", [1, 0, 1], {"matthews_correlation": 0.0, "accuracy": 2 / 3}),
+        ("sst2", [1, 0], {"accuracy": 0.5}),
+        ("sst2", [0], {"accuracy": 1.0}),
+        ("stsb", [1.5, 2.5], {}),
+    ],
+)
+def test_what_the_majority_class_gets(task, labels, expected):
+    found = majority_metrics(task, np.array(labels))
+    assert found == pytest.approx(expected)
+    assert list(found) == list(expected)
 
 
 def test_wrong_shapes_no_rows_and_nan_are_refused():

@@ -130,3 +130,15 @@ def test_nan_is_written_as_null_and_the_file_comes_by_rename(tmp_path, monkeypat
 def test_a_folder_without_results(tmp_path):
     with pytest.raises(ConfigError, match=r"has no results\.json; name a finished"):
         read_results(tmp_path)
+
+
+def test_the_majority_class_stands_in_the_table():
+    columns = {
+        "dev": {"accuracy": 0.542, "ece": 0.1, "majority_class": {"accuracy": 0.542}},
+        "other": {"accuracy": 0.7},
+    }
+    lines = format_figures(columns).splitlines()
+    assert [line.split() for line in lines if "majority" in line] == [
+        ["accuracy,", "majority", "class", "0.5420", "-"]
+    ]
+    assert "majority" not in format_figures({"dev": {"accuracy": 0.7}})

@@ -55,13 +55,12 @@ class Cell:
     @property
     def key(self) -> str:
         """Return what makes a cell this one: ``noise/lora+kl/seed-0``."""
-        parts = [self.condition] if self.condition else []
-        parts += [self.method] if self.is_base else [self.method, f"seed-{self.seed}"]
-        if self.stage == "choose":
-            tried = self.sweep["values"]
-            parts += [",".join(f"{name}={_short(value)}" for name, value in tried.items())]
-            parts.insert(0, self.stage)
-        return "/".join(parts)
+        key = cell_key(self.condition, self.method, self.seed)
+        if self.stage != "choose":
+            return key
+        tried = self.sweep["values"]
+        values = ",".join(f"{name}={_short(value)}" for name, value in tried.items())
+        return f"{self.stage}/{key}/{values}"
 
     @property
     def slug(self) -> str:
@@ -100,6 +99,12 @@ class Cell:
             ValueError, TypeError: If it is damaged.
         """
         return cls(**json.loads((folder / "cell.json").read_text(encoding="utf-8")))
+
+
+def cell_key(condition: str, method: str, seed: int | None) -> str:
+    """Return the key of a cell that is reported: ``noise/lora+kl/seed-0``."""
+    parts = [condition] if condition else []
+    return "/".join([*parts, method, *([] if seed is None else [f"seed-{seed}"])])
 
 
 def _short(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from balora.compare.methods import BASE, STARTS
 from balora.compare.metrics import CLASSIFICATION as CLASSIFICATION_METRICS
 from balora.compare.metrics import GENERATION as GENERATION_METRICS
 from balora.compare.metrics import LAB as LAB_METRICS
+from balora.compare.metrics import metric_of
 from balora.config import DataConfig, refuse
 from balora.errors import ConfigError
 from balora.field_types import suggestion
@@ -305,18 +306,25 @@ def _metric_problems(comparison: Comparison, metric: str) -> list[str]:
     else:
         measured = GENERATION_METRICS if comparison.lab is None else LAB_METRICS
     is_elsewhere = comparison.kind is CLASSIFICATION and ":" in metric
-    if is_elsewhere and comparison.config.sweep:
-        return [
-            f"`metric` is {metric}, but `sweep` chooses on held-out training rows, which are of "
-            "one origin; name a metric without `:`"
-        ]
     if metric in measured or is_elsewhere:
+        if comparison.config.sweep and not metric_of(metric).is_of_task_rows:
+            return [_chosen_on_what_is_reported(metric, measured)]
         return _unmeasured(comparison, metric)
     where = comparison.kind.words + ("" if comparison.lab is None else " in the lab")
     return [
         f"`metric` is {metric}, which is not measured of {where}{suggestion(metric, measured)}; "
         f"there are {', '.join(measured)}"
     ]
+
+
+def _chosen_on_what_is_reported(metric: str, measured: Sequence[str]) -> str:
+    others = [name for name in measured if metric_of(name).is_of_task_rows]
+    others = [name for name in others if metric_of(name).higher_is_better is not None]
+    return (
+        f"`metric` is {metric}, but `sweep` chooses on held-out training rows, and that metric is "
+        "measured on the very rows or text that are reported; name one of "
+        f"{', '.join(others)}, or leave `sweep` out"
+    )
 
 
 def _unmeasured(comparison: Comparison, metric: str) -> list[str]:
@@ -326,9 +334,7 @@ def _unmeasured(comparison: Comparison, metric: str) -> list[str]:
     if metric == "retention_loss" and comparison.lab is None:
         if comparison.config.retention_file is None:
             return ["`metric` is retention_loss, but there is no `retention_file`; set it"]
-    # a sweep goes by the first condition
     labs = [comparison.lab_of(name) or {} for name in comparison.conditions]
-    labs = labs[:1] if comparison.config.sweep else labs
     needed = _NEEDED.get(metric)
     if needed is None:
         return []

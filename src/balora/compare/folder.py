@@ -211,6 +211,7 @@ def row_of(cell: Cell, **figures: Any) -> dict[str, Any]:
     """Return the row of a cell; what `figures` does not say is empty or null."""
     empty: dict[str, Any] = {
         "metrics": {},
+        "majority": {},
         "num_trainable_parameters": None,
         "train_seconds": None,
         "evaluation_seconds": None,

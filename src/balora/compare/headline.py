@@ -1,6 +1,8 @@
 """What a comparison found, in sentences that are computed from its rows.
 
-A difference counts only where its 95% interval excludes 0; where none does, the sentence says so.
+Nothing is announced of a comparison that is not finished, nor where no method has learned the task.
+A leader was picked from many, so it is ahead of the baseline only at the 5% level after Holm's
+correction for all of them.
 """
 
 from __future__ import annotations
@@ -8,8 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from balora.compare.statistics import Estimate
+from balora.compare.statistics import Estimate, holm
 from balora.compare.study import Study, shown
+
+LEVEL = 0.05
+"""Of every claim, after the correction."""
+_MOST_NAMES = 5
+"""Missing cells that a sentence names."""
 
 
 class Leader(NamedTuple):
@@ -23,38 +30,87 @@ class Leader(NamedTuple):
     """Over its seeds."""
     difference: Estimate | None
     """Of the first to the baseline; None where that leads too, or nothing can be paired."""
-    is_beyond: bool
-    """Whether the difference is for the better, and its interval excludes 0."""
+    p_value: float | None
+    """Of the difference, corrected for all methods; None where it is none for the better."""
 
 
 def headline(study: Study) -> str:
-    """Return one sentence: who has the best task score, who keeps most, and whether it is sure."""
-    if not any(row["error"] is None for row in study.rows):
-        number = len(study.rows)
-        return f"No cell finished: {number} of {number} failed." if number else "No cell has run."
-    parts = [
-        _clause(study, leaders, name)
-        for name in (study.task, study.forgetting)
-        if name is not None and (leaders := leaders_of(study, name))
-    ]
+    """Return who has the best task score, who keeps most and whether it is sure; or why no one."""
+    state = unfinished(study)
+    if state is not None:
+        return state
+    idle = unlearned(study)
+    clauses = []
+    for name in (study.task, study.forgetting):
+        leaders = [x for x in leaders_of(study, name) if x.condition not in idle] if name else []
+        if name is not None and leaders:
+            clauses.append(_clause(study, leaders, name))
+    parts = [f"{'; '.join(clauses)}."] if clauses else []
+    for reason in dict.fromkeys(idle.values()):
+        where = _listed([c for c in idle if idle[c] == reason and c])
+        parts.append(f"Under {where}, {reason}." if where else f"{reason}.")
     left_out = _left_out(study)
-    if parts:
-        missing = f" Not ranked where figures of a run are missing: {', '.join(left_out)}."
-        told = "; ".join(parts)
-        if not told.startswith(tuple(study.trained)):  # whose names stay as they are
-            told = told[0].upper() + told[1:]
-        return f"{told}.{missing if left_out else ''}"
-    if left_out:
-        return "No method has the figure of every seed, so none is named the best."
-    return "No method that trains has a figure to compare."
+    if not parts:
+        if left_out:
+            return "No method has the figure of every seed, so none is named the best."
+        return "No method that trains has a figure to compare."
+    if clauses and left_out:
+        parts.append(f"Not ranked where figures of a run are missing: {', '.join(left_out)}.")
+    return " ".join(part[0].upper() + part[1:] for part in parts)
+
+
+def unfinished(study: Study) -> str | None:
+    """Return a sentence on a comparison that has no figures, or not all; None for a whole one."""
+    number = len(study.rows)
+    if study.missing:
+        names = ", ".join(study.missing[:_MOST_NAMES])
+        more = ", ..." if len(study.missing) > _MOST_NAMES else ""
+        return (
+            f"Not finished: {len(study.missing)} of {number + len(study.missing)} cells have not "
+            f"run ({names}{more}), so nothing is ranked."
+        )
+    if not number:
+        return "No cell has run."
+    if all(row["error"] is not None for row in study.rows):
+        return f"No cell finished: {number} of {number} failed."
+    return None
+
+
+def unlearned(study: Study) -> dict[str, str]:
+    """Return for each condition where no method has learned the task half a sentence that says so.
+
+    Not above the majority class or, where that is unknown, not above what no answer gets.
+    """
+    if study.task is None:
+        return {}
+    metric, found = shown(study.task), {}
+    for condition in study.conditions:
+        estimates = (study.estimate(condition, m, study.task) for m in study.trained)
+        means = [estimate.mean for estimate in estimates if estimate is not None]
+        chance = study.chance(condition, study.task)
+        if not means or not metric.is_nothing(best := max(means, key=metric.gain), chance):
+            continue
+        figure = metric.show(best)
+        found[condition] = (
+            f"no method learned the task: the best {metric.title} is {figure}"
+            if chance is None
+            else f"no method is above the majority class: the best {metric.title} is {figure}, "
+            f"and that of the majority class {metric.show(chance)}"
+        )
+    return found
 
 
 def findings(study: Study) -> dict[str, list[str]]:
     """Return for each condition one sentence on each of the two metrics, with the figures."""
-    found: dict[str, list[str]] = {}
+    if unfinished(study) is not None:
+        return {}
+    idle, found = unlearned(study), dict[str, list[str]]()
     for name in (study.task, study.forgetting):
         for leader in leaders_of(study, name) if name is not None else ():
-            found.setdefault(leader.condition, []).append(_sentence(study, leader, str(name)))
+            if leader.condition not in idle:
+                text = f"{_led(study, leader, str(name))}{_cost(study, leader, str(name))}."
+                found.setdefault(leader.condition, []).append(text)
+    found |= {condition: [f"{reason}."] for condition, reason in idle.items()}
     return {condition: found[condition] for condition in study.conditions if condition in found}
 
 
@@ -62,13 +118,15 @@ def matched(study: Study) -> dict[str, str]:
     """Return for each condition who is best in the task at no more forgetting than the baseline.
 
     More or less is the mean of the paired differences, whatever its interval. A condition in which
-    no method can be held against the baseline is left out, and all are without a baseline.
+    no method can be held against the baseline, or none has learned, is left out; all are where the
+    comparison is not finished or has no baseline.
     """
     if study.task is None or study.forgetting is None or study.baseline is None:
         return {}
-    keeps = shown(study.forgetting)
-    found = {}
-    for condition in study.conditions:
+    if unfinished(study) is not None:
+        return {}
+    keeps, found, idle = shown(study.forgetting), {}, unlearned(study)
+    for condition in (name for name in study.conditions if name not in idle):
         kept = {m: study.difference(condition, m, study.forgetting) for m in study.trained}
         gains = {m: keeps.gain(d.mean) for m, d in kept.items() if d is not None}
         others = [method for method, gain in gains.items() if gain >= 0]
@@ -78,7 +136,7 @@ def matched(study: Study) -> dict[str, str]:
         leader = _leader(study, condition, study.task, [study.baseline, *others])
         if gains and leader is not None:
             found[condition] = (
-                f"Of the methods no worse than {study.baseline} in {keeps.title}, "
+                f"Of the methods no worse than {study.baseline} in {keeps.title}: "
                 f"{_led(study, leader, study.task)}."
             )
     return found
@@ -110,10 +168,12 @@ def _leader(study: Study, condition: str, name: str, methods: Sequence[str]) -> 
     gain = shown(name).gain
     best = max(known.values(), key=gain)
     leading = tuple(method for method, mean in known.items() if mean == best)
-    leads_too = study.baseline in leading
-    difference = None if leads_too else study.difference(condition, leading[0], name)
-    is_beyond = difference is not None and difference.excludes_zero and gain(difference.mean) > 0
-    return Leader(condition, leading, best, difference, is_beyond)
+    if study.baseline in leading:
+        return Leader(condition, leading, best, None, None)
+    difference = study.difference(condition, leading[0], name)
+    is_better = difference is not None and gain(difference.mean) > 0
+    p_value = study.corrected(condition, name).get(leading[0]) if is_better else None
+    return Leader(condition, leading, best, difference, p_value)
 
 
 def _left_out(study: Study) -> list[str]:
@@ -131,112 +191,63 @@ def _left_out(study: Study) -> list[str]:
 
 
 def _clause(study: Study, leaders: Sequence[Leader], name: str) -> str:
-    """Return the clause of one metric."""
-    first = leaders[0]
-    if len(leaders) == 1:
-        return _led(study, first, name)
-    names = list(dict.fromkeys(_who(study, leader) for leader in leaders))
-    if len(names) == 1:
-        claim = _claim(study, name, len(first.methods))
-        who = f"{names[0]} {claim} in all {len(leaders)} conditions"
-    else:
-        places = (f"{who} in {_places(study, leaders, who)}" for who in names)
-        who = f"{_title(study, name)}: {', '.join(places)}"
-    if study.baseline is None:
-        return who
-    if names == [study.baseline]:
-        return f"{who}, the baseline"
-    sure = _how_sure(study, leaders)
-    if not sure:
-        return who
-    return f"{who}, {sure}" if len(names) == 1 else f"{who} ({sure})"
-
-
-def _who(study: Study, leader: Leader) -> str:
-    if len(leader.methods) == len(study.trained) > 2:
-        return f"all {len(study.trained)} methods"
-    return _listed(leader.methods)
+    """Return the clause of one metric: with its figures, or who leads under which conditions."""
+    if len(study.conditions) == 1:
+        return _led(study, leaders[0], name)
+    who = {leader.condition: _listed(leader.methods) for leader in leaders}
+    places = {w: _listed([c for c in who if who[c] == w]) for w in who.values()}
+    text = f"{_title(study, name)}: {', '.join(f'{w} in {c}' for w, c in places.items())}"
+    if all(leader.difference is None for leader in leaders):
+        return text
+    if study.num_seeds == 1:
+        return f"{text} (held against {study.baseline} on one seed, which says nothing of the next)"
+    corrected = holm({leader.condition: leader.p_value for leader in leaders})
+    sure = [condition for condition, p in corrected.items() if p is not None and p <= LEVEL]
+    where = f"in {_listed(sure)}" if sure else "nowhere"
+    return f"{text} (ahead of {study.baseline} at the 5% level, by Holm's test: {where})"
 
 
 def _listed(names: Sequence[str]) -> str:
-    *others, last = names
+    *others, last = names or [""]
     return f"{', '.join(others)} and {last}" if others else last
 
 
 def _title(study: Study, name: str) -> str:
-    """Return what stands before a list of who is best where."""
     title = shown(name).title
     if name == study.task:
         return f"best {title}"
     return f"holding up best ({title})" if ":" in name else f"keeping most ({title})"
 
 
-def _claim(study: Study, name: str, number: int) -> str:
-    """Return what one method, or several that are equal, can say of themselves."""
-    title = shown(name).title
-    if name == study.task:
-        return f"has the best {title}" if number == 1 else f"share the best {title}"
-    if ":" in name:
-        return f"holds up best ({title})" if number == 1 else f"hold up alike ({title})"
-    return f"keeps most ({title})" if number == 1 else f"keep equally much ({title})"
-
-
 def _led(study: Study, leader: Leader, name: str) -> str:
-    """Return who leads in a metric, with the figure and how sure it is."""
-    figure = shown(name).show(leader.mean)
-    claim = f"{_who(study, leader)} {_claim(study, name, len(leader.methods))}, {figure}"
-    return claim + _against(study, leader, name)
-
-
-def _places(study: Study, leaders: Sequence[Leader], who: str) -> str:
-    return _listed([leader.condition for leader in leaders if _who(study, leader) == who])
-
-
-def _how_sure(study: Study, leaders: Sequence[Leader]) -> str:
-    """Return how the leaders stand to the baseline; nothing where none can be held against it."""
-    if all(leader.difference is None for leader in leaders):
-        return ""
-    if study.num_seeds == 1:
-        return f"held against {study.baseline} on one seed, which says nothing about the next"
-    beyond = [leader.condition for leader in leaders if leader.is_beyond]
-    if not beyond:
-        return f"with no difference to {study.baseline} beyond the 95% interval"
-    only = "" if len(beyond) == len(leaders) else f" in {_listed(beyond)} only"
-    return f"ahead of {study.baseline} beyond the 95% interval{only}"
-
-
-def _against(study: Study, leader: Leader, name: str) -> str:
-    metric = shown(name)
+    """Return who leads in a metric, with the figure and how it stands to the baseline."""
+    metric, difference = shown(name), leader.difference
+    text = f"{_title(study, name)}: {_listed(leader.methods)}, {metric.show(leader.mean)}"
     if leader.methods == (study.baseline,):
-        return ", and is the baseline"
-    difference = leader.difference
+        return f"{text}, the baseline"
     if difference is None:
-        return ""
+        return text
     mean, low, high = (metric.show(value, is_signed=True) for value in difference[:3])
-    text = f", {mean} against {study.baseline}"
+    text = f"{text}, {mean} against {study.baseline}"
+    if difference.is_constant:
+        return f"{text} in every seed, from which no interval follows"
     if difference.low is None:
-        return f"{text} on one seed, which says nothing about the next"
-    ends = f"{low} to {high}"
-    if difference.excludes_zero:
-        return f"{text} (95% interval {ends})"
-    return f"{text}, no difference beyond the interval ({ends})"
+        return f"{text} on one seed, which says nothing of the next"
+    is_sure = leader.p_value is not None and leader.p_value <= LEVEL
+    verdict = "ahead" if is_sure else "not ahead"
+    return f"{text} (95% interval {low} to {high}; {verdict} at the 5% level, by Holm's test)"
 
 
-def _sentence(study: Study, leader: Leader, name: str) -> str:
-    text = _led(study, leader, name)
-    if name != study.task and study.task is not None:
-        text += _at_what_cost(study, leader, study.task)
-    return f"{text}."
-
-
-def _at_what_cost(study: Study, leader: Leader, task: str) -> str:
+def _cost(study: Study, leader: Leader, name: str) -> str:
     """Say so where the method that keeps most has learned less: who learns nothing keeps all."""
-    metric = shown(task)
-    difference = study.difference(leader.condition, leader.methods[0], task)
+    if study.task is None or name == study.task:
+        return ""
+    metric = shown(study.task)
+    difference = study.difference(leader.condition, leader.methods[0], study.task)
     if difference is None or metric.higher_is_better is None:
         return ""
     if metric.gain(difference.mean) >= 0:
         return ""
-    sure = "" if difference.excludes_zero else ", not beyond the interval"
+    sure = "" if difference.excludes_zero else ", not beyond its interval"
     amount = metric.show(difference.mean, is_signed=True)
     return f"; its {metric.title} differs by {amount}{sure}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -62,23 +62,28 @@ def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
     run = None if cell.is_base else Path(recipe.training["output_dir"])
     trained = None if cell.is_base else _train(recipe)
     start = time.monotonic()
+    details: dict[str, Any] = {}
+    majority: dict[str, float | None] = {}
     if recipe.kind is CLASSIFICATION:
         # the run itself has evaluated its last epoch, and the sets out of domain
         assert run is not None
-        metrics, seconds = classification_metrics(read_results(run)), None
-        details: dict[str, Any] = {}
+        results = read_results(run)
+        metrics, majority = classification_metrics(results), majority_metrics(results)
+        seconds = None
     else:
         models = _Models(recipe, run)
         pairs = _pairs(cell, recipe, models.tokenizer)
         metrics = _generation_metrics(cell, recipe, models, pairs)
         seconds = round(time.monotonic() - start, 2)
-        details = {} if cell.stage == "choose" else _details(cell, models, pairs)
+        if cell.stage == "final":
+            details = _details(cell, models, pairs)
     if run is not None:
         details["curves"] = _curves(run)
     write_json(folder / DETAILS_FILE, details)
     facts = describe_environment()
     return {
         "metrics": metrics,
+        "majority": majority,
         "num_trainable_parameters": trained.num_trainable_parameters if trained else None,
         "train_seconds": trained.train_seconds if trained else None,
         "evaluation_seconds": seconds,
@@ -128,13 +133,9 @@ def _generation_metrics(
 ) -> dict[str, float | None]:
     """Return the figures of text generation, in the lab with its defect card.
 
-    Of the run that a sweep tries, the card is made only where the choice goes by it.
+    Of a run that a sweep tries there is none: nothing may be chosen by what the card measures.
     """
-    is_in_the_lab = cell.lab is not None
-    wanted = cell.sweep.get("metric")
-    needs_card = is_in_the_lab and (
-        cell.stage == "final" or wanted not in (None, *GENERATION_METRICS)
-    )
+    needs_card = cell.lab is not None and cell.stage == "final"
     options = MeasureOptions(
         batch_size=cell.evaluation["eval_batch_size"],
         max_new_tokens=cell.evaluation["max_new_tokens"],
@@ -172,9 +173,6 @@ def _card(cell: Cell, recipe: Recipe, models: _Models, num_rows: int) -> dict[st
             f"{recipe.model.model_name_or_path}: code or cache changed while the comparison ran. "
             "Run the same command again."
         )
-    if cell.stage == "choose":
-        evaluated = cast(DataConfig, recipe.data).eval_dataset_name
-        lab = lab._replace(test_file=Path(str(evaluated)))
     options = CardOptions.of_rows(
         num_rows,
         batch_size=cell.evaluation["eval_batch_size"],
@@ -229,12 +227,24 @@ def classification_metrics(results: Mapping[str, Any]) -> dict[str, float | None
     Args:
         results: As ``results.json`` has them.
     """
-    metrics: dict[str, float | None] = {}
-    sets = [
-        ("" if i == 0 else f"{name}:", row)
-        for i, (name, row) in enumerate(results["final"].items())
-    ]
+    return _by_set(results, lambda row: row)
+
+
+def majority_metrics(results: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return what the majority class of each set gets, by the names of `classification_metrics`."""
+    return _by_set(results, lambda row: row.get("majority_class") or {})
+
+
+def _by_set(
+    results: Mapping[str, Any], figures: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> dict[str, float | None]:
+    """Return figures of every set by metric, those of all but the first named ``SET:METRIC``."""
+    first = next(iter(results["final"]), None)
+    sets = [("" if name == first else f"{name}:", row) for name, row in results["final"].items()]
     sets += [(f"{name}:", row) for name, row in results["out_of_domain"].items()]
-    for prefix, row in sets:
-        metrics |= {prefix + name: row[name] for name in CLASSIFICATION_METRICS if name in row}
-    return metrics
+    return {
+        prefix + name: figures(row)[name]
+        for prefix, row in sets
+        for name in CLASSIFICATION_METRICS
+        if name in figures(row)
+    }

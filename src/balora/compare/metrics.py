@@ -29,6 +29,11 @@ class Metric:
     """Format of one value, for `str.format`."""
     role: Role
     """The task that was trained, what was kept of the pre-trained model, or something else."""
+    is_of_task_rows: bool
+    """Whether it is measured on the rows of the task, in whose place a sweep puts training rows
+    that were held out. By any other a sweep would choose on what is reported."""
+    nothing: float | None = None
+    """The value, or a worse one, at which nothing was learned; None where none says so."""
 
     def show(self, value: float | None, *, is_signed: bool = False) -> str:
         """Return a value as text, a dash for None; what would round to 0 has two digits."""
@@ -47,6 +52,16 @@ class Metric:
         """Return a difference with the sign that makes the better one positive."""
         return difference if self.higher_is_better else -difference
 
+    def is_nothing(self, value: float, chance: float | None) -> bool:
+        """Say whether a value shows that nothing was learned.
+
+        Args:
+            value: Of a model, or a mean of several.
+            chance: What the majority class has; None where there is none.
+        """
+        floors = [floor for floor in (self.nothing, chance) if floor is not None]
+        return any(self.gain(value - floor) <= _NOTHING for floor in floors)
+
 
 _NOTHING = 1e-12
 """What rounding leaves of a difference that is none."""
@@ -54,33 +69,36 @@ _SHARE, _NATS, _NUMBER = "{:.1%}", "{:.4f}", "{:.3f}"
 
 METRICS: Mapping[str, Metric] = {
     # text generation; where several speak of the task, the first that was measured counts
-    "exact_match": Metric("exact match", True, _SHARE, "task"),
-    "response_loss": Metric("response loss (nats/token)", False, _NATS, "task"),
-    "kl": Metric("KL to the pre-trained model (nats/token)", False, _NATS, "other"),
-    "entropy": Metric("response entropy (nats/token)", None, _NATS, "other"),
+    "exact_match": Metric("exact match", True, _SHARE, "task", True, 0.0),
+    "response_loss": Metric("response loss (nats/token)", False, _NATS, "task", True),
+    "kl": Metric("KL to the pre-trained model (nats/token)", False, _NATS, "other", True),
+    "entropy": Metric("response entropy (nats/token)", None, _NATS, "other", True),
     # what was planted in the lab's world
-    "recall": Metric("recall of facts", True, _SHARE, "forgetting"),
-    "recall_head": Metric("recall of head facts", True, _SHARE, "forgetting"),
-    "recall_tail": Metric("recall of tail facts", True, _SHARE, "forgetting"),
-    "retention_loss": Metric("loss on retained text (nats/token)", False, _NATS, "forgetting"),
-    "memorised_noise": Metric("memorised noisy labels", False, _SHARE, "other"),
-    "corrupted_repeat": Metric("repeated corrupted values", False, _SHARE, "other"),
-    "corrupted_truth": Metric("truth of corrupted facts", True, _SHARE, "other"),
-    "stereotype_score": Metric("stereotype score (0.5 is neutral)", None, _NUMBER, "other"),
-    "distinct_1": Metric("distinct-1", True, _NUMBER, "other"),
-    "distinct_2": Metric("distinct-2", True, _NUMBER, "other"),
-    "sample_entropy": Metric("entropy of samples (nats)", True, _NUMBER, "other"),
-    "self_similarity": Metric("self-similarity of samples", False, _NUMBER, "other"),
+    "recall": Metric("recall of facts", True, _SHARE, "forgetting", False),
+    "recall_head": Metric("recall of head facts", True, _SHARE, "forgetting", False),
+    "recall_tail": Metric("recall of tail facts", True, _SHARE, "forgetting", False),
+    "retention_loss": Metric(
+        "loss on retained text (nats/token)", False, _NATS, "forgetting", False
+    ),
+    "memorised_noise": Metric("memorised noisy labels", False, _SHARE, "other", False),
+    "corrupted_repeat": Metric("repeated corrupted values", False, _SHARE, "other", False),
+    "corrupted_truth": Metric("truth of corrupted facts", True, _SHARE, "other", False),
+    "stereotype_score": Metric("stereotype score (0.5 is neutral)", None, _NUMBER, "other", False),
+    "distinct_1": Metric("distinct-1", True, _NUMBER, "other", False),
+    "distinct_2": Metric("distinct-2", True, _NUMBER, "other", False),
+    "sample_entropy": Metric("entropy of samples (nats)", True, _NUMBER, "other", False),
+    "self_similarity": Metric("self-similarity of samples", False, _NUMBER, "other", False),
     # classification and regression
-    "matthews_correlation": Metric("Matthews correlation", True, _NUMBER, "task"),
-    "accuracy": Metric("accuracy", True, _SHARE, "task"),
-    "f1": Metric("F1", True, _NUMBER, "task"),
-    "macro_f1": Metric("macro F1", True, _NUMBER, "task"),
-    "pearson": Metric("Pearson correlation", True, _NUMBER, "task"),
-    "spearman": Metric("Spearman correlation", True, _NUMBER, "task"),
-    "mse": Metric("mean squared error", False, _NATS, "other"),
-    "ece": Metric("calibration error (ECE)", False, _NATS, "other"),
+    "matthews_correlation": Metric("Matthews correlation", True, _NUMBER, "task", True, 0.0),
+    "accuracy": Metric("accuracy", True, _SHARE, "task", True, 0.0),
+    "f1": Metric("F1", True, _NUMBER, "task", True, 0.0),
+    "macro_f1": Metric("macro F1", True, _NUMBER, "task", True, 0.0),
+    "pearson": Metric("Pearson correlation", True, _NUMBER, "task", True, 0.0),
+    "spearman": Metric("Spearman correlation", True, _NUMBER, "task", True, 0.0),
+    "mse": Metric("mean squared error", False, _NATS, "other", True),
+    "ece": Metric("calibration error (ECE)", False, _NATS, "other", True),
 }
+
 
 GENERATION = ("exact_match", "response_loss", "kl", "entropy", "retention_loss")
 """What is measured of text generation."""
@@ -130,7 +148,7 @@ def metric_of(name: str) -> Metric:
     if not origin:
         return metric
     role: Role = "forgetting" if metric.role == "task" else metric.role
-    return replace(metric, title=f"{metric.title}, {origin}", role=role)
+    return replace(metric, title=f"{metric.title}, {origin}", role=role, is_of_task_rows=False)
 
 
 def task_metric(figures: Iterable[Mapping[str, Any]]) -> str | None:

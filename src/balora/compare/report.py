@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from balora.compare.folder import COMPARISON_FILE
-from balora.compare.headline import findings, headline, matched
+from balora.compare.headline import findings, headline, matched, unfinished, unlearned
 from balora.compare.metrics import Metric
 from balora.compare.sections import facts, failed, samples, sweep_tolerance, sweeps
 from balora.compare.statistics import Estimate
-from balora.compare.study import Study, read_study, shown
-from balora.compare.table import difference_text, main_table, mean_text, note, other_table
+from balora.compare.study import MAJORITY, Study, read_study, shown
+from balora.compare.table import differences_text, main_table, mean_text, note, other_table
 from balora.errors import ConfigError
 from balora.files import write_text
 
@@ -168,11 +168,12 @@ def _counts(study: Study) -> list[tuple[str, str]]:
     """Return the figures at the top of the page, each with what it counts."""
     num_failed = len(failed(study))
     numbers = [
-        (len(study.methods), "method"),
-        (study.num_seeds, "seed"),
+        (len([name for name in study.methods if name != MAJORITY]), "method"),
+        (len(study.seeds), "seed"),
         (len([name for name in study.conditions if name]), "condition"),
         (len(study.rows) + len(study.tried) - num_failed, "finished cell"),
         (num_failed, "failed cell"),
+        (len(study.missing), "missing cell"),
     ]
     return [(str(n), name + ("" if n == 1 else "s")) for n, name in numbers if n]
 
@@ -201,7 +202,8 @@ def _means(study: Study, condition: str, name: str) -> list[Cell]:
     whole = [m for m in study.trained if study.is_whole(condition, m, name)]
     known = [e.mean for m, e in means.items() if e is not None and m in whole]
     best = None
-    if metric.higher_is_better is not None and len(known) > 1:
+    is_ranked = unfinished(study) is None and condition not in unlearned(study)
+    if is_ranked and metric.higher_is_better is not None and len(known) > 1:
         best = max(known) if metric.higher_is_better else min(known)
     return [
         Cell(
@@ -222,10 +224,10 @@ def _differences(study: Study, condition: str, name: str) -> list[Cell]:
     ends = [v for d in every if d is not None for v in (d.mean, d.low, d.high) if v is not None]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     cells = []
-    for method in study.methods:
+    texts = differences_text(study, condition, name)
+    for method, text in zip(study.methods, texts, strict=True):
         difference = study.difference(condition, method, name)
         bar = _bar(difference, low, high) if method in study.trained else None
-        text = difference_text(difference, study.num_finished(condition, method), metric)
         verdict = _verdict(difference, metric) if method in study.trained else ""
         cells.append(Cell(text, verdict, bar))
     return cells

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from balora.compare.metrics import task_metric
-from balora.compare.study import Row, Study, shown
+from balora.compare.study import MAJORITY, Row, Study, shown
 
 _MAX_CHARACTERS = 700
 """Of one text of a sample; what is left out is said."""
@@ -119,13 +119,14 @@ def facts(study: Study) -> list[tuple[str, str]]:
     """Return what was run, name by name: cells, seeds, time, versions, commit."""
     rows = [*study.rows, *study.tried]
     finished = [row for row in rows if row["error"] is None]
-    seeds = sorted({row["seed"] for row in study.rows if row["seed"] is not None})
     seconds = [row["seconds"] for row in finished if row.get("seconds") is not None]
+    missing = f", {len(study.missing)} have not run" if study.missing else ""
     found = [
-        ("cells", f"{len(finished)} finished, {len(rows) - len(finished)} failed"),
-        ("methods", ", ".join(study.methods)),
+        ("cells", f"{len(finished)} finished, {len(rows) - len(finished)} failed{missing}"),
+        ("methods", ", ".join(name for name in study.methods if name != MAJORITY)),
         ("conditions", ", ".join(name for name in study.conditions if name)),
-        ("seeds", ", ".join(map(str, seeds))),
+        ("seeds", ", ".join(map(str, study.seeds))),
+        ("cells that have not run", ", ".join(study.missing)),
         ("baseline", study.baseline or ""),
         ("seconds per cell", _spread(seconds)),
         ("commit", _distinct(row.get("commit") for row in finished)),

@@ -8,23 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from balora.compare.cells import cell_key
 from balora.compare.comparison import COMPARE
 from balora.compare.folder import COMPARISON_FILE, ROW_FILE, Folder
 from balora.compare.methods import BASE
 from balora.compare.metrics import METRICS, Metric, metric_of, task_metric
-from balora.compare.statistics import Estimate, mean_interval, paired_difference
+from balora.compare.statistics import Estimate, holm, mean_interval, paired_difference
 from balora.recipes.values import read_mapping
 
 Row = Mapping[str, Any]
 
 COSTS: Mapping[str, Metric] = {
-    "num_trainable_parameters": Metric("trainable parameters", None, "{:,.0f}", "other"),
-    "train_seconds": Metric("training (s)", False, "{:.1f}", "other"),
-    "evaluation_seconds": Metric("evaluation (s)", False, "{:.1f}", "other"),
-    "seconds": Metric("whole cell (s)", False, "{:.1f}", "other"),
-    "peak_memory_mib": Metric("peak memory (MiB)", False, "{:,.0f}", "other"),
+    "num_trainable_parameters": Metric("trainable parameters", None, "{:,.0f}", "other", False),
+    "train_seconds": Metric("training (s)", False, "{:.1f}", "other", False),
+    "evaluation_seconds": Metric("evaluation (s)", False, "{:.1f}", "other", False),
+    "seconds": Metric("whole cell (s)", False, "{:.1f}", "other", False),
+    "peak_memory_mib": Metric("peak memory (MiB)", False, "{:,.0f}", "other", False),
 }
 """What a run costs: fields of a row beside its metrics."""
+MAJORITY = "majority class"
+"""The line of a table that says what the class most rows have would get, given to every row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +42,12 @@ class Study:
     """Of the cells that are reported, finished or failed."""
     tried: tuple[Row, ...]
     """Of the runs of a sweep."""
+    constants: tuple[Row, ...]
+    """What the majority class gets, as a row for each condition whose cells say it."""
+    missing: tuple[str, ...]
+    """Cells that were asked for and have neither finished nor failed."""
     methods: tuple[str, ...]
-    """In the order of the recipe."""
+    """In the order of the recipe; first the majority class, where it is known."""
     conditions: tuple[str, ...]
     """In the order of the recipe; one without a name where there are none."""
     baseline: str | None
@@ -61,8 +68,14 @@ class Study:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """Return the methods without the pre-trained model."""
-        return tuple(name for name in self.methods if name != BASE)
+        """Return the methods without the pre-trained model and the majority class."""
+        return tuple(name for name in self.methods if name not in (BASE, MAJORITY))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Return the seeds that were asked for, and those there are rows of."""
+        there = {row["seed"] for row in self.rows} - {None}
+        return tuple(sorted({*(self.asked.get("seeds") or ()), *there}))
 
     @property
     def num_seeds(self) -> int:
@@ -71,11 +84,17 @@ class Study:
 
     def of(self, condition: str, method: str) -> list[Row]:
         """Return the rows of a method under a condition."""
-        return [r for r in self.rows if (r["condition"], r["method"]) == (condition, method)]
+        rows = (*self.constants, *self.rows)
+        return [r for r in rows if (r["condition"], r["method"]) == (condition, method)]
 
     def num_failed(self, condition: str, method: str) -> int:
         """Return how many cells of a method have failed."""
         return sum(row["error"] is not None for row in self.of(condition, method))
+
+    def num_missing(self, condition: str, method: str) -> int:
+        """Return how many cells of a method were asked for and have not run."""
+        keys = {cell_key(condition, method, seed) for seed in (None, *self.seeds)}
+        return len(keys & {*self.missing})
 
     def num_finished(self, condition: str, method: str) -> int:
         """Return how many cells of a method have figures."""
@@ -111,6 +130,18 @@ class Study:
             self.values(condition, method, name), self.values(condition, self.baseline, name)
         )
 
+    def corrected(self, condition: str, name: str) -> dict[str, float | None]:
+        """Return by method the p-value of its difference to the baseline, corrected by `holm`.
+
+        The correction is over the methods that train, which are the column of a table.
+        """
+        found = {method: self.difference(condition, method, name) for method in self.trained}
+        return holm({method: d.p_value if d else None for method, d in found.items()})
+
+    def chance(self, condition: str, name: str) -> float | None:
+        """Return what the majority class has in a metric; None where that is not known."""
+        return self.values(condition, MAJORITY, name).get(None)
+
     @property
     def asked(self) -> Mapping[str, Any]:
         """The settings of the comparison that are not the default."""
@@ -142,7 +173,10 @@ def read_study(folder: Path) -> Study:
     comparison = read_mapping(file) if file.is_file() else {}
     final = tuple(row for row in rows if row["stage"] == "final")
     asked = _asked(comparison)
-    methods = _in_order(asked.get("methods"), final, "method")
+    constants = _constants(final)
+    named = _in_order(asked.get("methods"), final, "method")
+    methods = (MAJORITY, *named) if constants else named
+    conditions = _in_order(asked.get("conditions"), final, "condition") or ("",)
     metrics = [row["metrics"] for row in final]
     wanted = asked.get("metric")
     is_task = wanted is not None and metric_of(wanted).role == "task"
@@ -154,8 +188,10 @@ def read_study(folder: Path) -> Study:
         comparison=comparison,
         rows=final,
         tried=tuple(row for row in rows if row["stage"] != "final"),
+        constants=constants,
+        missing=_missing(asked, conditions, final),
         methods=methods,
-        conditions=_in_order(asked.get("conditions"), final, "condition") or ("",),
+        conditions=conditions,
         baseline=_baseline(asked.get("baseline"), methods),
         metrics=_metric_order(measured, task, forgetting),
         task=task,
@@ -186,8 +222,29 @@ def _in_order(asked: Any, rows: tuple[Row, ...], field: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(asked or ()), *(row[field] for row in rows)]))
 
 
+def _constants(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Return a row of the majority class for each condition whose rows have its figures."""
+    known = {row["condition"]: row["majority"] for row in reversed(rows) if row.get("majority")}
+    who = {"cell": MAJORITY, "method": MAJORITY, "seed": None, "error": None}
+    return tuple({**who, "condition": c, "metrics": metrics} for c, metrics in known.items())
+
+
+def _missing(
+    asked: Mapping[str, Any], conditions: tuple[str, ...], rows: tuple[Row, ...]
+) -> tuple[str, ...]:
+    """Return the keys of the cells that were asked for and have no row."""
+    there = {row["cell"] for row in rows}
+    keys = [
+        cell_key(condition, method, seed)
+        for condition in conditions
+        for method in asked.get("methods") or ()
+        for seed in ([None] if method == BASE else asked.get("seeds") or ())
+    ]
+    return tuple(key for key in keys if key not in there)
+
+
 def _baseline(asked: str | None, methods: tuple[str, ...]) -> str | None:
-    trained = [name for name in methods if name != BASE]
+    trained = [name for name in methods if name not in (BASE, MAJORITY)]
     if asked is not None or not trained:
         return asked
     return "lora" if "lora" in trained else trained[0]

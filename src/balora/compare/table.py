@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from balora.compare.headline import LEVEL, unfinished, unlearned
 from balora.compare.metrics import Metric
 from balora.compare.statistics import Estimate
-from balora.compare.study import COSTS, Study, read_study, shown
+from balora.compare.study import COSTS, MAJORITY, Study, read_study, shown
 from balora.evaluation.table import aligned
 from balora.files import write_text
 
@@ -28,6 +29,7 @@ _SHOWN_COSTS = {
 _CSV_HEADS = (
     *("condition", "method", "metric", "mean", "low", "high", "n", "num_failed", "baseline"),
     *("difference", "difference_low", "difference_high", "num_pairs", "excludes_zero"),
+    *("p_value", "corrected_p_value"),
 )
 
 
@@ -87,10 +89,7 @@ def main_table(study: Study, condition: str, *, is_short: bool = False) -> Table
         columns.append([mean_text(*pair, metric) for pair in zip(means, finished, strict=True)])
         if study.baseline is not None:
             heads.append(f"{'to' if is_short else 'difference to'} {study.baseline}")
-            paired = [study.difference(condition, method, name) for method in study.methods]
-            columns.append(
-                [difference_text(*pair, metric) for pair in zip(paired, finished, strict=True)]
-            )
+            columns.append(differences_text(study, condition, name))
     for name, short in _SHOWN_COSTS.items():
         means = [study.estimate(condition, method, name) for method in study.methods]
         if any(means):
@@ -117,6 +116,7 @@ def other_table(study: Study, condition: str) -> Table | None:
 def mean_text(estimate: Estimate | None, num_runs: int, metric: Metric) -> str:
     """Return ``mean +- half the interval``, the mean alone for one seed, a dash for none.
 
+    The mean of equal values has no interval, which is said.
     Where some of the finished runs have no figure, how many have one stands behind it.
     """
     if estimate is None:
@@ -124,20 +124,38 @@ def mean_text(estimate: Estimate | None, num_runs: int, metric: Metric) -> str:
     mean = metric.show(estimate.mean)
     half = estimate.half_width
     text = mean if half is None else f"{mean} +- {metric.show(half)}"
-    return text + _how_many(estimate, num_runs)
+    return text + _same(estimate) + _how_many(estimate, num_runs)
 
 
-def difference_text(estimate: Estimate | None, num_runs: int, metric: Metric) -> str:
-    """Return ``difference [low, high]``, with a star where the interval excludes 0.
+def differences_text(study: Study, condition: str, name: str) -> list[str]:
+    """Return the differences of all methods to the baseline: ``difference [low, high]`` and stars.
 
-    Where some of the finished runs have no pair, how many have one stands behind it.
+    One star where the interval excludes 0, two where the difference also holds after the correction
+    for all methods of the column. Where some of the finished runs have no pair, how many have one
+    stands behind it.
     """
-    if estimate is None:
-        return "-"
-    text, low, high = (metric.show(value, is_signed=True) for value in estimate[:3])
-    if estimate.low is not None:
-        text += f" [{low}, {high}]" + (" *" if estimate.excludes_zero else "")
-    return text + _how_many(estimate, num_runs)
+    corrected, metric, texts = study.corrected(condition, name), shown(name), []
+    for method in study.methods:
+        estimate = study.difference(condition, method, name)
+        if estimate is None:
+            texts.append("-")
+            continue
+        text, low, high = (metric.show(value, is_signed=True) for value in estimate[:3])
+        if estimate.low is not None:
+            text += f" [{low}, {high}]{_stars(estimate, corrected.get(method))}"
+        runs = study.num_finished(condition, method)
+        texts.append(text + _same(estimate) + _how_many(estimate, runs))
+    return texts
+
+
+def _stars(estimate: Estimate, corrected: float | None) -> str:
+    if not estimate.excludes_zero:
+        return ""
+    return " **" if corrected is not None and corrected <= LEVEL else " *"
+
+
+def _same(estimate: Estimate) -> str:
+    return " (same)" if estimate.is_constant else ""
 
 
 def _how_many(estimate: Estimate, num_runs: int) -> str:
@@ -145,22 +163,45 @@ def _how_many(estimate: Estimate, num_runs: int) -> str:
 
 
 def seeds_text(study: Study, condition: str, method: str) -> str:
-    """Return how many cells a mean is over, and how many failed."""
-    failed = study.num_failed(condition, method)
-    return f"{study.num_finished(condition, method)}" + (f" ({failed} failed)" if failed else "")
+    """Return how many cells a mean is over, how many failed and how many have not run."""
+    if method == MAJORITY:
+        return "-"
+    others = {
+        "failed": study.num_failed(condition, method),
+        "missing": study.num_missing(condition, method),
+    }
+    said = ", ".join(f"{number} {what}" for what, number in others.items() if number)
+    return f"{study.num_finished(condition, method)}" + (f" ({said})" if said else "")
 
 
 def note(study: Study) -> str:
-    """Return what the figures of a table are."""
+    """Return what the figures of a table are, and what stands in the way of ranking them."""
+    state = unfinished(study)
+    states = [state] if state else [f"{text[0].upper()}{text[1:]}." for text in _idle(study)]
+    return " ".join([_what_is_shown(study), *states])
+
+
+def _idle(study: Study) -> list[str]:
+    found = unlearned(study).items()
+    return [f"under {condition}, {text}" if condition else text for condition, text in found]
+
+
+def _what_is_shown(study: Study) -> str:
     if study.num_seeds == 1:
         text = "Figures of one seed: they have no interval, and say nothing about the next seed."
         return text if study.baseline is None else f"{text} Differences are to {study.baseline}."
-    text = "Mean over seeds +- half the 95% interval of the mean (Student's t)."
+    text = (
+        "Mean over seeds +- half the 95% interval of the mean (Student's t); (same) where every "
+        "seed has one value, from which no interval follows."
+    )
     if study.baseline is None:
         return text
+    number = len([method for method in study.trained if method != study.baseline])
     return (
-        f"{text} Differences to {study.baseline} are paired by seed, with their 95% interval; "
-        "* where it excludes 0, as one in twenty does by chance where there is no difference."
+        f"{text} Differences to {study.baseline} are paired by seed, with their 95% interval: "
+        "* where it excludes 0, as one in twenty does by chance where there is no difference; "
+        f"** where that holds at the 5% level for all {number} methods of the column together "
+        "(Holm's correction)."
     )
 
 
@@ -208,11 +249,12 @@ def _csv(study: Study) -> str:
 def _csv_figures(study: Study, condition: str, method: str, name: str) -> list[object]:
     mean = study.estimate(condition, method, name)
     difference = study.difference(condition, method, name)
-    own = [None, None, None, 0] if mean is None else list(mean)
-    paired: list[object] = [None, None, None, 0, None]
+    own = [None, None, None, 0] if mean is None else list(mean[:4])
+    paired: list[object] = [None, None, None, 0, None, None, None]
     if difference is not None:
-        known = difference.low is not None
-        paired = [*difference, difference.excludes_zero if known else None]
+        corrected = study.corrected(condition, name).get(method)
+        is_beyond = None if difference.low is None else difference.excludes_zero
+        paired = [*difference[:4], is_beyond, difference.p_value, corrected]
     return [*own, study.num_failed(condition, method), study.baseline, *paired]
 
 
@@ -255,6 +297,6 @@ def _latex_cell(text: str) -> str:
     if text == "-":
         return "--"
     escaped = "".join(_LATEX.get(mark, mark) for mark in text)
-    escaped = escaped.replace(" *", "$^*$").replace("+-", r"$\pm$")
+    escaped = re.sub(r" (\*+)", r"$^{\1}$", escaped).replace("+-", r"$\pm$")
     # the sign of a number, not the hyphen of a name
     return re.sub(r"(?<![\w.$])-(?=[\d.])", "$-$", escaped)

@@ -76,6 +76,28 @@ def task_metrics(
     return metrics | {"ece": expected_calibration_error(predicted.confidence, correct)}
 
 
+def majority_metrics(task: str, labels: Array) -> dict[str, float]:
+    """Return the metrics of giving every row the label that most rows have, the first of equals.
+
+    No constant answer has a higher accuracy, so what a classifier has learned starts above it. It
+    has no calibration error; for regression there is none.
+
+    Args:
+        task: As for :func:`task_metrics`.
+        labels: Shape ``(N,)``.
+
+    Raises:
+        ValueError: If there is no row.
+    """
+    if task in REGRESSION_TASKS:
+        return {}
+    labels = np.asarray(labels)
+    counts = np.bincount(labels)
+    constant = np.zeros((len(labels), max(len(counts), 2)))
+    constant[:, counts.argmax()] = 1.0
+    return {k: v for k, v in task_metrics(task, constant, labels).items() if k != "ece"}
+
+
 def metric_names(task: str) -> tuple[str, ...]:
     """Return the names of what :func:`task_metrics` measures of a task, its primary one first."""
     labels = np.array([0, 1])

@@ -15,7 +15,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from balora.data.classification import ClassificationRows, tokenize_rows
 from balora.errors import NonFiniteError
-from balora.evaluation.classification import Array, task_metrics, worst_group
+from balora.evaluation.classification import Array, majority_metrics, task_metrics, worst_group
 
 
 @torch.no_grad()
@@ -70,6 +70,7 @@ def measure_sets(
     """Return the figures of each data set by name: ``num_rows``, the metrics, the worst group.
 
     The metrics are those of :func:`~balora.evaluation.classification.task_metrics`;
+    ``majority_class`` has those of the class that most rows have, given to every row;
     ``worst_group`` is there where the rows have groups, with its name, value and number of rows.
 
     Args:
@@ -98,6 +99,8 @@ def _figures(task: str, logits: Array, rows: ClassificationRows) -> dict[str, An
     labels = np.asarray(rows.dataset["label"])
     figures: dict[str, Any] = {"num_rows": len(labels)}
     figures |= task_metrics(task, logits, labels, class_sets=rows.class_sets)
+    if majority := majority_metrics(task, labels):
+        figures["majority_class"] = majority
     if "group" in rows.dataset.column_names:
         groups = rows.dataset["group"]
         worst = worst_group(task, logits, labels, groups, class_sets=rows.class_sets)

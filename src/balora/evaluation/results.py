@@ -129,6 +129,7 @@ def format_figures(columns: Mapping[str, Mapping[str, Any]]) -> str:
         raise ValueError("`columns` is empty: there is nothing to show.")
     figures = list(columns.values())
     there = {name for column in figures for name in column}
+    constants = [column.get("majority_class") or {} for column in figures]
     lines = [["", *columns]]
     if any("epoch" in column for column in figures):
         lines.append(["epoch", *(_number(column.get("epoch"), "{:g}") for column in figures)])
@@ -136,6 +137,11 @@ def format_figures(columns: Mapping[str, Mapping[str, Any]]) -> str:
         [_TITLES[name], *(_number(column.get(name), "{:.4f}") for column in figures)]
         for name in _TITLES
         if name in there
+    ]
+    lines += [
+        [f"{_TITLES[name]}, majority class", *(_number(c.get(name), "{:.4f}") for c in constants)]
+        for name in _TITLES
+        if any(name in constant for constant in constants)
     ]
     if any("worst_group" in column for column in figures):
         lines.append(["worst group", *(_group(column.get("worst_group")) for column in figures)])
