@@ -59,7 +59,7 @@ from transformers.utils import logging as transformers_logging
 
 from balora.anchored import reference_mode
 from balora.config import BALoraConfig
-from balora.models.classifier import paper_target_modules
+from balora.models.targets import paper_target_modules
 from balora.trainers import BALoraTrainer
 
 SHAPES: dict[str, dict[str, int]] = {

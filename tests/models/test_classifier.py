@@ -16,8 +16,8 @@ from balora.errors import ConfigError
 from balora.models.classifier import (
     ClassifierHead,
     load_classifier,
-    paper_target_modules,
 )
+from balora.models.targets import paper_target_modules
 from tiny_classification import ARCHITECTURES, make_classifier, save_body
 from tiny_models import make_tokenizer
 

@@ -7,48 +7,28 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from balora.errors import ConfigError
+from balora.models.finite import check_finite
+from balora.models.load import from_pretrained, load_config, refuse_missing
+from balora.models.source import ModelSource
 
 logger = logging.getLogger(__name__)
 
 _WRAPPERS = re.compile(r"\.(original_module|base_layer|modules_to_save\.[^.]+)(?=\.|$)")
 """What PEFT puts into the name of a module that it trains in full, or adapts."""
 
-_BERT = {
-    "query_value": ["query", "value"],
-    "query_key_value": ["query", "key", "value"],
-    "all": ["query", "key", "value", "intermediate.dense", "output.dense"],
-}
-_LLAMA = {
-    "query_value": ["q_proj", "v_proj"],
-    "query_key_value": ["q_proj", "k_proj", "v_proj"],
-    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-}
-_TARGETS = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "deberta-v2": {
-        "query_value": ["query_proj", "value_proj"],
-        "query_key_value": ["query_proj", "key_proj", "value_proj"],
-        "all": ["query_proj", "key_proj", "value_proj", "intermediate.dense", "output.dense"],
-    },
-    # one matrix holds query, key and value
-    "gpt2": {"query_key_value": ["c_attn"], "all": ["c_attn", "c_proj", "c_fc"]},
-    **dict.fromkeys(("llama", "mistral", "qwen2", "gemma"), _LLAMA),
-}
+_IN_A_LAYER = re.compile(r"\.\d+\.")
 
 
 class LoadedClassifier(NamedTuple):
@@ -60,59 +40,85 @@ class LoadedClassifier(NamedTuple):
 
 
 def load_classifier(
-    name: str,
+    name: str | ModelSource,
     *,
     class_names: Sequence[str] | None,
     tokenizer: PreTrainedTokenizerBase,
+    ignore_mismatched_sizes: bool = False,
     **kwargs: Any,
 ) -> LoadedClassifier:
     """Load a model for sequence classification, or for regression, with its head.
 
     Args:
-        name: A hub id or a folder.
+        name: A hub id or a folder, or a source, which says how it is loaded.
         class_names: The classes in the order of their indices; ``None`` for regression.
         tokenizer: Of the model. Without a padding token it gets its end-of-text token as one; it
             pads on the right from now on.
-        **kwargs: As for ``from_pretrained``.
+        ignore_mismatched_sizes: Whether a head for another number of classes is replaced.
+        **kwargs: As for ``from_pretrained``; none beside a source.
 
     Returns:
         The model in eval mode, and the modules to train and save in full: the head, and the
         smallest set that holds every parameter which the checkpoint does not have.
 
     Raises:
-        ConfigError: If the checkpoint has a head for another number of classes, or the tokenizer
-            has no token to pad with.
+        ConfigError: If the checkpoint cannot be loaded, has a head for another number of classes,
+            lacks a weight or has one that is not finite, the tokenizer has no token to pad with,
+            or there are fewer than two classes.
     """
-    _check_own_head(name, class_names, kwargs)
+    if class_names is not None and len(class_names) < 2:
+        raise ConfigError(
+            f"`class_names` is {list(class_names)}, but a classifier needs two classes or more. "
+            "Name them, or pass None for regression."
+        )
+    source = name if isinstance(name, ModelSource) else ModelSource.of_arguments(name, kwargs)
+    set_pad_token(tokenizer)
+    if not ignore_mismatched_sizes:
+        _check_own_head(source, class_names)
     names = dict(enumerate(class_names)) if class_names is not None else {0: "LABEL_0"}
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        name,
+    model, info = from_pretrained(
+        AutoModelForSequenceClassification,
+        source,
         num_labels=len(names),
         id2label=names,
         label2id={label: index for index, label in names.items()},
         problem_type="regression" if class_names is None else "single_label_classification",
-        output_loading_info=True,
-        **kwargs,
     )
-    set_pad_token(tokenizer)
+    refuse_missing(model, info, source, but=_may_be_new(model, ignore_mismatched_sizes))
+    check_finite(model, source.words)
     align_pad_token(model, tokenizer)
     random = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
     return LoadedClassifier(model, _modules_to_train(model, random))
 
 
-def _check_own_head(name: str, class_names: Sequence[str] | None, kwargs: dict[str, Any]) -> None:
+def _may_be_new(model: PreTrainedModel, new_head: bool) -> Callable[[str, bool], bool]:
+    """Return which weights a checkpoint need not have: those outside of the encoder's layers.
+
+    A pooler or a head is drawn anew where a checkpoint of another task has none. A layer is not:
+    there a checkpoint is incomplete. A head of another size is drawn anew where that is asked for.
+    """
+    body = {id(parameter) for parameter in model.base_model.parameters()}
+    outside = {name for name, p in model.named_parameters() if id(p) not in body}
+
+    def may_be_new(name: str, is_missing: bool) -> bool:
+        if not is_missing:
+            return new_head and name in outside
+        return name in outside or not _IN_A_LAYER.search(name)
+
+    return may_be_new
+
+
+def _check_own_head(source: ModelSource, class_names: Sequence[str] | None) -> None:
     """Refuse a checkpoint whose own head does not fit; say when its classes have another order."""
-    known = ("revision", "token", "trust_remote_code", "cache_dir", "subfolder", "code_revision")
-    config = AutoConfig.from_pretrained(name, **{k: kwargs[k] for k in known if k in kwargs})
-    has_head = any("ForSequenceClassification" in kind for kind in config.architectures or ())
-    if not has_head or kwargs.get("ignore_mismatched_sizes"):
+    config = load_config(source)
+    if not any("ForSequenceClassification" in kind for kind in config.architectures or ()):
         return
     num_classes = 1 if class_names is None else len(class_names)
     if config.num_labels != num_classes:
         raise ConfigError(
-            f"`{name}` has a head for {config.num_labels} classes already, but the data need "
-            f"{num_classes}. Name the model without that head, or pass "
-            "`ignore_mismatched_sizes=True` to start with a new one."
+            f"{source.words} has a head for {config.num_labels} classes already, but the data need "
+            f"{num_classes}. Name the model without that head, or set "
+            "`ignore_mismatched_sizes: true` to start with a new one."
         )
     own = [str(config.id2label[index]).lower() for index in range(num_classes)]
     wanted = [str(label).lower() for label in class_names or own]
@@ -120,7 +126,7 @@ def _check_own_head(name: str, class_names: Sequence[str] | None, kwargs: dict[s
         logger.warning(
             "the head of %s knows its classes in the order %s, the data have %s: it starts with "
             "them mixed up",
-            name,
+            source.name,
             ", ".join(own),
             ", ".join(wanted),
         )
@@ -163,37 +169,6 @@ def _modules_to_train(model: PreTrainedModel, random: set[str]) -> tuple[str, ..
         if module != head and not module.startswith(f"{head}."):
             found[module] = None
     return tuple(found)
-
-
-def paper_target_modules(model_type: str, choice: str = "query_value") -> list[str]:
-    """Return the linear layers to adapt, by the architecture's own names for them.
-
-    At rank 8, the paper's counts of trained parameters are those of ``query_value`` plus the head
-    for RoBERTa-large (1.84M), and of ``all`` without the head for DeBERTa-v3-base (1.33M), where
-    its text says query, key and value (0.44M).
-
-    Args:
-        model_type: As in the model's config, such as ``roberta`` or ``deberta-v2``.
-        choice: ``query_value``, ``query_key_value``, or ``all`` for every linear layer of the
-            encoder.
-
-    Returns:
-        Name endings for ``LoraConfig.target_modules``.
-
-    Raises:
-        ConfigError: If the architecture is not known, or does not have the choice.
-    """
-    if model_type not in _TARGETS:
-        raise ConfigError(
-            f"no named layers are known for `{model_type}`. Name them in `lora_target_modules`, "
-            f"or use all-linear. Known are {', '.join(_TARGETS)}."
-        )
-    if choice not in _TARGETS[model_type]:
-        raise ConfigError(
-            f"`{choice}` is no choice of layers for `{model_type}`, which has "
-            f"{', '.join(_TARGETS[model_type])}."
-        )
-    return list(_TARGETS[model_type][choice])
 
 
 def head_name(model: PreTrainedModel) -> str:

@@ -35,9 +35,9 @@ from balora.evaluation.results import best_row, per_evaluation, selection_rule, 
 from balora.models.classifier import (
     LoadedClassifier,
     load_classifier,
-    paper_target_modules,
 )
 from balora.models.names import check_model_name
+from balora.models.targets import paper_target_modules
 from balora.recipes import Recipe
 from balora.trainers.classification import BALoraTrainer
 from balora.trainers.prepared import (

@@ -1,0 +1,220 @@
+"""The one way to load a model: for training, evaluation, comparison and export alike.
+
+Each step has its own errors, which name the setting that the user gave the model by: the config,
+the weights, the tokenizer, the adapter. What transformers would fill with random numbers, leave
+out or report at length is refused here by the name of the tensor.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from peft import PeftModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from balora.errors import ConfigError
+from balora.models.finite import check_finite
+from balora.models.source import ModelSource
+
+_OF_AN_ADAPTER = ("revision", "token", "cache_dir", "subfolder")
+"""What looking for an adapter takes of `ModelSource.where`."""
+
+
+def accelerator() -> torch.device:
+    """Return the device that finished models are measured on."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def load_config(source: ModelSource, **changes: Any) -> PretrainedConfig:
+    """Return the config of a pre-trained model, with some fields changed.
+
+    Raises:
+        ConfigError: If there is none, or the name is that of an adapter.
+    """
+    with in_words_of(source):
+        where = {k: v for k, v in source.where().items() if k in _OF_AN_ADAPTER}
+        adapter = find_adapter_config_file(source.name, **where)
+        if adapter is not None:
+            raise ConfigError(
+                f"{source.words} is an adapter, not a pre-trained model. Name the model it was "
+                "trained on; `balora export --merge` makes one model of both."
+            )
+        return AutoConfig.from_pretrained(source.name, **source.where(), **changes)
+
+
+def load_model(source: ModelSource, *, device: torch.device | None = None) -> PreTrainedModel:
+    """Return a causal language model in eval mode.
+
+    Args:
+        source: The model, and how it is loaded.
+        device: Where it goes; None leaves it where ``source`` puts it.
+
+    Raises:
+        ConfigError: If it cannot be loaded, is no causal language model, lacks a weight, or has
+            one that is not finite.
+    """
+    config = load_config(source)
+    check_is_causal(config, source)
+    model, info = from_pretrained(AutoModelForCausalLM, source)
+    refuse_missing(model, info, source)
+    if device is not None:
+        model = model.to(device)
+    check_finite(model, source.words)
+    return model
+
+
+def load_tokenizer(source: ModelSource, run: Path | None = None) -> PreTrainedTokenizerBase:
+    """Return a model's tokenizer, or the one that a run saved: it may have a template of its own.
+
+    Raises:
+        ConfigError: If it cannot be loaded.
+    """
+    if run is not None and (run / "tokenizer_config.json").is_file():
+        source = ModelSource(name=str(run.absolute()), setting="the tokenizer of")
+    with in_words_of(source):
+        return AutoTokenizer.from_pretrained(source.name, **source.where())
+
+
+def attach_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Return ``model`` with the adapter of a folder on it, in eval mode: plain PEFT.
+
+    Whether the two belong together is for :func:`balora.models.fits.check_base` to say, before.
+
+    Raises:
+        ConfigError: If a weight of the adapter is not finite.
+    """
+    adapted = PeftModel.from_pretrained(model, str(folder)).eval()
+    check_finite(adapted, f"the adapter in `{folder}`")
+    return adapted
+
+
+def check_is_causal(config: PretrainedConfig, source: ModelSource) -> None:
+    """Refuse a checkpoint of another kind of model: it would get a new output layer, or none.
+
+    Raises:
+        ConfigError: Naming the setting, and what the checkpoint is.
+    """
+    known, saved_as = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, config.architectures or ()
+    has_remote_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if source.trust_remote_code and has_remote_code:
+        return
+    is_causal = config.model_type in known and not getattr(config, "is_encoder_decoder", False)
+    if is_causal and (not saved_as or set(saved_as) & set(known.values())):
+        return
+    what = f"it was saved as `{saved_as[0]}`" if saved_as else f"its type is {config.model_type}"
+    raise ConfigError(
+        f"{source.words} is no causal language model: {what}. Name a model that was saved with its "
+        "output layer, or set `task` to train a classifier."
+    )
+
+
+def from_pretrained(
+    auto: Any, source: ModelSource, **arguments: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return a model and what loading found missing, unexpected or of another shape.
+
+    Raises:
+        ConfigError: If it cannot be loaded.
+    """
+    with in_words_of(source), _without_report():
+        model, info = auto.from_pretrained(
+            source.name,
+            **(source.arguments() | arguments),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # what differs is refused by name, not in a report
+        )
+    return model.eval(), info
+
+
+def refuse_missing(
+    model: PreTrainedModel,
+    info: dict[str, Any],
+    source: ModelSource,
+    *,
+    but: Callable[[str, bool], bool] = lambda name, is_missing: False,
+) -> None:
+    """Refuse a checkpoint without some of the model's weights: they would be random numbers.
+
+    Args:
+        model: After loading.
+        info: What loading found.
+        source: Of the model.
+        but: Says for a weight by name whether it may be missing (true) or of another shape.
+
+    Raises:
+        ConfigError: Naming the first one.
+    """
+    for name, saved, own in sorted(info["mismatched_keys"]):
+        if not but(name, False):
+            raise ConfigError(
+                f"{source.words} contradicts itself: `{name}` has shape {tuple(saved)} in the "
+                f"weights and {tuple(own)} by config.json. Download it again."
+            )
+    parameters = {name for name, _ in model.named_parameters()}
+    missing = sorted(n for n in set(info["missing_keys"]) & parameters if not but(n, True))
+    if missing:
+        raise ConfigError(
+            f"{source.words} lacks {len(missing)} of the weights that its config.json asks for, "
+            f"`{missing[0]}` first. Download it again, or name a checkpoint that is complete."
+        )
+
+
+@contextmanager
+def in_words_of(source: ModelSource) -> Iterator[None]:
+    """Turn what goes wrong in transformers while a model is read into one sentence on the setting.
+
+    Raises:
+        ConfigError: Naming the setting and the model.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (OSError, ValueError, ImportError, StrictDataclassError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if source.attn_implementation is not None and re.search("attn|attention", reason, re.I):
+            raise ConfigError(
+                f"`attn_implementation` is {source.attn_implementation!r}, which cannot be used "
+                f"with {source.words}: {reason} Set `sdpa` or `eager`, or leave it out."
+            ) from error
+        raise ConfigError(f"{source.words} cannot be loaded: {reason}") from error
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Silence the table of missing weights, and the progress bar where nobody sees it move."""
+    report, bars = (
+        logging.getLogger("transformers.modeling_utils"),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    report.addFilter(_is_no_report)
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        report.removeFilter(_is_no_report)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _is_no_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()

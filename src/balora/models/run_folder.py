@@ -1,0 +1,111 @@
+"""A finished run's model: the adapter on its base, or the whole model, of either kind of run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from balora.classification_config import ClassificationConfig
+from balora.data.glue import GLUE_TASKS
+from balora.errors import ConfigError
+from balora.models.adapter import is_adapter_folder, read_adapter
+from balora.models.classifier import load_classifier
+from balora.models.fits import check_adapter_fits, num_labels_of
+from balora.models.load import attach_adapter, load_config, load_model, load_tokenizer
+from balora.models.source import RECIPE_FILE, ModelSource, check_is_not_run, read_recipe
+from balora.recipes import load_recipe
+
+
+class LoadedRun(NamedTuple):
+    """The model of a run, in eval mode."""
+
+    model: PreTrainedModel
+    """With an adapter it is a ``PeftModel`` on the untouched base."""
+    tokenizer: PreTrainedTokenizerBase
+    """The run's own, where it has one."""
+    class_names: tuple[str, ...] | None
+    """Of a classifier, in the order of its outputs; None of regression and of a language model."""
+
+
+def load_run(run: Path, base: ModelSource, *, device: torch.device | None = None) -> LoadedRun:
+    """Return the model of a run and what belongs to it: plain PEFT on the base, or the whole model.
+
+    Args:
+        run: A folder with an adapter or a model, as `balora train` and `balora export` leave.
+        base: The pre-trained model, also where the run is a whole one; see `base_of_run`.
+        device: Where the model goes; None leaves it where ``base`` puts it.
+
+    Raises:
+        ConfigError: If the folder holds neither, the base is not the adapter's, or a model cannot
+            be loaded or has a weight that is not finite.
+    """
+    is_adapter = is_adapter_folder(run)
+    if not is_adapter and not (run / "config.json").is_file():
+        raise ConfigError(f"`{run}` holds neither an adapter nor a model; name a finished run.")
+    tokenizer = load_tokenizer(base, run)
+    classifier = is_classifier(run)
+    class_names = classes_of(run) if classifier else None
+    if is_adapter:
+        num_labels = None if not classifier else len(class_names or ("target",))
+        check_adapter_fits(run, base, num_labels=num_labels)
+        source = base
+    else:
+        check_is_not_run(run, base)
+        source = dataclasses.replace(base, name=str(run), setting="the run", revision="main")
+    if classifier:
+        # the head of the base, if it has one, makes room for the run's
+        model = load_classifier(
+            source,
+            class_names=class_names,
+            tokenizer=tokenizer,
+            ignore_mismatched_sizes=is_adapter,
+        ).model
+    else:
+        model = load_model(source)
+    model = model if device is None else model.to(device)
+    return LoadedRun(attach_adapter(model, run) if is_adapter else model, tokenizer, class_names)
+
+
+def is_classifier(run: Path) -> bool:
+    """Say whether a run's model classifies or predicts numbers, and does not write."""
+    if read_recipe(run).get("task") is not None:
+        return True
+    if is_adapter_folder(run):
+        return read_adapter(run).is_classifier
+    kinds = load_config(ModelSource(name=str(run), setting="the run")).architectures or ()
+    return any("ForSequenceClassification" in kind for kind in kinds)
+
+
+def classes_of(run: Path) -> tuple[str, ...] | None:
+    """Return the classes of a run in the order of the model's outputs, None for regression.
+
+    They come from the recipe; without one, from a whole model's config, or are numbered.
+
+    Raises:
+        ConfigError: If a recipe of own data does not say them.
+    """
+    if (run / RECIPE_FILE).is_file():
+        return class_names_of(cast(ClassificationConfig, load_recipe(run / RECIPE_FILE).data))
+    if is_adapter_folder(run):
+        number = num_labels_of(read_adapter(run))
+        return None if number == 1 else tuple(f"LABEL_{i}" for i in range(number))
+    names = load_config(ModelSource(name=str(run), setting="the run")).id2label
+    return None if len(names) == 1 else tuple(str(names[i]) for i in range(len(names)))
+
+
+def class_names_of(data: ClassificationConfig) -> tuple[str, ...] | None:
+    """Return the classes of a run in the order of the model's outputs; None for regression.
+
+    Raises:
+        ConfigError: If the recipe of own data does not say them.
+    """
+    if data.is_regression:
+        return None
+    names = GLUE_TASKS[data.task].class_names if data.task in GLUE_TASKS else data.named_classes
+    if names is None:
+        raise ConfigError("the recipe says no `class_names`; pass them in the model's order.")
+    return tuple(names)
