@@ -16,6 +16,8 @@ from balora.classification_config import (
 )
 from balora.config import describe
 from balora.errors import ConfigError
+from balora.field_types import field_hints
+from balora.recipes.values import parse_text
 
 
 def config(**settings) -> ClassificationConfig:
@@ -192,10 +194,13 @@ def test_classes_are_known_by_text():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"label_noise": -0.1}, "`label_noise` must lie in [0, 1], got -0.1"),
-        ({"label_noise": 1.5}, "`label_noise` must lie in [0, 1], got 1.5"),
+        ({"label_noise": -0.1}, "`label_noise` must be from 0 to 1, got -0.1"),
+        ({"label_noise": 1.5}, "`label_noise` must be from 0 to 1, got 1.5"),
         ({"label_noise": math.nan}, "`label_noise` must be a number, got nan"),
-        ({"transform_seed": -1, "label_noise": 0.1}, "`transform_seed` must be 0 or greater"),
+        (
+            {"transform_seed": -1, "label_noise": 0.1},
+            "`transform_seed` must be from 0 to",
+        ),
         (
             {"transform_seed": 3},
             "`transform_seed` is 3, but it only acts with `label_noise` or `class_fractions`; "
@@ -338,3 +343,27 @@ def test_every_problem_is_listed_at_once():
 def test_the_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config().task = "cola"
+
+
+def test_out_of_domain_is_a_list_or_a_mapping_by_name():
+    rest = {"dataset_name": "hans.jsonl", "group_column": "kind"}
+    listed = ClassificationConfig(task="mnli", out_of_domain=[{"name": "hans", **rest}])
+    by_name = ClassificationConfig(task="mnli", out_of_domain={"hans": rest})
+    assert by_name.out_of_domain_sets == listed.out_of_domain_sets
+
+
+@pytest.mark.parametrize("value", ["hans.jsonl", 3, ["hans.jsonl"], {"hans": "hans.jsonl"}])
+def test_out_of_domain_of_another_form_is_refused_with_an_example(value):
+    with pytest.raises(ConfigError) as error:
+        ClassificationConfig(task="mnli", out_of_domain=value)
+    assert "`out_of_domain`" in str(error.value)
+    assert "write it as `[{name: hans, dataset_name: hans.jsonl}]`" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"hans": {"dataset_name": "h.csv"}}', "[{name: hans, dataset_name: h.csv}]"]
+)
+def test_out_of_domain_is_read_from_the_command_line(text):
+    hint = field_hints(ClassificationConfig)["out_of_domain"]
+    config = ClassificationConfig(task="mnli", out_of_domain=parse_text(text, hint))
+    assert [entry.name for entry in config.out_of_domain_sets] == ["hans"]

@@ -362,7 +362,10 @@ def test_eval_takes_the_data_of_the_run_and_compares_several(train, model_folder
     [
         (["--base", "./nowhere"], "the model './nowhere' cannot be loaded"),
         (["--dataset_nam", "x"], "did you mean `dataset_name`"),
-        (["--retention_file", "nowhere.txt"], "`--retention_file` 'nowhere.txt' cannot be read"),
+        (
+            ["--retention_file", "nowhere.txt"],
+            "`--retention_file` is 'nowhere.txt', which does not exist",
+        ),
         (["--dataset_name", "./nowhere.jsonl"], "nowhere.jsonl does not exist"),
     ],
 )
@@ -407,7 +410,7 @@ def test_the_fields_of_a_command_are_listed(command, field, parts, capsys):
         (["compare", "--metric", "exactmatch"], "`exactmatch` is no metric"),
         (["lab", "--noise_rat", "0.1"], "`noise_rat` is no field of the lab"),
         (["lab", "--noise_rate", "2"], "`noise_rate` must be 0 or greater and less than 1, got 2"),
-        (["lab", "nowhere", "--num_people", "2"], "`num_people` must be 4 or greater, got 2"),
+        (["lab", "nowhere", "--num_people", "2"], "`num_people` must be from 4 to 9600, got 2"),
         (["lab", "nowhere"], "`nowhere` does not exist"),
     ],
 )

@@ -36,9 +36,10 @@ def test_every_field_has_one_sentence(config_class):
 
 def test_describe_gives_type_default_and_sentence():
     by_name = {entry.name: entry for entry in describe(BALoraConfig) + describe(DataConfig)}
-    assert by_name["svd_k"][1:3] == ("a number", 0.3)
+    of_a_number = "a number, greater than 0 and at most 1"
+    assert by_name["svd_k"][1:3] == (f"a whole number, 1 or greater, or {of_a_number}", 0.3)
     assert by_name["schedule"].type == "one of `constant`, `iclr2026`"
-    assert by_name["entropy_top_k"].type == "a whole number or null"
+    assert by_name["entropy_top_k"].type == "a whole number, 1 or greater, or null"
     assert by_name["dataset_name"].default == "required"
     assert "without it" not in by_name["dataset_name"].sentence
 
@@ -144,8 +145,8 @@ def test_needs_reference_follows_the_consistency_coefficient():
         ("entropy_top_k", 0, "`entropy_top_k` must be 1 or greater, got 0"),
         ("entropy_top_k", 20.0, "`entropy_top_k` must be a whole number or null, got 20.0"),
         ("svd_k", 0, "`svd_k` must be 1 or greater, got 0"),
-        ("svd_k", 10.0, r"`svd_k` is the fraction 10.0, which must lie in \(0, 1\]; write a whole"),
-        ("svd_k", 0.0, "`svd_k` is the fraction 0.0"),
+        ("svd_k", 10.0, r"`svd_k` must be greater than 0 and at most 1, got 10.0; write a whole"),
+        ("svd_k", 0.0, "`svd_k` must be greater than 0 and at most 1, got 0.0"),
         ("svd_k", True, "`svd_k` must be a number, got true"),
         ("svd_k", math.nan, "`svd_k` must be a number, got nan"),
         ("svd_max_tokens", 0, "`svd_max_tokens` must be 1 or greater"),
@@ -153,9 +154,9 @@ def test_needs_reference_follows_the_consistency_coefficient():
         ("schedule", "cosine", "`schedule` must be one of `constant`, `iclr2026`"),
         ("adapter_init", "pisa", r"`adapter_init` must be .* \(did you mean `pissa`\?\)"),
         ("pissa_svd", "fast", "`pissa_svd` must be one of `randomized`, `exact`"),
-        ("pissa_oversampling", -1, "`pissa_oversampling` must be 0 or greater"),
+        ("pissa_oversampling", -1, "`pissa_oversampling` must be from 0 to 1000000"),
         ("pissa_power_iterations", 1.5, "`pissa_power_iterations` must be a whole number, got 1.5"),
-        ("pissa_seed", -1, "`pissa_seed` must be 0 or greater"),
+        ("pissa_seed", -1, "`pissa_seed` must be from 0 to 4294967295"),
     ],
 )
 def test_objective_refuses(field, value, sentence):
@@ -196,7 +197,10 @@ def test_configs_are_frozen():
         ({"lora_r": 12.5}, "`lora_r` must be a whole number, got 12.5"),
         ({"lora_r": 0}, "`lora_r` must be 1 or greater, got 0"),
         ({"lora_alpha": -1}, "`lora_alpha` must be 1 or greater, got -1"),
-        ({"lora_dropout": 1.0, "method": "lora"}, r"`lora_dropout` must lie in \[0, 1\), got 1.0"),
+        (
+            {"lora_dropout": 1.0, "method": "lora"},
+            "`lora_dropout` must be 0 or greater",
+        ),
         ({"lora_dropout": 0.1}, "`lora_dropout` is 0.1, but method balora has no dropout"),
         ({"lora_dropout": 0.1, "method": "pissa"}, "but method pissa has no dropout"),
         (

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import combinations
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from balora.config import refuse
+from balora.config import Count, Seed, refuse
 from balora.errors import ConfigError
+from balora.field_rules import Form, Interval, NotEmpty, PathTo
 from balora.field_types import field_problems, suggestion
 
 ClassificationTask = Literal[
@@ -30,6 +31,10 @@ ClassificationTask = Literal[
 OWN_TASKS = ("classification", "regression")
 REGRESSION_TASKS = ("stsb", "regression")
 SINGLE_TEXT_TASKS = ("cola", "sst2")
+
+_LABEL_MAP = Form("{entailment: entailment, non-entailment: [neutral, contradiction]}")
+_FRACTIONS = Form("{positive: 0.1}")
+_SETS = Form("[{name: hans, dataset_name: hans.jsonl}]")
 
 
 def label_text(value: object) -> str | None:
@@ -51,7 +56,7 @@ class OutOfDomainConfig:
     name: str
     """What the results of this data set are called."""
 
-    dataset_name: str
+    dataset_name: Annotated[str, PathTo("data")]
     """A hub id, a local .jsonl, .json, .csv, .tsv or .parquet file, or a folder of them."""
 
     dataset_config: str | None = None
@@ -72,13 +77,11 @@ class OutOfDomainConfig:
     group_column: str | None = None
     """Column with the group of a row, for the accuracy of the worst group."""
 
-    label_map: dict[Any, Any] | None = None
+    label_map: Annotated[dict[Any, Any] | None, NotEmpty(), _LABEL_MAP] = None
     """From a label in the data to a class of the task, several in a list, or null to skip rows."""
 
     def __post_init__(self) -> None:
-        problems = field_problems(self) or _blank(self)
-        if not problems:
-            problems = _column_problems(self) + self._map_problems()
+        problems = field_problems(self, lambda: _column_problems(self), self._map_problems)
         refuse(f"out_of_domain, `{self.name}`", problems)
 
     def _map_problems(self) -> list[str]:
@@ -92,8 +95,6 @@ class OutOfDomainConfig:
                     f"`label_map` sends {label} to {classes!r}; write a class of the task, a list "
                     "of classes, or null to leave its rows out"
                 )
-        if self.label_map is not None and not self.label_map:
-            problems.append("`label_map` is empty; fill it or leave it out")
         if self.label_map and len(self.mapped_labels) < len(self.label_map):
             problems.append("`label_map` names a label twice, as a number and as text")
         return problems or self._set_problems()
@@ -154,7 +155,7 @@ class ClassificationConfig:
     task: ClassificationTask
     """A GLUE task by name, or classification or regression for data of your own."""
 
-    dataset_name: str | None = None
+    dataset_name: Annotated[str | None, PathTo("data")] = None
     """Hub id, .jsonl, .json, .csv, .tsv or .parquet file, or folder; null takes GLUE on the hub."""
 
     dataset_config: str | None = None
@@ -166,7 +167,7 @@ class ClassificationConfig:
     dataset_test_split: str | None = None
     """Rows to evaluate on; null takes a GLUE task's validation splits, of other data none."""
 
-    eval_dataset_name: str | None = None
+    eval_dataset_name: Annotated[str | None, PathTo("data")] = None
     """Another data set to evaluate on, named like `dataset_name`; null takes the same one."""
 
     text_column: str | None = None
@@ -181,33 +182,32 @@ class ClassificationConfig:
     group_column: str | None = None
     """Column with the group of a row, for the accuracy of the worst group in evaluation."""
 
-    class_names: list[Any] | None = None
+    class_names: Annotated[list[Any] | None, Form("[negative, positive]")] = None
     """Classes in the order of the model's outputs; null: those of the training data, sorted."""
 
-    max_length: int = 128
+    max_length: Count = 128
     """Longest input in tokens; the longer text of a row is cut first."""
 
-    label_noise: float = 0.0
+    label_noise: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Share of training rows given another class at random, or in regression another's target."""
 
-    class_fractions: dict[Any, float] | None = None
+    class_fractions: Annotated[dict[Any, float] | None, NotEmpty(), _FRACTIONS] = None
     """From a class to the fraction of its training rows that is kept, to make data imbalanced."""
 
-    transform_seed: int = 0
+    transform_seed: Seed = 0
     """Seed of label noise and class fractions, independent of the seed of the run."""
 
-    out_of_domain: list[Any] | None = None
-    """Other data sets to evaluate on, a list of mappings: name, dataset_name, label_map, ..."""
+    out_of_domain: Annotated[list[Any] | dict[Any, Any] | None, _SETS] = None
+    """Other data sets to evaluate on: a list of mappings, or a mapping from a name to the rest."""
 
     def __post_init__(self) -> None:
-        problems = field_problems(self) or _blank(self)
-        if not problems:
-            problems = (
-                self._data_problems()
-                + self._class_problems()
-                + self._transform_problems()
-                + self._out_of_domain_problems()
-            )
+        problems = field_problems(
+            self,
+            self._data_problems,
+            self._class_problems,
+            self._transform_problems,
+            self._out_of_domain_problems,
+        )
         refuse("data", problems)
 
     @property
@@ -228,7 +228,16 @@ class ClassificationConfig:
     @property
     def out_of_domain_sets(self) -> tuple[OutOfDomainConfig, ...]:
         """The entries of `out_of_domain`."""
-        return tuple(OutOfDomainConfig.from_mapping(entry) for entry in self.out_of_domain or ())
+        return tuple(OutOfDomainConfig.from_mapping(entry) for entry in self._entries())
+
+    def _entries(self) -> list[Any]:
+        """Return `out_of_domain` as a list; a mapping gives each entry its name."""
+        if not isinstance(self.out_of_domain, dict):
+            return list(self.out_of_domain or ())
+        return [
+            {"name": name, **entry} if isinstance(entry, Mapping) else entry
+            for name, entry in self.out_of_domain.items()
+        ]
 
     def _data_problems(self) -> list[str]:
         problems = _column_problems(self) + _pair_problems(self, self.task)
@@ -243,8 +252,6 @@ class ClassificationConfig:
                     "task says which part of GLUE is read; leave it out"
                 )
         problems += self._group_problems()
-        if self.max_length < 1:
-            problems.append(f"`max_length` must be 1 or greater, got {self.max_length}")
         return problems
 
     def _group_problems(self) -> list[str]:
@@ -282,11 +289,7 @@ class ClassificationConfig:
 
     def _transform_problems(self) -> list[str]:
         problems = []
-        if not 0 <= self.label_noise <= 1:
-            problems.append(f"`label_noise` must lie in [0, 1], got {self.label_noise}")
-        if self.transform_seed < 0:
-            problems.append(f"`transform_seed` must be 0 or greater, got {self.transform_seed}")
-        elif self.transform_seed and not self.label_noise and self.class_fractions is None:
+        if self.transform_seed and not self.label_noise and self.class_fractions is None:
             problems.append(
                 f"`transform_seed` is {self.transform_seed}, but it only acts with `label_noise` "
                 "or `class_fractions`; leave it out"
@@ -304,8 +307,6 @@ class ClassificationConfig:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1
         ]
         names = [label_text(name) for name in self.class_fractions]
-        if not names:
-            problems.append("`class_fractions` is empty; fill it or leave it out")
         if None in names or len(set(names)) < len(names):
             problems.append("`class_fractions` must name each class once")
         elif self.named_classes is not None:
@@ -320,9 +321,12 @@ class ClassificationConfig:
     def _out_of_domain_problems(self) -> list[str]:
         problems: list[str] = []
         names: list[str] = []
-        for number, entry in enumerate(self.out_of_domain or (), start=1):
+        for number, entry in enumerate(self._entries(), start=1):
             if not isinstance(entry, Mapping):
-                problems.append(f"`out_of_domain`, entry {number} is {entry!r}, not a mapping")
+                problems.append(
+                    f"`out_of_domain`, entry {number} is {entry!r}, not a mapping; write it as "
+                    f"`{_SETS.example}`"
+                )
                 continue
             try:
                 one = OutOfDomainConfig.from_mapping(entry)
@@ -358,14 +362,6 @@ class ClassificationConfig:
 def _names(value: Any) -> tuple[str, ...]:
     listed = value if isinstance(value, list) else [value]
     return tuple(str(label_text(name)) for name in listed)
-
-
-def _blank(config: Any) -> list[str]:
-    return [
-        f"`{field.name}` is empty"
-        for field in fields(config)
-        if isinstance(value := getattr(config, field.name), str) and not value.strip()
-    ]
 
 
 def _column_problems(config: Any) -> list[str]:

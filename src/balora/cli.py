@@ -15,6 +15,8 @@ from typing import NoReturn
 
 from balora.cli_help import EXAMPLES, STATUS, compare_fields, lab_fields, train_fields
 from balora.errors import BaloraError, ConfigError
+from balora.field_rules import PathTo
+from balora.options import EvalOptions, ExportOptions, Once, add_options, read_options
 
 _AFTER_INTERRUPT = {
     "train": "; `--resume_from_checkpoint true` goes on from the last checkpoint, if one was saved",
@@ -86,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
         "regression. Everything about the run is in the recipe; options change single fields, in "
         "the convention of trl and transformers.",
     )
-    train.add_argument("--config", metavar="RECIPE", help="the recipe, a YAML file")
+    train.add_argument("--config", action=Once, metavar="RECIPE", help="the recipe, a YAML file")
     train.add_argument("--help_fields", action="store_true", help="list every field of a recipe")
     train.usage = "balora train [--config RECIPE] [--FIELD VALUE ...]"
     train.set_defaults(run=_train)
@@ -111,14 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         "(`--out_of_domain`). OUT are folders that `balora train` wrote, before any field.",
     )
     evaluate.usage = "balora eval OUT [OUT ...] --base MODEL [--FIELD VALUE ...]"
-    evaluate.add_argument("--base", required=True, metavar="MODEL", help="the pre-trained model")
-    evaluate.add_argument("--retention_file", type=Path, help="plain text the model should keep")
-    evaluate.add_argument("--num_rows", type=int, help="at most this many rows")
-    evaluate.add_argument("--max_new_tokens", type=int, help="of an answer (256)")
-    evaluate.add_argument("--batch_size", type=int, default=16, help="rows at once (16)")
-    evaluate.add_argument(
-        "--json", type=_json_file, metavar="FILE", help="also write the figures here"
-    )
+    add_options(evaluate, EvalOptions)
     evaluate.set_defaults(run=_eval)
 
     compare = _parser(
@@ -130,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
         "`balora train`, those of `compare:` in the recipe, and `--lab.FIELD`; finished cells are "
         "kept, so the same command goes on where it was stopped.",
     )
-    compare.add_argument("--config", metavar="RECIPE", help="the recipe, a YAML file")
+    compare.add_argument("--config", action=Once, metavar="RECIPE", help="the recipe, a YAML file")
     compare.add_argument("--help_fields", action="store_true", help="list the fields of `compare`")
     compare.usage = "balora compare [--config RECIPE] [--FIELD VALUE ...] [--dry_run]"
     compare.set_defaults(run=_compare)
@@ -144,9 +139,11 @@ def build_parser() -> argparse.ArgumentParser:
         "beside it: OUT are folders that `balora train` wrote, before any field.",
     )
     lab.usage = "balora lab [OUT ...] [--config RECIPE] [--FIELD VALUE ...]"
-    lab.add_argument("--config", metavar="RECIPE", help="a recipe with a mapping `lab`")
+    lab.add_argument(
+        "--config", action=Once, metavar="RECIPE", help="a recipe with a mapping `lab`"
+    )
     lab.add_argument("--help_fields", action="store_true", help="list the fields of the lab")
-    lab.add_argument("--json", type=_json_file, metavar="FILE", help="also write the figures here")
+    lab.add_argument("--json", action=Once, metavar="FILE", help="also write the figures here")
     lab.set_defaults(run=_lab)
 
     export = _parser(
@@ -155,12 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Write a trained adapter as a plain LoRA of rank 2r, as a truncated one, or merged.",
     )
     export.add_argument("source", type=Path, metavar="OUT", help="a folder `balora train` wrote")
-    export.add_argument("--base", required=True, metavar="MODEL", help="the pre-trained model")
-    kind = export.add_mutually_exclusive_group()
-    kind.add_argument("--rank", type=int, metavar="R", help="truncate to rank R, print the error")
-    kind.add_argument("--merge", action="store_true", help="merge into the weights of the base")
-    export.add_argument("--to", type=Path, metavar="DIR", help="the new folder (OUT-export, ...)")
-    export.add_argument("--overwrite", action="store_true", help="replace DIR if it exists")
+    add_options(export, ExportOptions)
     export.set_defaults(run=_export)
 
     env = _parser(commands.add_parser, "env", "Print versions and devices, for bug reports.")
@@ -250,19 +242,18 @@ def _quickstart(options: argparse.Namespace, rest: Sequence[str]) -> None:
     print(quickstart(overrides(rest)))
 
 
-def _json_file(text: str) -> Path:
+def _json_file(text: str | None) -> Path | None:
     """Return where figures are to be written; refused now and not when they have been computed."""
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        reason = "it is a folder" if path.is_dir() else f"there is no folder {str(path.parent)!r}"
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {reason}")
-    return path
+    if text is not None and (problem := PathTo("new file").missing(text)) is not None:
+        raise ConfigError(f"`--json` {problem}.")
+    return None if text is None else Path(text)
 
 
-def _eval(options: argparse.Namespace, rest: Sequence[str]) -> None:
+def _eval(given: argparse.Namespace, rest: Sequence[str]) -> None:
+    options = read_options(EvalOptions, given)
+    runs, fields = runs_and_fields(rest)
     from balora.evaluation.classification_run import is_classification_run
 
-    runs, fields = runs_and_fields(rest)
     if not runs:
         raise ConfigError(
             "no run is named; folders that `balora train` wrote stand first: `balora eval OUT ...`."
@@ -278,19 +269,19 @@ def _eval(options: argparse.Namespace, rest: Sequence[str]) -> None:
         runs,
         options.base,
         data_config(runs[0], fields),
-        retention_file=options.retention_file,
+        retention_file=Path(options.retention_file) if options.retention_file else None,
         num_rows=options.num_rows,
         options=MeasureOptions(options.batch_size, options.max_new_tokens or 256),
     )
     if options.json is not None:
-        write_json(options.json, {name: asdict(row) for name, row in figures.items()})
+        write_json(Path(options.json), {name: asdict(row) for name, row in figures.items()})
     print(format_table(figures))
     if figures["base"].exact_match is None:
         print("No exact match: no completion ends in `The answer is: ...` or `#### ...`.")
 
 
 def _eval_classification(
-    options: argparse.Namespace, runs: Sequence[Path], fields: Mapping[str, str]
+    options: EvalOptions, runs: Sequence[Path], fields: Mapping[str, str]
 ) -> None:
     from balora.evaluation.classification_run import evaluate_classification_runs
     from balora.files import write_json
@@ -306,7 +297,7 @@ def _eval_classification(
         batch_size=options.batch_size,
     )
     if options.json is not None:
-        write_json(options.json, {name: asdict(run) for name, run in figures.items()})
+        write_json(Path(options.json), {name: asdict(run) for name, run in figures.items()})
     print("\n\n".join(f"{name}:\n\n{run.to_text()}" for name, run in figures.items()))
 
 
@@ -326,15 +317,16 @@ def _lab(options: argparse.Namespace, rest: Sequence[str]) -> None:
     from balora.lab.command import lab
 
     runs, fields = runs_and_fields(rest)
-    print(lab(runs, options.config, fields, json_file=options.json))
+    print(lab(runs, options.config, fields, json_file=_json_file(options.json)))
 
 
-def _export(options: argparse.Namespace, rest: Sequence[str]) -> None:
+def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
+    options = read_options(ExportOptions, given)
     from balora.anchored.export import export_adapter, export_merged
 
-    source: Path = options.source
+    source: Path = given.source
     kind = "merged" if options.merge else f"rank{options.rank}" if options.rank else "export"
-    destination = options.to or source.with_name(f"{source.name}-{kind}")
+    destination = Path(options.to) if options.to else source.with_name(f"{source.name}-{kind}")
     if options.merge:
         export_merged(source, options.base, destination, overwrite=options.overwrite)
         print(f'The merged model is in {destination}: from_pretrained("{destination}").')

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import typing
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from balora.errors import ConfigError
+from balora.field_rules import Form, Interval, NotEmpty, PathTo, Pattern
 from balora.field_types import FieldDescription, describe, field_problems, suggestion
 
 __all__ = [
@@ -33,6 +34,13 @@ Preset = Literal["paper", "iclr2026"]
 Task = Literal["nlg", "nlu"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 OverlongRows = Literal["error", "drop"]
+
+Coefficient = Annotated[float, Interval(ge=0)]
+Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]  # that NumPy takes
+Count = Annotated[int, Interval(ge=1)]
+
+_FRACTION = Interval(gt=0, le=1, hint="write a whole number to count singular values")
+_TARGETS = Form("[q_proj, v_proj]")
 
 COEFFICIENTS = ("consistency_coef", "diversity_coef", "svd_coef")
 GENERATION_FIELDS = (
@@ -95,40 +103,40 @@ class BALoraConfig:
     pissa_svd: PissaSvd = "randomized"
     """How the singular directions are found: a seeded randomised SVD, or the exact one."""
 
-    pissa_oversampling: int = 16
+    pissa_oversampling: Annotated[int, Interval(ge=0, le=1_000_000)] = 16
     """Directions the randomised SVD carries beyond the rank; more is closer to the exact one."""
 
-    pissa_power_iterations: int = 8
+    pissa_power_iterations: Annotated[int, Interval(ge=0, le=1_000)] = 8
     """Power iterations of the randomised SVD; more is closer to the exact one."""
 
-    pissa_seed: int = 0
+    pissa_seed: Seed = 0
     """Seed of the randomised SVD, independent of the seed of the run."""
 
-    consistency_coef: float = 1e-4
+    consistency_coef: Coefficient = 1e-4
     """Multiplies the consistency term (drift from the pre-trained model); 0 runs no reference."""
 
-    diversity_coef: float = 3e-4
+    diversity_coef: Coefficient = 3e-4
     """Multiplies the diversity term (collapse onto few answers); 0 switches it off."""
 
-    svd_coef: float = 1e-4
+    svd_coef: Coefficient = 1e-4
     """Multiplies the SVD term (share of the leading singular values); 0 switches it off."""
 
-    temperature: float = 1.0
+    temperature: Annotated[float, Interval(gt=0)] = 1.0
     """Softmax temperature T of the consistency term, which carries the factor T^2."""
 
-    entropy_top_k: int | None = None
+    entropy_top_k: Count | None = None
     """Take the entropy over the K likeliest tokens only, renormalised; null takes them all."""
 
-    svd_k: int | float = 0.3
-    """Leading singular values to reward: a whole number counts them, 0.3 is the first 30%."""
+    svd_k: Count | Annotated[float, _FRACTION] = 0.3
+    """Leading singular values to reward: 1 is the first, 1.0 is all of them, 0.3 the first 30%."""
 
-    svd_variance_coef: float = 0.0
+    svd_variance_coef: Coefficient = 0.0
     """Multiplies the variance of the leading singular values in the SVD term (Eq. 12, alpha)."""
 
     svd_denominator: SvdDenominator = "nuclear"
     """What the leading singular values are divided by: the sum of all, or the Frobenius norm."""
 
-    svd_max_tokens: int = 1024
+    svd_max_tokens: Count = 1024
     """At most this many evenly spaced tokens of a batch enter the SVD term."""
 
     schedule: Schedule = "constant"
@@ -138,34 +146,17 @@ class BALoraConfig:
     """Where the terms of classification act: on the logits, or on the head's input features."""
 
     def __post_init__(self) -> None:
-        refuse("objective", field_problems(self) or self._range_problems())
+        refuse("objective", field_problems(self, self._start_problems))
 
-    def _range_problems(self) -> list[str]:
-        at_least = dict.fromkeys((*COEFFICIENTS, "svd_variance_coef"), 0)
-        at_least |= {"pissa_oversampling": 0, "pissa_power_iterations": 0, "pissa_seed": 0}
-        at_least |= {"svd_max_tokens": 1, "entropy_top_k": 1}
-        problems = [
-            f"`{name}` must be {least} or greater, got {value}"
-            for name, least in at_least.items()
-            if (value := getattr(self, name)) is not None and not value >= least
+    def _start_problems(self) -> list[str]:
+        if self.adapter_init != "lora":
+            return []
+        return [
+            f"`{field.name}` is {getattr(self, field.name)}, but `adapter_init` is lora and "
+            "runs no SVD; leave it out or set `adapter_init` to pissa"
+            for field in fields(self)
+            if field.name in PISSA_FIELDS and getattr(self, field.name) != field.default
         ]
-        if not self.temperature > 0:
-            problems.append(f"`temperature` must be greater than 0, got {self.temperature}")
-        if isinstance(self.svd_k, float) and not 0 < self.svd_k <= 1:
-            problems.append(
-                f"`svd_k` is the fraction {self.svd_k}, which must lie in (0, 1]; "
-                "write a whole number to count singular values"
-            )
-        elif isinstance(self.svd_k, int) and self.svd_k < 1:
-            problems.append(f"`svd_k` must be 1 or greater, got {self.svd_k}")
-        if self.adapter_init == "lora":
-            problems += [
-                f"`{field.name}` is {getattr(self, field.name)}, but `adapter_init` is lora and "
-                "runs no SVD; leave it out or set `adapter_init` to pissa"
-                for field in fields(self)
-                if field.name in PISSA_FIELDS and getattr(self, field.name) != field.default
-            ]
-        return problems
 
     @property
     def needs_reference(self) -> bool:
@@ -204,7 +195,7 @@ class BALoraConfig:
 class ModelConfig:
     """Which model to start from, and how to load it."""
 
-    model_name_or_path: str
+    model_name_or_path: Annotated[str, PathTo("model")]
     """The causal language model to fine-tune: a Hugging Face hub id or a local folder."""
 
     model_revision: str = "main"
@@ -217,10 +208,7 @@ class ModelConfig:
     """Attention kernel for transformers, such as sdpa or flash_attention_2; null lets it choose."""
 
     def __post_init__(self) -> None:
-        problems = field_problems(self)
-        if not problems:
-            problems = _empty(self, "model_name_or_path", "model_revision", "attn_implementation")
-        refuse("model", problems)
+        refuse("model", field_problems(self))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,33 +221,29 @@ class AdapterConfig:
     preset: Preset | None = None
     """Published numbers for the terms of method balora; null means paper."""
 
-    lora_r: int = 128
+    lora_r: Count = 128
     """Rank r, at most the smaller side of every adapted matrix; in classification 8."""
 
-    lora_alpha: int = 128
+    lora_alpha: Count = 128
     """Scale of the adapter: its output is multiplied by alpha / r; in classification 8."""
 
-    lora_target_modules: str | list[str] = "all-linear"
+    lora_target_modules: Annotated[
+        str | list[str], Pattern(), NotEmpty("write all-linear or a list of names"), _TARGETS
+    ] = "all-linear"
     """Layers to adapt: all-linear, a list of name endings, or a regular expression."""
 
-    lora_dropout: float = 0.0
+    lora_dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """Dropout before the adapter, for method lora only."""
 
     use_rslora: bool = False
     """Scale by alpha / sqrt(r) instead of alpha / r."""
 
     def __post_init__(self) -> None:
-        refuse("adapter", field_problems(self) or self._range_problems())
+        refuse("adapter", field_problems(self, self._method_problems))
 
-    def _range_problems(self) -> list[str]:
-        problems = [
-            f"`{name}` must be 1 or greater, got {getattr(self, name)}"
-            for name in ("lora_r", "lora_alpha")
-            if getattr(self, name) < 1
-        ]
-        if not 0 <= self.lora_dropout < 1:
-            problems.append(f"`lora_dropout` must lie in [0, 1), got {self.lora_dropout}")
-        elif self.lora_dropout > 0 and self.method != "lora":
+    def _method_problems(self) -> list[str]:
+        problems = []
+        if self.lora_dropout > 0 and self.method != "lora":
             problems.append(
                 f"`lora_dropout` is {self.lora_dropout}, but method {self.method} has no dropout "
                 "on the adapter: the start would no longer equal the pre-trained model; set it to 0"
@@ -269,10 +253,6 @@ class AdapterConfig:
                 f"`preset` is {self.preset}, but it only acts with method balora, and `method` is "
                 f"{self.method}; leave `preset` out"
             )
-        targets = self.lora_target_modules
-        names = targets if isinstance(targets, list) else [targets]
-        if not names or not all(name.strip() for name in names):
-            problems.append("`lora_target_modules` is empty; write all-linear or a list of names")
         return problems
 
 
@@ -280,7 +260,7 @@ class AdapterConfig:
 class DataConfig:
     """Which rows to train on, and how a row becomes a prompt and a response."""
 
-    dataset_name: str
+    dataset_name: Annotated[str, PathTo("data")]
     """A Hugging Face hub id, a local .jsonl, .json, .csv or .parquet file, or a folder of them."""
 
     dataset_config: str | None = None
@@ -289,7 +269,7 @@ class DataConfig:
     dataset_train_split: str = "train"
     """Rows to train on, such as train, train[:100000] or train[10%:]."""
 
-    eval_dataset_name: str | None = None
+    eval_dataset_name: Annotated[str | None, PathTo("data")] = None
     """Another data set to evaluate on, named like `dataset_name`; null takes the same one."""
 
     dataset_test_split: str | None = None
@@ -311,12 +291,7 @@ class DataConfig:
     """What to do with rows whose response is cut off entirely by `max_length`: error or drop."""
 
     def __post_init__(self) -> None:
-        problems = field_problems(self)
-        if not problems:
-            problems = _empty(self, *(field.name for field in fields(self)))
-        if not problems:
-            problems = self._column_problems() + self._template_problems()
-        refuse("data", problems)
+        refuse("data", field_problems(self, self._column_problems, self._template_problems))
 
     def _column_problems(self) -> list[str]:
         problems = []
@@ -364,11 +339,3 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         refuse("run", field_problems(self))
-
-
-def _empty(config: Any, *names: str) -> list[str]:
-    return [
-        f"`{name}` is empty"
-        for name in names
-        if isinstance(value := getattr(config, name), str) and not value.strip()
-    ]

@@ -1,9 +1,10 @@
-"""The fields of a dataclass: do the values have the declared types, and what do they mean?
+"""The fields of a dataclass: do the values fit what is declared, and what do they mean?
 
 Standard library only.
 
 `bool` is never a number here, `int` is accepted where `float` is declared, and a `float` must be
-finite: `learning_rate: true` and `svd_k: .nan` are mistakes, not values.
+finite: `learning_rate: true` and `svd_k: .nan` are mistakes, not values. A text is never blank.
+What a type leaves open is said by the rules of :mod:`balora.field_rules`, in an `Annotated`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import math
 import textwrap
 import types
 import typing
-from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, Union
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, NamedTuple, Union
+
+from balora.field_rules import Form, Interval, PathTo, Rule
 
 _WORDS = {
     int: "a whole number",
@@ -29,13 +32,38 @@ _WORDS = {
     type(None): "null",
 }
 _SEVERAL = {int: "whole numbers", float: "numbers", str: "texts"}
+_MOST = 2**63
+"""Whole numbers are below it: what computes with them has 64 bits."""
+
+
+def field_hints(config_class: type) -> dict[str, Any]:
+    """Return the annotation of every field by name, rules included."""
+    return typing.get_type_hints(config_class, include_extras=True)
+
+
+def rules_of(annotation: Any) -> tuple[Rule, ...]:
+    """Return the rules on an annotation itself, without those of its alternatives."""
+    if typing.get_origin(annotation) is not Annotated:
+        return ()
+    return tuple(rule for rule in annotation.__metadata__ if isinstance(rule, Rule))
+
+
+def _bare(annotation: Any) -> Any:
+    is_annotated = typing.get_origin(annotation) is Annotated
+    return annotation.__origin__ if is_annotated else annotation
+
+
+def _alternatives(annotation: Any) -> list[tuple[Any, tuple[Rule, ...]]]:
+    """Return each alternative of a union without its rules, and its rules."""
+    bare, rules = _bare(annotation), rules_of(annotation)
+    is_union = typing.get_origin(bare) in (Union, types.UnionType)
+    parts = typing.get_args(bare) if is_union else (bare,)
+    return [(_bare(part), rules + (rules_of(part) if is_union else ())) for part in parts]
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
     """Return the alternatives of a union; any other annotation is its own only alternative."""
-    if typing.get_origin(annotation) in (Union, types.UnionType):
-        return typing.get_args(annotation)
-    return (annotation,)
+    return tuple(member for member, _ in _alternatives(annotation))
 
 
 def choices(annotation: Any) -> tuple[str, ...]:
@@ -74,10 +102,12 @@ def _fits(value: Any, member: Any) -> bool:
     if isinstance(value, bool) or origin is bool:
         return isinstance(value, bool) and origin is bool
     if origin is float:
-        return isinstance(value, int | float) and math.isfinite(value)
+        return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     if origin is list:
         inner = (typing.get_args(member) or (Any,))[0]
-        return isinstance(value, list) and all(type_problem(item, inner) is None for item in value)
+        return isinstance(value, list) and all(
+            any(_fits(item, part) for part in members(inner)) for item in value
+        )
     if isinstance(origin, type) and issubclass(origin, enum.Enum):
         return value in [choice.value for choice in origin]
     return isinstance(origin, type) and isinstance(value, origin)
@@ -85,14 +115,14 @@ def _fits(value: Any, member: Any) -> bool:
 
 def type_words(annotation: Any) -> str:
     """Say a type in words: ``int | None`` is "a whole number or null"."""
-    named = choices(annotation)
-    if named:
-        words = [choice_words(named)]
-        rest = [m for m in members(annotation) if m is type(None)]
-    else:
-        words = []
-        rest = [m for m in members(annotation) if not (m is int and accepts(annotation, float))]
-    for member in rest:
+    return _type_words(members(annotation), choices(annotation))
+
+
+def _type_words(alternatives: tuple[Any, ...], named: tuple[str, ...] = ()) -> str:
+    words = [choice_words(named)] if named else []
+    for member in alternatives:
+        if (named and member is not type(None)) or (member is int and float in alternatives):
+            continue
         if member in _WORDS:
             words.append(_WORDS[member])
         elif (typing.get_origin(member) or member) is list:
@@ -100,6 +130,25 @@ def type_words(annotation: Any) -> str:
         elif (typing.get_origin(member) or member) is dict:
             words.append("a mapping")
     return " or ".join(words) or "left out of a recipe"
+
+
+def full_words(annotation: Any) -> str:
+    """Say a type and its rules in words: "a whole number, 1 or greater, or null"."""
+    several = [(m, rules) for m, rules in _alternatives(annotation) if m is not type(None)]
+    takes_null = len(several) < len(members(annotation))
+    own = {rules for _, rules in several}
+    if len(own) > 1:  # a range for each alternative
+        parts = [", ".join([type_words(m), *_rule_words(rules)]) for m, rules in several]
+        return ", or ".join([*parts, *(["null"] if takes_null else [])])
+    alternatives = tuple(m for m, _ in several)
+    words = ", ".join([_type_words(alternatives, choices(annotation)), *_rule_words(own.pop())])
+    if not takes_null:
+        return words
+    return f"{words}, or null" if "," in words else f"{words} or null"
+
+
+def _rule_words(rules: tuple[Rule, ...]) -> list[str]:
+    return [rule.words for rule in rules if rule.words]
 
 
 def _list_words(annotation: Any) -> str:
@@ -124,34 +173,103 @@ def type_problem(value: Any, annotation: Any) -> str | None:
 
     The half sentence follows the name of the field: "must be a whole number, got 12.5".
     """
+    return wrong_type(value, annotation) or _broken_rule(value, annotation)
+
+
+def wrong_type(value: Any, annotation: Any) -> str | None:
+    """Return what is wrong with the type of `value`, as `type_problem` does; ranges are not."""
+    if isinstance(value, str) and not value.strip():
+        return "is empty; give it a value or leave it out"
+    if not _fitting(value, annotation):
+        named = choices(annotation)
+        hint = suggestion(value, named) if isinstance(value, str) and named else ""
+        forms = [f"; write it as `{rule.example}`" for rule in _forms(annotation)]
+        return f"must be {type_words(annotation)}, got {spelled(value)}{hint}{''.join(forms[:1])}"
+    if isinstance(value, int) and not -_MOST <= value < _MOST:
+        return f"must be a whole number of at most 64 bits, got {_cut(str(value))}"
+    return None
+
+
+def _fitting(value: Any, annotation: Any) -> list[tuple[Rule, ...]]:
+    """Return the rules of each alternative that has the type of `value`."""
     named = choices(annotation)
-    fitting = any(
-        _fits(value, member)
-        for member in members(annotation)
+    return [
+        rules
+        for member, rules in _alternatives(annotation)
         if not (named and member is str)  # `SchedulerType | str` means the enum's own texts
-    )
-    if fitting:
-        return None
-    hint = suggestion(value, named) if isinstance(value, str) and named else ""
-    return f"must be {type_words(annotation)}, got {_shown(value)}{hint}"
+        and _fits(value, member)
+    ]
 
 
-def _shown(value: Any) -> str:
+def _broken_rule(value: Any, annotation: Any) -> str | None:
+    problems = [
+        [problem for rule in rules if (problem := rule.problem(value)) is not None]
+        for rules in _fitting(value, annotation)
+    ]
+    return None if value is None or [] in problems else problems[0][0]
+
+
+def _forms(annotation: Any) -> list[Form]:
+    found = [rule for _, rules in _alternatives(annotation) for rule in rules]
+    return [rule for rule in found if isinstance(rule, Form)]
+
+
+def spelled(value: Any) -> str:
+    """Return a value as a recipe spells it; a text is called one, and cut where it is long."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:
         return "null"
-    return f"the text `{value}`" if isinstance(value, str) else repr(value)
+    return f"the text `{_cut(value)}`" if isinstance(value, str) else _cut(repr(value))
 
 
-def field_problems(config: Any) -> list[str]:
-    """Return one half sentence per field of a dataclass instance whose value has a wrong type."""
-    hints = typing.get_type_hints(type(config))
-    return [
-        f"`{field.name}` {problem}"
-        for field in dataclasses.fields(config)
-        if (problem := type_problem(getattr(config, field.name), hints[field.name])) is not None
+def spelled_default(value: Any) -> str:
+    """Return a default as a recipe spells it; of a required field the word itself."""
+    return value if isinstance(value, str) else spelled(value)
+
+
+def _cut(text: str, most: int = 120) -> str:
+    text = " ".join(text.split()) if len(text) > most else text
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def interval_of(annotation: Any) -> Interval | None:
+    """Return the range of the numbers that a field takes, None where there is none."""
+    rules = [rule for _, rules in _alternatives(annotation) for rule in rules]
+    return next((rule for rule in rules if isinstance(rule, Interval)), None)
+
+
+def as_declared(value: Any, annotation: Any) -> Any:
+    """Return a whole number as a float where only that is declared; all else as it is."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if is_whole and accepts(annotation, float) and not accepts(annotation, int):
+        return float(value)
+    return value
+
+
+def field_problems(config: Any, *checks: Callable[[], list[str]]) -> list[str]:
+    """Return one half sentence per problem of a dataclass instance, field by field.
+
+    Args:
+        config: The instance.
+        checks: What the fields must fulfil together; looked at where every value has its type.
+    """
+    hints = field_hints(type(config))
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    problems = [
+        f"`{name}` {problem}"
+        for name, value in values.items()
+        if (problem := type_problem(value, hints[name])) is not None
     ]
+    if not any(wrong_type(value, hints[name]) for name, value in values.items()):
+        problems += [problem for check in checks for problem in check()]
+    return problems
+
+
+def missing_path(value: Any, annotation: Any) -> str | None:
+    """Return what is wrong with a path where a field declares one; anything else passes."""
+    rules = [rule for rule in rules_of(annotation) if isinstance(rule, PathTo)]
+    return next((found for rule in rules if (found := rule.missing(value))), None)
 
 
 class FieldDescription(NamedTuple):
@@ -164,7 +282,7 @@ class FieldDescription(NamedTuple):
 
 
 def describe(config_class: type) -> list[FieldDescription]:
-    """Return name, type in words, default and sentence of every field, in source order.
+    """Return name, type and range in words, default and sentence of every field, in source order.
 
     The sentence is the string below the field in the source of `config_class`, or of the class that
     it has the field from; a field without one gets the empty string, and a test demands that there
@@ -174,11 +292,11 @@ def describe(config_class: type) -> list[FieldDescription]:
     for declaring in reversed(config_class.__mro__):
         if dataclasses.is_dataclass(declaring):
             sentences |= _sentences(declaring)
-    hints = typing.get_type_hints(config_class)
+    hints = field_hints(config_class)
     return [
         FieldDescription(
             field.name,
-            type_words(hints[field.name]),
+            full_words(hints[field.name]),
             "required" if field.default is dataclasses.MISSING else field.default,
             sentences.get(field.name, ""),
         )

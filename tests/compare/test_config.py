@@ -54,7 +54,7 @@ def test_command_line_replaces_fields_and_null_takes_them_out():
             {"jobs": 0, "held_out_fraction": 1.0, "num_rows": 0, "sweep_tolerance": -0.1},
             [
                 "`jobs` must be 1",
-                "`held_out_fraction` must lie between 0 and 1",
+                "`held_out_fraction` must be greater than 0 and less than 1",
                 "`num_rows` must",
                 "`sweep_tolerance` must be 0 or greater",
             ],

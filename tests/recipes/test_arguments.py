@@ -74,8 +74,15 @@ def test_the_cpu_is_chosen_only_without_an_accelerator(monkeypatch, available):
             r"cannot work: --load_best_model_at_end requires the save and eval strategy to match",
         ),
         ({"fp16": "true", "bf16": "true"}, "At most one of fp16 and bf16 can be True"),
-        ({"warmup_steps": "-1"}, "warmup_steps >= 0"),
-        ({"logging_steps": "0"}, "requires non-zero --logging_steps"),
+        (
+            {"fp16": "true", "bf16": "true"},
+            "`fp16` is true and `bf16` is true, which cannot work: ",
+        ),
+        ({"tf32": "true"}, "`tf32` is true, which cannot work: "),
+        ({"accelerator_config": "{nope: 1}"}, "`accelerator_config` is {'nope': 1}, which cannot"),
+        ({"accelerator_config": "nowhere.json"}, "`accelerator_config` is 'nowhere.json', which d"),
+        ({"fsdp_config": "."}, "`fsdp_config` is '.', which is a folder; name a file"),
+        ({"dataloader_prefetch_factor": "2"}, "`dataloader_prefetch_factor` is 2, which cannot"),
         (
             {"gradient_checkpointing": "true", "activation_checkpointing": "false"},
             "they are one setting; keep `activation_checkpointing`",

@@ -141,7 +141,7 @@ def test_a_written_recipe_of_text_generation_has_no_space():
         ("task: cloa", r"`task` must be one of .* \(did you mean `cola`\?\)"),
         ("label_colum: y", r"`label_colum` is no field .*did you mean `label_column`"),
         ("max_length: 0", r"`max_length` must be 1 or greater, got 0"),
-        ("label_noise: 1.5", r"`label_noise` must lie in \[0, 1\], got 1.5"),
+        ("label_noise: 1.5", r"`label_noise` must be from 0 to 1, got 1.5"),
         ("label_noise: true", r"`label_noise` must be a number, got true"),
         ("temperature: 2.0", r"`temperature` is 2.0, which acts in text generation only; leave"),
         ("entropy_top_k: 5", r"`entropy_top_k` is 5, which acts in text generation only"),
@@ -194,7 +194,11 @@ def test_all_problems_are_listed_at_once(recipe_file):
         assert name in str(error.value)
     with pytest.raises(ConfigError) as error:
         load_recipe(recipe_file("lora_r: 0\nsvd_k: 2.5\nlabel_noise: 7.0\n"))
-    for name in ("`lora_r` must", "`svd_k` is the fraction", "`label_noise` must"):
+    for name in (
+        "`lora_r` must",
+        "`svd_k` must be greater",
+        "`label_noise` must",
+    ):
         assert name in str(error.value)
 
 

@@ -158,7 +158,7 @@ def test_lists_on_the_command_line(text):
         ("packing: yes", r"`packing` must be true or false, got the text `yes`"),
         ("packing: 1", r"`packing` must be true or false, got 1"),
         ("run_name: 12", r"`run_name` must be text or null, got 12"),
-        ("output_dir: ' '", r"`output_dir` is empty; name a folder"),
+        ("output_dir: ' '", r"`output_dir` is empty; give it a value"),
         ("learning: 1", r"`learning` is no field of a recipe \(did you mean `learning_rate`\?\)"),
         ("lora_rr: 8", r"`lora_rr` is no field of a recipe \(did you mean `lora_r`\?\)"),
         ("consistency: 1", r"`consistency` is no field .*did you mean `consistency_coef`"),
@@ -220,7 +220,12 @@ def test_all_problems_are_listed_at_once(recipe_file):
         assert name in str(error.value)
     with pytest.raises(ConfigError) as error:
         load_recipe(recipe_file("lora_r: 0\nsvd_k: 2.5\nprompt_column: q\nmethod: full\n"))
-    for name in ("`lora_r` must", "`svd_k` is the fraction", "`prompt_column`", "has no adapter"):
+    for name in (
+        "`lora_r` must",
+        "`svd_k` must be greater than 0",
+        "`prompt_column`",
+        "has no adapter",
+    ):
         assert name in str(error.value)
 
 

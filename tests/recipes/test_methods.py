@@ -96,7 +96,11 @@ def test_what_cannot_act_is_refused(settings, sentence):
 def test_problems_of_every_part_are_in_one_message():
     with pytest.raises(ConfigError) as error:
         resolve({"method": "full", "lora_r": 0, "svd_k": 7.5})
-    for part in ("`lora_r` must be 1", "`svd_k` is the fraction 7.5", "full fine-tuning has no"):
+    for part in (
+        "`lora_r` must be 1",
+        "`svd_k` must be greater than 0 and at most 1, got 7.5",
+        "full fine-tuning has no",
+    ):
         assert part in str(error.value)
 
 

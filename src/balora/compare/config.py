@@ -5,24 +5,28 @@ One sentence below each field; the class checks itself and lists every problem a
 
 from __future__ import annotations
 
-import math
 import re
-import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 from balora.compare.methods import BASE, STARTS, Method, parse_method
 from balora.compare.metrics import metric_of
-from balora.config import COEFFICIENTS, refuse
+from balora.config import COEFFICIENTS, Count, refuse
 from balora.errors import ConfigError
-from balora.field_types import field_problems, suggestion
+from balora.field_rules import Form, Interval, NotEmpty, PathTo
+from balora.field_types import field_hints, field_problems, suggestion
 from balora.recipes.values import parse_text
 
 _LARGEST_SEED = 2**32 - 1
 """That NumPy takes."""
 EVERY = "*"
 """In `sweep`: every method."""
+
+_METHODS = Form("[lora, lora+kl=0.3, balora]")
+_SETTINGS = Form("{lora: {learning_rate: 1e-3}}")
+_CONDITIONS = Form("{clean: {}, noisy: {label_noise: 0.2}}")
+_SWEEP = Form("{lora: {learning_rate: [1e-4, 1e-3]}}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,61 +37,60 @@ class CompareConfig:
         ConfigError: If a value has the wrong type or cannot work; all problems in one message.
     """
 
-    methods: list[str] | None = None
+    methods: Annotated[list[str] | None, NotEmpty("name one or more"), _METHODS] = None
     """Methods by name (lora+kl, balora-svd, ...); null means base (generation), full to balora."""
 
-    seeds: list[int] | None = None
+    seeds: Annotated[list[int] | None, NotEmpty("name one or more"), Form("[0, 1, 2]")] = None
     """Seeds, each of which every method runs with; null means 0, 1, 2."""
 
     baseline: str | None = None
     """Method that the paired differences are to; null takes lora, else the first that trains."""
 
-    settings: dict[Any, Any] | None = None
+    settings: Annotated[dict[Any, Any] | None, _SETTINGS] = None
     """From a method to fields of its own; a name that is none of a method must give a `method`."""
 
-    conditions: dict[Any, Any] | None = None
+    conditions: Annotated[dict[Any, Any] | None, NotEmpty(), _CONDITIONS] = None
     """From a name to fields, `lab` among them, that replace the recipe's; every method has each."""
 
-    sweep: dict[Any, Any] | None = None
+    sweep: Annotated[dict[Any, Any] | None, _SWEEP] = None
     """From a method, or *, to lists of values by field; the best is chosen on held-out rows."""
 
-    held_out_fraction: float = 0.15
+    held_out_fraction: Annotated[float, Interval(gt=0, lt=1)] = 0.15
     """Share of the training rows that the sweep's values are chosen on."""
 
-    sweep_tolerance: float = 0.0
+    sweep_tolerance: Annotated[float, Interval(ge=0)] = 0.0
     """How far from the best metric still counts as equal; of equals the value listed first wins."""
 
     metric: str | None = None
     """What the sweep chooses by and the table shows first; null takes the metric of the task."""
 
-    jobs: int = 1
+    jobs: Count = 1
     """Cells that run at the same time."""
 
-    retention_file: str | None = None
+    retention_file: Annotated[str | None, PathTo("file")] = None
     """Plain text that the model should still model well, for text generation."""
 
-    num_rows: int | None = None
+    num_rows: Count | None = None
     """At most this many rows are evaluated on, for text generation."""
 
-    max_new_tokens: int = 256
+    max_new_tokens: Count = 256
     """Longest answer to generate."""
 
-    eval_batch_size: int = 16
+    eval_batch_size: Count = 16
     """Rows that are evaluated at once, for text generation."""
 
     keep_models: bool = True
     """Whether the trained models stay in the folder; their figures always do."""
 
     def __post_init__(self) -> None:
-        problems = field_problems(self)
-        if not problems:
-            problems = (
-                self._method_problems()
-                + self._seed_problems()
-                + self._condition_problems()
-                + self._sweep_problems()
-                + self._range_problems()
-            )
+        problems = field_problems(
+            self,
+            self._method_problems,
+            self._seed_problems,
+            self._condition_problems,
+            self._sweep_problems,
+            self._metric_problems,
+        )
         refuse("compare", problems)
 
     @property
@@ -154,8 +157,6 @@ class CompareConfig:
         problems = self._setting_problems()
         if problems:
             return problems  # what a method is cannot be told
-        if not methods:
-            problems.append("`methods` is empty; name one or more")
         problems += [f"`methods` names {name} twice" for name in _repeated(methods)]
         meanings: dict[Method, str] = {}
         for name in dict.fromkeys(methods):
@@ -211,8 +212,6 @@ class CompareConfig:
         if self.seeds is None:
             return []
         problems = [f"`seeds` names {seed} twice" for seed in _repeated(self.seeds)]
-        if not self.seeds:
-            problems.append("`seeds` is empty; name one or more")
         return problems + [
             f"`seeds` must be from 0 to {_LARGEST_SEED}, got {seed}"
             for seed in self.seeds
@@ -221,8 +220,6 @@ class CompareConfig:
 
     def _condition_problems(self) -> list[str]:
         problems = []
-        if self.conditions is not None and not self.conditions:
-            problems.append("`conditions` is empty; fill it or leave it out")
         for name, entry in (self.conditions or {}).items():
             where = f"`conditions`, `{name}`"
             if not _is_name(name):
@@ -256,23 +253,8 @@ class CompareConfig:
                 ]
         return problems or self._twice("sweep", self.sweep)
 
-    def _range_problems(self) -> list[str]:
-        problems = [
-            f"`{name}` must be 1 or greater, got {value}"
-            for name in ("jobs", "num_rows", "max_new_tokens", "eval_batch_size")
-            if (value := getattr(self, name)) is not None and value < 1
-        ]
-        if not 0 < self.held_out_fraction < 1:
-            problems.append(
-                f"`held_out_fraction` must lie between 0 and 1, got {self.held_out_fraction}"
-            )
-        if not 0 <= self.sweep_tolerance < math.inf:
-            problems.append(
-                f"`sweep_tolerance` must be 0 or greater, and finite, got {self.sweep_tolerance}"
-            )
-        if self.metric is not None:
-            problems += _metric_problems(self.metric)
-        return problems
+    def _metric_problems(self) -> list[str]:
+        return [] if self.metric is None else _metric_problems(self.metric)
 
 
 def _is_name(name: Any) -> bool:
@@ -341,7 +323,7 @@ def compare_config(
     Raises:
         ConfigError: If a key is unknown, or a value cannot work.
     """
-    hints = typing.get_type_hints(CompareConfig)
+    hints = field_hints(CompareConfig)
     unknown = [
         f"`{name}` is no field of `compare`{suggestion(str(name), hints)}"
         for name in mapping

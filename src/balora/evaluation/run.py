@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from balora.config import DataConfig
 from balora.data import load_examples
 from balora.errors import ConfigError
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
-from balora.field_types import suggestion, type_problem
+from balora.field_types import field_hints, suggestion, type_problem
 from balora.files import read_text
 from balora.models.names import check_model_name
 from balora.recipes.values import parse_text, read_mapping
@@ -146,7 +145,7 @@ def data_config(run: Path, given: Mapping[str, str]) -> DataConfig:
     Raises:
         ConfigError: If a field is unknown or wrong, or no data set is named anywhere.
     """
-    hints = typing.get_type_hints(DataConfig)
+    hints = field_hints(DataConfig)
     unknown = [name for name in given if name not in hints]
     if unknown:
         raise ConfigError(f"unknown option `--{unknown[0]}`{suggestion(unknown[0], hints)}.")

@@ -8,28 +8,35 @@ those here are the embedded model's, whose world has no defect; the laboratory's
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from balora.config import Count, Seed
+from balora.field_rules import Interval
+
+Part = Annotated[float, Interval(ge=0, le=1)]
+NoiseRate = Annotated[float, Interval(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSettings:
     """How large the world is, what is wrong with its text, and how much of it is kept back."""
 
-    num_people: int = 200
+    num_people: Annotated[int, Interval(ge=4)] = 200
     """People of the world, each with a home, a profession, a pet and a hobby."""
 
-    num_stories: int = 4000
+    num_stories: Count = 4000
     """Different stories about numbers."""
 
-    held_out_fraction: float = 0.04
+    held_out_fraction: Annotated[float, Interval(gt=0, lt=1)] = 0.04
     """Part of the sentences of every kind that is never trained on."""
 
-    zipf_exponent: float = 0.0
+    zipf_exponent: Annotated[float, Interval(ge=0)] = 0.0
     """How steeply people are spoken of less often from one rank to the next; 0 is equally often."""
 
-    noise_rate: float = 0.0
+    noise_rate: NoiseRate = 0.0
     """Part of the told statements that is corrupted: half wrong, the rest copied or scrambled."""
 
-    stereotype_rate: float | None = None
+    stereotype_rate: Annotated[float | None, Interval(ge=0.5, le=1)] = None
     """Part of the text in which a profession has the pronoun of its stereotype; null has none."""
 
 
@@ -37,34 +44,34 @@ class WorldSettings:
 class TrainingSettings:
     """How large the model is and how long it is pre-trained."""
 
-    num_passes: int = 27
+    num_passes: Count = 27
     """Passes through the training sentences, composed anew each time."""
 
-    max_steps: int = -1
+    max_steps: Annotated[int, Interval(ge=1, also=(-1,))] = -1
     """Optimizer steps of the pre-training; -1 trains on all passes."""
 
-    vocab_size: int = 1024
+    vocab_size: Annotated[int, Interval(ge=259)] = 1024
     """Pieces of the tokenizer at most."""
 
-    hidden_size: int = 128
+    hidden_size: Annotated[int, Interval(ge=2)] = 128
     """Width of the model; a multiple of twice the number of heads."""
 
-    intermediate_size: int = 384
+    intermediate_size: Count = 384
     """Width inside the MLP."""
 
-    num_layers: int = 4
+    num_layers: Count = 4
     """Decoder layers of the model."""
 
-    num_heads: int = 4
+    num_heads: Count = 4
     """Attention heads of a layer."""
 
-    block_size: int = 256
+    block_size: Annotated[int, Interval(ge=2)] = 256
     """Tokens of one packed training block, and the longest sequence that the model accepts."""
 
-    batch_size: int = 8
+    batch_size: Count = 8
     """Blocks per step of the pre-training."""
 
-    learning_rate: float = 4e-3
+    learning_rate: Annotated[float, Interval(gt=0)] = 4e-3
     """Peak of the pre-training's cosine schedule."""
 
 
@@ -72,19 +79,19 @@ class TrainingSettings:
 class TaskSettings:
     """The downstream task: word problems as instruction and output."""
 
-    task_seed: int = 0
+    task_seed: Seed = 0
     """Draws the problems, and which answers are wrong."""
 
-    num_train: int = 1500
+    num_train: Count = 1500
     """Problems to train on."""
 
-    num_test: int = 150
+    num_test: Count = 150
     """Problems held out, whose answers are all right."""
 
-    max_problem_steps: int = 2
+    max_problem_steps: Count = 2
     """Things that happen in a problem at most."""
 
-    label_noise: float = 0.0
+    label_noise: Part = 0.0
     """Part of the problems to train on whose final answer is wrong."""
 
 

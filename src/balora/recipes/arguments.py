@@ -8,15 +8,21 @@ gradient checkpointing on. Here bf16 follows the recipe, the machine and the typ
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 from balora.errors import ConfigError
+from balora.field_types import as_declared, missing_path, spelled
+from balora.recipes.load import known_fields
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from balora.recipes.recipe import Recipe
+
+_REFUSALS = (ValueError, TypeError, AttributeError, KeyError, ImportError, OSError, RuntimeError)
+"""What the classes of the arguments, and what they read, raise for a value they do not take."""
 
 # transformers renamed these; the old name still works and warns on every start
 _NEW_NAMES = {
@@ -36,26 +42,58 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     ``gradient_checkpointing`` is off and ``report_to`` is none.
 
     Raises:
-        ConfigError: If their class refuses a combination of settings; its own words.
+        ConfigError: If their class refuses a combination of settings, which are named.
     """
     arguments_class = recipe.kind.arguments_class()
-    values = {**_defaults(recipe), **recipe.training}
     names = {entry.name for entry in fields(arguments_class)}
+    known = known_fields(recipe.kind)
+    hints = {name: known[name].annotation for name in recipe.training}
+    _check_files(recipe.training, hints)
+
+    def build(given: Mapping[str, Any]) -> TrainingArguments:
+        given = {name: as_declared(value, hints[name]) for name, value in given.items()}
+        values = _renamed({**_defaults(recipe, given), **given}, dict(given), names)
+        return cast("TrainingArguments", arguments_class(**values))
+
     try:
-        return cast(
-            "TrainingArguments", arguments_class(**_renamed(values, recipe.training, names))
-        )
-    except (ValueError, ImportError, OSError) as error:
-        raise ConfigError(f"the training settings cannot work: {_sentence(error)}") from error
+        return build(recipe.training)
+    except _REFUSALS as error:
+        raise ConfigError(_named(error, recipe.training, build)) from error
 
 
-def _defaults(recipe: Recipe) -> dict[str, Any]:
+def _check_files(training: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    problems = [
+        f"`{name}` {found}"
+        for name, value in training.items()
+        if isinstance(value, str) and (found := missing_path(value, hints[name])) is not None
+    ]
+    if problems:
+        raise ConfigError("; ".join(problems) + ".")
+
+
+def _named(
+    error: Exception, training: Mapping[str, Any], build: Callable[[Mapping[str, Any]], Any]
+) -> str:
+    """Name the settings without which their class would not have refused the rest."""
+    guilty = []
+    for name in training:
+        try:
+            build({other: value for other, value in training.items() if other != name})
+        except _REFUSALS:
+            continue
+        guilty.append(f"`{name}` is {spelled(training[name])}")
+    what = " and ".join(guilty[:3]) if guilty else "the training settings are wrong"
+    return f"{what}, which cannot work: {_sentence(error)}"
+
+
+def _defaults(recipe: Recipe, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     import torch
 
     defaults: dict[str, Any] = {"report_to": "none", "gradient_checkpointing": False}
     if not torch.accelerator.is_available():
         defaults["use_cpu"] = True
-    wants_half = recipe.model.dtype != "float32" and not recipe.training.get("fp16")
+    given = recipe.training if given is None else given
+    wants_half = recipe.model.dtype != "float32" and not given.get("fp16")
     defaults["bf16"] = wants_half and _supports_bf16()
     return defaults | dict(recipe.kind.argument_defaults)
 

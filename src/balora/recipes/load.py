@@ -7,17 +7,24 @@ recipe that sets `task`, of transformers' `TrainingArguments`.
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple
 
 from balora.config import AdapterConfig, ModelConfig, RunConfig
 from balora.errors import ConfigError
-from balora.field_types import accepts, choice_words, suggestion, type_problem
+from balora.field_rules import OneOf
+from balora.field_types import (
+    accepts,
+    field_hints,
+    suggestion,
+    type_problem,
+    wrong_type,
+)
 from balora.recipes.kinds import GENERATION, Kind, kind_of
+from balora.recipes.limits import limits
 from balora.recipes.methods import attempt, fields_of_terms_off, foreign_fields, resolve
 from balora.recipes.recipe import Recipe
 from balora.recipes.table import TABLE, pick_row
@@ -43,7 +50,7 @@ _REPLACED_BY = {  # names that other tools or versions use for the same thing
 class _Known(NamedTuple):
     part: str
     annotation: Any
-    choices: tuple[str, ...]
+    """With the rules for its values."""
 
 
 @cache
@@ -52,13 +59,20 @@ def known_fields(kind: Kind = GENERATION) -> dict[str, _Known]:
 
     Those are trl's `SFTConfig` for text generation, `TrainingArguments` for classification.
     """
-    known = {}
-    for part, config_class in (*kind.parts.items(), ("training", kind.arguments_class())):
-        hints = typing.get_type_hints(config_class)
-        for entry in fields(cast(Any, config_class)):
-            if entry.init:
-                choices = tuple(entry.metadata.get("choices") or ())
-                known[entry.name] = _Known(part, hints[entry.name], choices)
+    known = {
+        name: _Known(part, annotation)
+        for part, config_class in kind.parts.items()
+        for name, annotation in field_hints(config_class).items()
+    }
+    arguments_class = kind.arguments_class()
+    hints = field_hints(arguments_class)
+    for entry in fields(arguments_class):
+        if entry.init:
+            names = tuple(entry.metadata.get("choices") or ())
+            rules = (*limits().get(entry.name, ()), *([OneOf(names)] if names else []))
+            annotation = hints[entry.name]
+            annotated = Annotated[(annotation, *rules)] if rules else annotation
+            known[entry.name] = _Known("training", annotated)
     return known
 
 
@@ -207,12 +221,10 @@ def _problem(name: str, value: Any, label: str, kind: Kind) -> str | None:
     if value is None and not _takes_null(entry):
         is_said = name in kind.required
         return None if is_said else f"`{label}` is empty; give it a value or leave it out"
-    wrong_type = type_problem(value, entry.annotation)
-    if wrong_type:
-        return f"`{label}` {wrong_type}"
-    if entry.choices and value is not None and value not in entry.choices:
-        hint = suggestion(str(value), entry.choices)
-        return f"`{label}` must be {choice_words(entry.choices)}, got `{value}`{hint}"
+    # a part of balora's own says itself what is out of range, with its other problems
+    look = type_problem if entry.part == "training" else wrong_type
+    if (found := look(value, entry.annotation)) is not None:
+        return f"`{label}` {found}"
     if name in kind.foreign:
         return f"`{label}` is {value}, which acts in {kind.other.words} only; leave it out"
     if name in kind.metrics_need and value is not kind.metrics_need[name]:
@@ -226,6 +238,11 @@ def _unknown(name: str, label: str, kind: Kind) -> str:
         return f"`{label}` is refused: it would replace the objective; leave it out"
     if name == TABLE:
         return f"`{label}` belongs into a recipe's file"
+    if name == "use_peft":
+        return (
+            f"`{label}` is no field of a recipe: `method` says what is trained, an adapter (lora, "
+            "pissa, balora) or all weights (full); leave it out"
+        )
     if name in _REPLACED_BY:
         return f"`{label}` is no field of a recipe; it is called `{_REPLACED_BY[name]}` here"
     if name in known_fields(kind.other):
@@ -235,26 +252,13 @@ def _unknown(name: str, label: str, kind: Kind) -> str:
 
 
 def _refused(name: str, value: Any, label: str) -> str | None:
-    """Refuse what replaces or bypasses the objective, and sizes below their least value."""
+    """Refuse what replaces or bypasses the objective."""
     if name == "loss_type" and value == "dft":
         return f"`{label}` is dft, which replaces the task loss; set it to nll"
     if name == "label_smoothing_factor" and value > 0:
         return f"`{label}` is {value}, which changes the task loss; set it to 0"
     if name == "use_liger_kernel" and value:
         return f"`{label}` is true, which replaces the model's loss; set it to false"
-    if name == "output_dir" and value is not None and not value.strip():
-        return f"`{label}` is empty; name a folder"
-    least = {
-        "per_device_train_batch_size": 1,
-        "per_device_eval_batch_size": 1,
-        "gradient_accumulation_steps": 1,
-        "max_length": 1,
-        "num_train_epochs": 0,
-        "learning_rate": 0,
-        "weight_decay": 0,
-    }
-    if name in least and value is not None and value < least[name]:
-        return f"`{label}` must be {least[name]} or greater, got {value}"
     return None
 
 

@@ -44,6 +44,9 @@ class _Loader(yaml.SafeLoader):
 
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
     text = str(loader.construct_scalar(node)).replace("_", "").lower()
+    if len(text) > 400:
+        problem = "a number of more than 400 digits"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
     if _INT.match(text):
         return int(text)
     return float(text.replace(".inf", "inf").replace(".nan", "nan"))
@@ -73,6 +76,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line}: {error.problem or error.context}.") from error
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply for a recipe.") from None
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is not YAML: {reason}.") from error
@@ -108,12 +113,14 @@ def parse_text(text: str, annotation: Any, *, names: Collection[str] = ()) -> An
     takes the text as it is; a list is ``[a,b]`` or ``a,b``; everything else is read as YAML. What
     fits nothing is returned as it reads, and the type check refuses it.
     """
+    if not text.strip():
+        return ""  # no field takes it
     if text in _NULLS or (text.lower() == "none" and "none" not in names):
         return None
     value = _scalar(text)
-    if accepts_list(annotation) and not isinstance(value, list):
-        only_lists = not accepts(annotation, str)
-        if only_lists or ("," in text and not text.lstrip().startswith("{")):
+    is_structure = isinstance(value, list | dict) or text.lstrip().startswith(("[", "{"))
+    if accepts_list(annotation) and not is_structure:
+        if "," in text or not accepts(annotation, str):
             return [part.strip() for part in text.split(",")]
     takes_text = any(isinstance(m, type) and issubclass(m, str) for m in members(annotation))
     if takes_text and (isinstance(value, str) or type_problem(value, annotation) is not None):
@@ -153,5 +160,5 @@ def dump_mapping(mapping: Mapping[str, Any]) -> str:
 def _scalar(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return text

@@ -1,0 +1,140 @@
+"""The options of `balora eval` and `balora export` that are no fields of a recipe.
+
+Like the parts of a recipe: type, range and one sentence stand on the field, and the command line is
+made from them. Importing this module must not import torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, TypeVar, cast
+
+from balora.config import Count
+from balora.errors import ConfigError
+from balora.field_rules import PathTo
+from balora.field_types import (
+    accepts,
+    describe,
+    field_hints,
+    missing_path,
+    spelled_default,
+    type_problem,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """How runs are measured."""
+
+    base: Annotated[str, PathTo("model")]
+    """The pre-trained model, a Hugging Face hub id or a local folder."""
+
+    retention_file: Annotated[str | None, PathTo("file")] = None
+    """Plain text that the model should still model well."""
+
+    num_rows: Count | None = None
+    """At most this many rows of a data set."""
+
+    max_new_tokens: Count | None = None
+    """Longest answer to generate; null means 256."""
+
+    batch_size: Count = 16
+    """Rows at once."""
+
+    json: Annotated[str | None, PathTo("new file")] = None
+    """File that the figures are written to as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What is written of a run, and where."""
+
+    base: Annotated[str, PathTo("model")]
+    """The pre-trained model, a Hugging Face hub id or a local folder."""
+
+    rank: Count | None = None
+    """Truncate the adapter to this rank, and print the error."""
+
+    merge: bool = False
+    """Merge the adapter into the weights of the base."""
+
+    to: Annotated[str | None, PathTo("folder")] = None
+    """The new folder; null means OUT-export, OUT-rankR or OUT-merged."""
+
+    overwrite: bool = False
+    """Replace the folder if it exists."""
+
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.merge:
+            raise ConfigError(
+                f"`--rank` is {self.rank} and `--merge` is set, but a merged model has no rank; "
+                "leave one of them out."
+            )
+
+
+class Once(argparse.Action):
+    """An option that is given at most once, and not empty."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Take the value, or refuse it."""
+        if getattr(namespace, self.dest, None) is not None:
+            raise ConfigError(f"`{option_string}` is given twice; keep one.")
+        if not str(values).strip():
+            raise ConfigError(f"`{option_string}` is empty; give it a value or leave it out.")
+        setattr(namespace, self.dest, values)
+
+
+def add_options(parser: argparse.ArgumentParser, options: type) -> None:
+    """Add the fields of a dataclass to a parser, each with its sentence, range and default."""
+    hints, required = field_hints(options), _required(options)
+    for entry in describe(options):
+        if accepts(hints[entry.name], bool):
+            parser.add_argument(f"--{entry.name}", action="store_true", help=entry.sentence)
+            continue
+        default = "" if entry.name in required else f", {spelled_default(entry.default)}"
+        parser.add_argument(
+            f"--{entry.name}",
+            action=Once,
+            required=entry.name in required,
+            metavar=entry.name.upper(),
+            help=f"{entry.sentence} ({entry.type}{default})",
+        )
+
+
+def read_options(options: type[T], given: argparse.Namespace) -> T:
+    """Return what was given on the command line as an instance of `options`.
+
+    Raises:
+        ConfigError: With every value that does not fit its field, and every file that is missing.
+    """
+    from balora.recipes.values import parse_text
+
+    hints = field_hints(options)
+    texts = {name: text for name in hints if (text := getattr(given, name)) is not None}
+    values = {
+        name: parse_text(text, hints[name]) if isinstance(text, str) else text
+        for name, text in texts.items()
+    }
+    values = {name: value for name, value in values.items() if value is not None}
+    problems = [
+        f"`--{name}` {problem}"
+        for name, value in values.items()
+        if (problem := type_problem(value, hints[name]) or missing_path(value, hints[name]))
+    ]
+    problems += [f"`--{name}` is missing" for name in sorted(_required(options) - values.keys())]
+    if problems:
+        raise ConfigError("; ".join(problems) + ".")
+    return options(**values)
+
+
+def _required(options: type) -> set[str]:
+    return {entry.name for entry in fields(cast(Any, options)) if entry.default is MISSING}
