@@ -83,11 +83,12 @@ class _Killer:
     def __init__(self, kill: Kill, under: Path) -> None:
         self.kill, self.under = kill, under
         self.count = 0
-        self.before: dict[Path, tuple[int, int]] = {}
+        self.before: dict[Path, os.stat_result] = {}
         self.is_busy = False
 
     def arm(self) -> None:
         """Begin to count; there is no way back."""
+        self.before = self.files()
         sys.addaudithook(self.hear)
         save, serialize = torch.save, safetensors.torch.serialize_file
 
@@ -129,29 +130,23 @@ class _Killer:
         self.is_busy = False
 
     def is_below(self, path: Any) -> bool:
+        """Say whether a write goes below the folder; links on the way are followed."""
         if not isinstance(path, str | bytes | os.PathLike):
             return False
-        # a link may lie in the way to the folder; the last part is what is written itself
-        return (
-            self.under
-            in Path(os.path.realpath(os.path.dirname(os.fsdecode(path)) or "."))
-            .joinpath(os.path.basename(os.fsdecode(path)))
-            .parents
-        )
+        parent, _ = os.path.split(os.fsdecode(path))
+        return Path(os.path.realpath(parent or ".")).is_relative_to(self.under)
 
-    def files(self) -> dict[Path, tuple[int, int]]:
-        found = {}
-        for path in self.under.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                stat = path.stat()
-                found[path] = (stat.st_mtime_ns, stat.st_size)
-        return found
+    def files(self) -> dict[Path, os.stat_result]:
+        """Return what the files below the folder are like."""
+        paths = (path for path in self.under.rglob("*") if path.is_file() and not path.is_symlink())
+        return {path: path.stat() for path in paths}
 
     def cut_the_last(self) -> None:
-        """Cut every file that has changed since the write before to half."""
+        """Cut every file that has changed since the write before to half; a renamed one has not."""
+        known = {(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in self.before.values()}
         for path, stat in self.files().items():
-            if self.before.get(path) != stat:
-                os.truncate(path, stat[1] // 2)
+            if (stat.st_ino, stat.st_mtime_ns, stat.st_size) not in known:
+                os.truncate(path, stat.st_size // 2)
 
 
 def _in_child(arm: Callable[[], None], call: Callable[[], Any], seconds: float | None) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from balora.errors import ConfigError
+from balora.staging import staged_file, writing
 
 
 def finite(value: Any) -> Any:
@@ -37,27 +38,30 @@ def read_text(path: Path, name: str) -> str:
         raise ConfigError(f"{name} {str(path)!r} cannot be read: {error}.") from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, name: str = "the file") -> None:
     """Write a file of UTF-8 with line feeds by rename; its folder exists.
 
     What is no regular file, such as ``/dev/stdout``, is written to and not replaced.
+
+    Args:
+        path: Of the file.
+        text: All of it.
+        name: What the user calls it, for the error.
+
+    Raises:
+        BaloraError: If it cannot be written, as when the disk is full; the old one is still whole.
     """
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8", newline="\n")
-        return
-    stage = path.with_name(f".tmp-{path.name}")
-    try:
-        with stage.open("w", encoding="utf-8", newline="\n") as file:
+    with writing(path, name):
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8", newline="\n")
+            return
+        with staged_file(path) as stage, stage.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())  # else a crash of the machine can leave the name without it
-        os.replace(stage, path)
-    except BaseException:
-        stage.unlink(missing_ok=True)
-        raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON by rename, NaN and infinity as null."""
+def write_json(path: Path, value: Any, *, name: str = "the file") -> None:
+    """Write JSON by rename, NaN and infinity as null; otherwise as `write_text`."""
     text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    write_text(path, text + "\n", name=name)
