@@ -39,9 +39,9 @@ def check_apart(output: Path, setting: str, reads: Sequence[Read]) -> None:
     Raises:
         ConfigError: Naming both.
     """
-    own = Path(os.path.realpath(output))
+    own = _real(output)
     for read in reads:
-        path = _real(read)
+        path = _real(os.path.expanduser(read.path))
         if not os.path.exists(path):
             continue
         if own == path:
@@ -73,9 +73,9 @@ def check_not_overwritten(
     Raises:
         ConfigError: Naming the file.
     """
-    own = Path(os.path.realpath(output))
+    own = _real(output)
     for read in reads:
-        path = _real(read)
+        path = _real(os.path.expanduser(read.path))
         if own in path.parents and written.fullmatch(path.relative_to(own).parts[0]):
             raise ConfigError(
                 f"{read.setting} {read.path!r} lies in {setting} {str(output)!r}, where it would "
@@ -83,8 +83,12 @@ def check_not_overwritten(
             )
 
 
-def _real(read: Read) -> Path:
-    return Path(os.path.realpath(os.path.expanduser(read.path)))
+def _real(path: Path | str) -> Path:
+    """Return a path with every link followed."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a null character: nothing can be there
+        return Path(path)
 
 
 @contextmanager
@@ -131,11 +135,16 @@ def _refusing(path: Path, setting: str) -> Iterator[None]:
 
 def _in_the_way(path: Path) -> str:
     """Return half a sentence on the file, or the link to nothing, where a folder should be."""
-    found = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    found = _nearest(path)
     kind = "a link to nothing" if found.is_symlink() else "a file"
     if found == path:
         return f"is {kind}; name a folder"
     return f"cannot be written: {str(found)!r} is {kind}; name another folder"
+
+
+def _nearest(path: Path) -> Path:
+    """Return the path, or the nearest above it, where something is."""
+    return next((place for place in (path, *path.parents) if os.path.lexists(place)), Path())
 
 
 def _unwritable(path: Path, setting: str, error: OSError | ValueError) -> ConfigError:
@@ -162,7 +171,7 @@ def new_folder(
         ConfigError: If it is anything else; nothing is touched then.
         BaloraError: If the disk is full.
     """
-    place = Path(os.path.realpath(destination))
+    place = _real(destination)
     recover(place.parent)
     check = partial(_check_replaceable, destination, setting, overwrite=overwrite)
     check()
@@ -179,6 +188,8 @@ def _check_replaceable(destination: Path, setting: str, *, overwrite: bool) -> N
     if os.path.islink(destination):
         raise ConfigError(f"{named} is a link; name the folder itself.")
     if not os.path.lexists(destination):
+        if not os.path.isdir(_nearest(destination)):
+            raise ConfigError(f"{named} {_in_the_way(destination)}.")
         return
     if not os.path.isdir(destination):
         raise ConfigError(f"{named} is a file; name a folder.")
