@@ -117,6 +117,20 @@ def test_defaults_are_these_tokens_and_the_configuration(rng):
     assert counts.num_tokens.item() == 19
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("k", [0.5, 0.3, 4])
+def test_k_is_of_the_vocabulary_where_that_is_the_smallest(k, bias, rng):
+    problem = make_problem(rng, shape=(19, 9, 5), bias=bias)
+    hidden, reference, targets, head = problem
+    config = BALoraConfig(svd_k=k)
+    how = {"normalizer": Normalizer(19), "coefficients": Coefficients(0.0, 0.0, 1.0)}
+    found = FusedObjective(config)(hidden, reference, targets, head=head, **how)
+    sigma = torch.linalg.svdvals(head(hidden.detach()))
+    leading = k if isinstance(k, int) else {0.5: 3, 0.3: 2}[k]  # of min(19, 5, 9 or 10)
+    expected = -sigma[:leading].sum() / sigma.sum()
+    assert found.terms.svd.item() == pytest.approx(expected.item(), rel=1e-9)
+
+
 def test_no_tokens(rng):
     hidden, reference, targets, head = make_problem(rng)
     none = hidden.detach()[:0].requires_grad_()

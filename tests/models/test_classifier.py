@@ -151,6 +151,31 @@ def test_features_and_logits_are_those_of_unpadded_rows(tmp_path, architecture, 
     assert head.width("logits") == 3
 
 
+PADDED = {
+    "on the left": ([[0, 0, 0, 0, 9, 8, 7], [4, 5, 6, 7, 8, 9, 10], [0, 0, 0, 0, 0, 0, 11]], 0),
+    # the end of text pads, and stands between two turns as well
+    "inside": ([[9, 2, 7, 2, 2], [4, 5, 6, 2, 8], [2, 2, 11, 2, 2]], 2),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize(("rows", "pad"), PADDED.values(), ids=PADDED)
+def test_features_of_a_decoder_are_those_of_the_last_token_before_the_padding(
+    rows, pad, architecture
+):
+    model, _ = make_classifier(architecture)
+    model.config.pad_token_id = pad
+    ids = torch.tensor(rows)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    hidden = model.base_model(**inputs).last_hidden_state
+    last = [max(i for i, token in enumerate(row) if token != pad) for row in rows]
+    expected = hidden[torch.arange(3), torch.tensor(last)]
+    output, features = ClassifierHead(model).run(model, inputs)
+    assert torch.equal(features, expected)
+    torch.testing.assert_close(output.logits, model.score(expected))
+
+
 @torch.no_grad()
 def test_a_decoder_without_a_pad_token_takes_one_row():
     model, _ = make_classifier("gpt2")

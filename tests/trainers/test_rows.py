@@ -161,11 +161,24 @@ def test_rows_keep_their_numbers_when_they_are_shuffled(tmp_path):
         ({"max_length": 4}, False, slice(4)),
         ({"max_length": 4, "truncation_mode": "keep_end"}, False, slice(-4, None)),
         ({"max_length": 4}, True, slice(4)),
+        # trl packs the start of a row whatever the mode
+        ({"max_length": 4, "truncation_mode": "keep_end"}, True, slice(4)),
         ({"max_length": 4, "packing_strategy": "bfd_split"}, True, slice(None)),
     ],
 )
 def test_kept_part(tmp_path, settings, packing, expected):
     assert kept_part(sft_config(tmp_path, **settings), packing=packing) == expected
+
+
+@pytest.mark.filterwarnings("ignore:The `'keep_end'` truncation mode is deprecated:FutureWarning")
+def test_a_packed_row_is_checked_on_what_trl_packs_of_it(tmp_path):
+    settings = {"max_length": 9, "packing": True, "truncation_mode": "keep_end"}
+    with pytest.raises(RowError, match="row 1 of the train data: `max_length` 9 cuts the whole"):
+        make_trainer(tmp_path, rows=overlong_rows(), **settings)
+    whole = make_trainer(tmp_path, rows=overlong_rows(), **(settings | {"max_length": 10}))
+    packed = [token for row in whole.train_dataset for token in row["input_ids"]]
+    assert packed.count(ord("a")) == 4  # each row from its first token on
+    assert packed.count(ord("z")) == 0
 
 
 def test_the_first_token_of_what_is_kept_is_not_predicted():

@@ -114,6 +114,27 @@ def test_without_arguments_it_runs_on_a_cpu(tmp_path, monkeypatch):
     assert trainer.state.global_step == 3
 
 
+@pytest.mark.parametrize(
+    ("rows", "settings"),
+    [(TEXT, {}), (TEXT, {"packing": True, "max_length": 16}), (None, {})],
+    ids=["text", "packed", "completions"],
+)
+def test_a_micro_step_outside_the_loop_is_a_mean_over_the_shifted_labels(tmp_path, rows, settings):
+    # of plain text the first label counts too, and predicts nothing
+    data = None if rows is None else Dataset.from_list(rows)
+    trainer = make_trainer(tmp_path, objective=OFF, rows=data, **settings)
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    with torch.no_grad():
+        found = trainer.compute_loss(trainer.model, dict(batch))
+        others = {k: v for k, v in batch.items() if k != "labels"}
+        logits = trainer.model(**others).logits[:, :-1]
+    following = batch["labels"][:, 1:]
+    counts = following != -100
+    expected = F.cross_entropy(logits[counts], following[counts])
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 # the reference pass
 
 

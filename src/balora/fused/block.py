@@ -78,46 +78,71 @@ def row_values(
     """
     coefficients, column = settings.coefficients, targets[:, None]
     is_correct = logits.gather(1, column).squeeze(1) >= logits.amax(dim=1)
-    log_p, p = _log_softmax(logits, scratch[0], scratch[1])
-    entropy = -_dot(p, log_p, scratch[2])
-    consistency = diversity = torch.zeros_like(entropy)
+    consistency, pull = None, None
+    room = (*scratch,)
+    if reference_logits is not None and settings.temperature != 1:
+        consistency, pull = _tempered_consistency(logits, reference_logits, settings, scratch)
+        room = (scratch[0], scratch[2], reference_logits)  # `pull` stays in the second
+    log_p, p = _log_softmax(logits, room[0], room[1])
+    entropy = -_dot(p, log_p, room[2])
+    diversity = torch.zeros_like(entropy)
     factor = coefficients.task
-    if reference_logits is not None and settings.temperature == 1:
+    if reference_logits is not None and pull is None:
         factor += coefficients.consistency  # whose gradient has the same p
     if coefficients.diversity and settings.entropy_top_k is None:
         diversity = -entropy
         factors = (factor + coefficients.diversity * entropy)[:, None]
-        torch.add(factors, log_p, alpha=coefficients.diversity, out=scratch[2])
-        grad = torch.mul(p, scratch[2], out=logits)
+        torch.add(factors, log_p, alpha=coefficients.diversity, out=room[2])
+        grad = torch.mul(p, room[2], out=logits)
     else:
         grad = torch.mul(p, factor, out=logits)
         if coefficients.diversity:
             diversity = _add_top_k(grad, log_p, settings)
     grad.scatter_add_(1, column, grad.new_full(column.shape, -coefficients.task))
     task = -log_p.gather(1, column).squeeze(1)
-    if reference_logits is not None:  # last: it overwrites what is in the scratch
+    if pull is not None:
+        grad.add_(pull, alpha=coefficients.consistency * settings.temperature)
+    elif reference_logits is not None:  # last: it overwrites what is in the scratch
         consistency = _add_consistency(grad, reference_logits, settings, scratch)
+    if consistency is None:
+        consistency = torch.zeros_like(entropy)
     return RowValues(task, consistency, diversity, entropy, is_correct.to(task.dtype))
+
+
+def _tempered_consistency(
+    logits: Tensor, reference_logits: Tensor, settings: TokenSettings, scratch: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the consistency of each row at ``T != 1`` and ``p_T - q_T``, in the second buffer.
+
+    Both softmaxes are taken of the logits over ``T``, so that they are rounded alike: equal logits
+    give exactly 0. Overwrites the reference and the scratch.
+    """
+    temperature = settings.temperature
+    log_p, p = _log_softmax(torch.div(logits, temperature, out=scratch[0]), scratch[0], scratch[1])
+    log_q, q = _log_softmax(reference_logits.div_(temperature), reference_logits, scratch[2])
+    divergence = _divergence(q, log_q, log_p)
+    return divergence.mul_(temperature**2), p.sub_(q)
 
 
 def _add_consistency(
     grad: Tensor, reference_logits: Tensor, settings: TokenSettings, scratch: Tensor
 ) -> Tensor:
-    """Complete the gradient by that of the consistency in place; return the term of each row.
+    """Complete the gradient by that of the consistency at ``T = 1``; return the term of each row.
 
-    At ``T = 1`` the part of ``p`` is in ``grad`` already.
+    The part of ``p`` is in ``grad`` already.
     """
-    temperature = settings.temperature
-    scale = settings.coefficients.consistency * temperature
     log_p, free, log_q = scratch
-    if temperature != 1:
-        # a log-softmax is as good as the logits: they differ by a constant of the row
-        log_q, (log_p, p) = log_p, _log_softmax(log_p.div_(temperature), log_q, free)
-        grad.add_(p, alpha=scale)
-        reference_logits.div_(temperature)
     log_q, q = _log_softmax(reference_logits, log_q, free)
-    grad.sub_(q, alpha=scale)
-    return temperature**2 * _dot(q, log_q.sub_(log_p), log_q)
+    grad.sub_(q, alpha=settings.coefficients.consistency)
+    return _divergence(q, log_q, log_p)
+
+
+def _divergence(q: Tensor, log_q: Tensor, log_p: Tensor) -> Tensor:
+    """Return ``KL(q || p)`` of each row; ``log_q`` is overwritten.
+
+    It is 0 or greater. What rounding leaves below that is no further from the truth at 0.
+    """
+    return _dot(q, log_q.sub_(log_p), log_q).clamp_(min=0)
 
 
 def _log_softmax(logits: Tensor, log_p: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,14 +10,16 @@ Shapes: ``M`` rows, ``D`` hidden size, ``V`` vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from balora.errors import ConfigError
+
+if TYPE_CHECKING:  # the objective, which needs a head alone, does without transformers
+    from transformers import PreTrainedModel
 
 _MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 """Config fields that multiply the logits (Cohere; Falcon-H1)."""
