@@ -342,7 +342,7 @@ def test_keeping_all_candidates_is_the_full_entropy(rng):
 @pytest.mark.parametrize("head_settings", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("temperature", [0.5, 0.7, 1.0, 2.0])
-def test_at_the_reference_the_kl_and_its_gradient_are_exactly_0(temperature, dtype, head_settings, rng):
+def test_at_the_reference_kl_and_gradient_are_exactly_0(temperature, dtype, head_settings, rng):
     hidden, _, targets, head = make_problem(rng, **head_settings)
     rows, bias = hidden.to(dtype), None if head.bias is None else head.bias.to(dtype)
     head = LMHead(head.weight.to(dtype), bias, head.scale, head.softcap)

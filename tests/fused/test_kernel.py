@@ -162,6 +162,16 @@ def test_the_consistency_near_the_reference(dtype, distance, rng):
     assert bool((actual.consistency >= 0).all())
 
 
+@pytest.mark.parametrize("temperature", [0.5, 0.7, 1.0, 2.0])
+@pytest.mark.parametrize("dtype", kernel.DTYPES)
+def test_the_consistency_at_the_reference_is_exactly_0(dtype, temperature, rng):
+    products, targets = make_products(rng, vocab=3000, dtype=dtype, distance=0.0)
+    settings = TokenSettings(TokenCoefficients(0.0, 1.0, 0.0), temperature)
+    values, gradient = found(products, targets, head_of(3000, rng, bias=True), settings)
+    assert bool((values.consistency == 0).all())
+    assert not gradient.any()
+
+
 @pytest.mark.parametrize("shift", [-1e4, -80.0, 80.0, 1e4])
 def test_logits_far_from_zero_and_far_apart(shift, rng):
     products, targets = make_products(rng)
