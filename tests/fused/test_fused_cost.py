@@ -11,6 +11,7 @@ import types
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from balora.config import BALoraConfig
@@ -45,6 +46,25 @@ class Recorder(TorchDispatchMode):
             self.products.append(args[0].dtype)
         if isinstance(result, Tensor) and not _shares_memory(result, args):
             self.largest = max(self.largest, result.numel())
+        return result
+
+
+class PeakMemory(TorchDispatchMode):
+    """Records the most bytes that the tensors made inside take up at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        made = result if isinstance(result, tuple | list) else (result,)
+        for tensor in (t for t in made if isinstance(t, Tensor) and not _shares_memory(t, args)):
+            storage = tensor.untyped_storage()
+            self._made[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
+        self._made = {p: (ref, n) for p, (ref, n) in self._made.items() if not ref.expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._made.values()))
         return result
 
 
@@ -146,16 +166,41 @@ def test_a_term_that_is_off_is_none_and_is_not_computed(top_k, name, rng, monkey
     ]
 
 
-def test_there_is_no_matrix_of_tokens_by_vocabulary(rng, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_are_held_for_one_chunk_at_a_time(dtype, rng, monkeypatch):
     monkeypatch.setattr(tokens, "_LEAST_ROWS", 8)
     monkeypatch.setattr(tokens, "_BLOCK_ELEMENTS", 2 * 3000)
-    for dtype in (torch.float32, torch.bfloat16):
-        hidden, reference, targets, head = make_problem(rng, num_tokens=64, vocab=3000, dtype=dtype)
-        objective = FusedObjective(BALoraConfig(), chunk_bytes=1)
-        with Recorder() as recorder:
-            objective(hidden, reference, targets, head=head).loss.backward()
-        # two models by eight rows; the plain objective makes eight times as much, several times
-        assert recorder.largest == 2 * 8 * 3000
+    hidden, reference, targets, head = make_problem(rng, num_tokens=64, vocab=3000, dtype=dtype)
+    objective = FusedObjective(BALoraConfig(), chunk_bytes=1)
+    with Recorder() as recorder:
+        objective(hidden, reference, targets, head=head).loss.backward()
+    # two models by eight rows; the plain objective makes eight times as much, several times
+    assert recorder.largest == 2 * 8 * 3000
+
+
+def peak_memory(num_tokens, objective, rng, **problem):
+    hidden, reference, targets, head = make_problem(rng, num_tokens=num_tokens, **problem)
+    objective(hidden[:1], reference[:1], targets[:1], head=head)  # the head's factor is kept
+    with PeakMemory() as memory:
+        objective(hidden, reference, targets, head=head).loss.backward()
+    return memory.peak
+
+
+@pytest.mark.parametrize("config", [{}, {"temperature": 2.0, "entropy_top_k": 5}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_does_not_grow_with_the_tokens_beyond_a_chunk(dtype, config, rng):
+    # at 384 rows a chunk: two chunks and eight. The SVD term sees no more rows than 100
+    vocab, objective = (
+        3000,
+        FusedObjective(BALoraConfig(svd_max_tokens=100, **config), chunk_bytes=1),
+    )
+    few, many = (
+        peak_memory(num_tokens, objective, rng, vocab=vocab, dtype=dtype)
+        for num_tokens in (768, 3072)
+    )
+    assert few >= 2 * 384 * vocab * dtype.itemsize
+    # a token costs its gradient and its five values, in float32, and nothing of the vocabulary
+    assert many - few <= (3072 - 768) * (SIZE + 5) * 4
 
 
 @pytest.mark.parametrize(("dtype", "buffers"), [(torch.float32, 3), (torch.bfloat16, 5)])

@@ -1,7 +1,7 @@
-"""The objective for causal language models without its logits.
+"""The objective for causal language models with the logits of one chunk of rows at a time.
 
 The same numbers as :func:`balora.objective.nlg_objective`, in about the time of three matrix
-products and without an ``(M, V)`` matrix: the token terms by chunks of rows
+products and in memory that does not grow with ``M`` beyond a chunk: the token terms by chunks
 (:mod:`~balora.fused.tokens`), the SVD term from the hidden states alone
 (:mod:`~balora.fused.spectral`). The head is frozen.
 """
