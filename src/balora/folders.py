@@ -31,6 +31,8 @@ class Read(NamedTuple):
     """What it was given as, with ticks: ```model_name_or_path```."""
     path: str
     """As the user typed it; a hub id is the path of nothing and does no harm."""
+    may_hold_output: bool = False
+    """Whether the output may lie in it, as that of a run may."""
 
 
 def check_apart(output: Path, setting: str, reads: Sequence[Read]) -> None:
@@ -48,7 +50,7 @@ def check_apart(output: Path, setting: str, reads: Sequence[Read]) -> None:
             relation = "is"
         elif path.is_relative_to(own):
             relation = "holds"
-        elif own.is_relative_to(path):
+        elif own.is_relative_to(path) and not read.may_hold_output:
             relation = "lies in"
         else:
             continue
@@ -171,6 +173,7 @@ def new_folder(
         ConfigError: If it is anything else; nothing is touched then.
         BaloraError: If the disk is full.
     """
+    check_apart(destination, setting, reads)
     place = _real(destination)
     recover(place.parent)
     check = partial(_check_replaceable, destination, setting, overwrite=overwrite)

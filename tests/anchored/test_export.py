@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import balora.anchored.export as export
 from balora.anchored import ADAPTER_FILE, ANCHOR_FILE
 from balora.anchored.export import export_adapter, export_merged, truncate
-from balora.errors import ConfigError
+from balora.errors import BaloraError, ConfigError
 from tiny_adapters import (
     anchored_model,
     dense_updates,
@@ -212,13 +215,27 @@ def test_source_that_is_no_adapter_is_refused(run, tmp_path):
 def test_destination_that_exists_is_kept_without_overwrite(run, export_to, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "mine").write_text("precious")
-    with pytest.raises(ConfigError, match=f"`{out}` exists. Name another folder, or pass"):
+    (out / "config.json").write_text("precious")
+    (out / "model.safetensors").write_text("precious")
+    with pytest.raises(ConfigError, match=f"`--to` '{out}' exists. Name another folder, or pass"):
         export_to(run.source, run.base, out)
-    assert (out / "mine").read_text() == "precious"
+    assert (out / "config.json").read_text() == "precious"
     export_to(run.source, run.base, out, overwrite=True)
-    assert not (out / "mine").exists()
+    assert {path.read_bytes() for path in out.iterdir()} & {b"precious"} == set()
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+@pytest.mark.parametrize("export_to", [export_adapter, export_merged])
+def test_a_folder_of_something_else_is_never_replaced(run, export_to, tmp_path):
+    files = [tmp_path / "thesis" / "chapter1.tex", tmp_path / ".tmp-thesis" / "notes"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("precious")
+    with pytest.raises(ConfigError, match=r"holds `chapter1\.tex`, which no export has written"):
+        export_to(run.source, run.base, tmp_path / "thesis", overwrite=True)
+    export_to(run.source, run.base, tmp_path / "new")
+    assert [file.read_text() for file in files] == ["precious", "precious"]
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis", ".tmp-thesis", "new"}
 
 
 @pytest.mark.parametrize("export_to", [export_adapter, export_merged])
@@ -227,23 +244,26 @@ def test_crash_on_the_way_leaves_what_was_there(run, export_to, overwrite, tmp_p
     out = tmp_path / "out"
     if overwrite:
         out.mkdir()
-        (out / "mine").write_text("precious")
+        (out / "config.json").write_text("precious")
 
     def crash(_source, destination):
         assert len(list(destination.iterdir())) >= 2  # half is written
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(export, "_copy_tokenizer", crash)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(BaloraError, match=f"`--to` '{out}' cannot be written: no space left"):
         export_to(run.source, run.base, out, overwrite=overwrite)
     names = [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))]
-    assert names == (["out", "out/mine"] if overwrite else [])
+    assert names == (["out", "out/config.json"] if overwrite else [])
 
 
 def test_export_over_its_own_input_is_refused(run):
-    for destination in (run.source, run.source.parent):
-        with pytest.raises(ConfigError, match=f"`{destination}` holds .*Name another folder"):
+    wrong = {"is": run.source, "holds": run.source.parent, "lies in": Path(run.base) / "export"}
+    for relation, destination in wrong.items():
+        with pytest.raises(ConfigError, match=f"`--to` '{destination}' {relation} .*Name another"):
             export_adapter(run.source, run.base, destination, rank=2, overwrite=True)
+    export_adapter(run.source, run.base, run.source / "export")
+    shutil.rmtree(run.source / "export")
     assert (run.source / ANCHOR_FILE).exists()
 
 

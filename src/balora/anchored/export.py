@@ -8,11 +8,8 @@ with :math:`B = Q_B R_B` and :math:`A^\top = Q_A R_A` its singular values are th
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from balora.anchored.model import ADAPTER_FILE
 from balora.errors import ConfigError
+from balora.folders import Read, new_folder
 from balora.models.names import check_model_name
 
 _TOKENIZER_FILES = re.compile(r"tokenizer.*|special_tokens_map\.json|chat_template\.jinja|vocab.*")
@@ -66,7 +64,8 @@ def export_adapter(
     if rank is not None:
         tensors, truncation = truncate(config, tensors, rank)
     config.base_model_name_or_path, config.inference_mode = base, True
-    with _new_folder(destination, (source, Path(base)), overwrite=overwrite) as stage:
+    reads = _reads(source, base)
+    with new_folder(destination, "`--to`", overwrite=overwrite, reads=reads) as stage:
         save_file(tensors, stage / ADAPTER_FILE, metadata={"format": "pt"})
         config.save_pretrained(str(stage))
         _copy_tokenizer(source, stage)
@@ -87,7 +86,8 @@ def export_merged(source: Path, base: str, destination: Path, *, overwrite: bool
     """
     _, tensors = _load_plain_adapter(source)
     _check_fits(tensors, base, source)
-    with _new_folder(destination, (source, Path(base)), overwrite=overwrite) as stage:
+    reads = _reads(source, base)
+    with new_folder(destination, "`--to`", overwrite=overwrite, reads=reads) as stage:
         model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
         dtype = model.dtype
         merged = PeftModel.from_pretrained(model.float(), str(source)).merge_and_unload()
@@ -178,26 +178,8 @@ def _check_fits(tensors: dict[str, Tensor], base: str, source: Path) -> None:
             )
 
 
-@contextmanager
-def _new_folder(destination: Path, inputs: tuple[Path, ...], *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder that becomes ``destination`` when the block ends without an error."""
-    for path in inputs:  # a hub id resolves to a path that nothing is at, which does no harm
-        if path.resolve().is_relative_to(destination.resolve()):
-            raise ConfigError(
-                f"`{destination}` holds `{path}`, which the export reads. Name another folder."
-            )
-    if destination.exists() and not overwrite:
-        raise ConfigError(f"`{destination}` exists. Name another folder, or pass `--overwrite`.")
-    stage = destination.with_name(f".tmp-{destination.name}")
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir(parents=True)
-    try:
-        yield stage
-        if destination.exists():
-            shutil.rmtree(destination)
-        os.replace(stage, destination)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+def _reads(source: Path, base: str) -> tuple[Read, ...]:
+    return (Read("the run", str(source), may_hold_output=True), Read("`--base`", base))
 
 
 def _copy_tokenizer(source: Path, destination: Path) -> None:
