@@ -137,16 +137,23 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staged_folder(path: Path) -> Iterator[Path]:
+def staged_folder(path: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Yield an empty folder; it becomes ``path`` when the block ends without an error.
 
-    What stands there then is replaced as a whole; whether it may be is for the caller to say.
+    Args:
+        path: Its place; the folder above is there.
+        replaces: Whether a folder that stands there at the end is replaced as a whole; whether it
+            may be is for the caller to say. Else it stays, and the new one is thrown away.
     """
     with work_folder(path.parent) as work:
         new = work / _NEW / path.name
         new.mkdir()
         yield new
-        _replace(work, path)
+        if replaces:
+            _replace(work, path)
+        else:
+            with contextlib.suppress(FileExistsError):
+                _put(new, path)
 
 
 @contextmanager
@@ -251,6 +258,20 @@ def _move_in(work: Path, folder: Path) -> None:
             (work / _GONE).mkdir()
             os.rename(place, work / _GONE / name)
         os.replace(work / _READY / name, place)
+
+
+def _put(new: Path, path: Path) -> None:
+    """Put a folder where none is, or an empty one.
+
+    Raises:
+        FileExistsError: If one that is not empty is there.
+    """
+    try:
+        os.rename(new, path)
+    except OSError as error:  # systems differ in how they say it
+        if path.is_dir() and any(path.iterdir()):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        raise
 
 
 def _replace(work: Path, path: Path) -> None:

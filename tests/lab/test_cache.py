@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
+import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +16,8 @@ import pytest
 
 from balora.errors import BaloraError, ConfigError
 from balora.lab.cache import cache_key, cached, default_cache
+from balora.staging import is_stage
+from killing import every_kill, killed_after
 
 RECIPE = {"size": 3, "rate": 0.0, "world": {"seed": 1}}
 
@@ -119,7 +125,9 @@ def test_a_damaged_entry_is_refused_and_left_alone(tmp_path, content):
     (entry / "record.json").unlink()
     if content is not None:
         (entry / "record.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"record\.json is missing or damaged; remove the folder"):
+    with pytest.raises(
+        ConfigError, match=r"record\.json` is (missing|damaged).* Remove the folder"
+    ):
         get(tmp_path)
     assert (entry / "file.txt").read_text() == "mine"
 
@@ -130,7 +138,9 @@ def test_a_recipe_with_tuples_is_found_again(tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BaloraError, match=r"cannot be written: .* set BALORA_CACHE"):
+    with pytest.raises(
+        BaloraError, match=r"the cache \(set by BALORA_CACHE\) .* cannot be written: "
+    ):
         get(tmp_path / "file" / "root")
 
 
@@ -141,10 +151,52 @@ def test_the_variable_moves_the_cache(monkeypatch, tmp_path):
     assert default_cache() == Path.home() / ".cache" / "balora"
 
 
-def test_what_a_killed_process_left_goes_once_it_is_old(tmp_path):
-    old, new = tmp_path / ".building-old", tmp_path / ".building-new"
-    for folder in (old, new):
-        (folder / "entry").mkdir(parents=True)
-    os.utime(old, (0, 0))
+def test_what_a_killed_process_left_goes_at_once_and_what_a_living_one_builds_stays(tmp_path):
     get(tmp_path)
-    assert names(tmp_path) == [".building-new", cache_key(RECIPE)]
+
+    def die(folder):
+        (folder / "half.txt").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    other = {**RECIPE, "size": 4}
+    assert killed_after(60, lambda: get(tmp_path, other, die))
+    assert len(names(tmp_path)) == 2
+    get(tmp_path)  # it is there and nothing is built
+    assert names(tmp_path) == [cache_key(RECIPE)]
+
+    def look(folder):
+        get(tmp_path)
+        (folder / "file.txt").write_text("mine")
+        return {}
+
+    assert names(get(tmp_path, other, look)) == ["file.txt", "record.json"]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    def fill(folder):
+        (folder / "half.txt").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(BaloraError, match=r"BALORA_CACHE\) .* cannot be written: no space left"):
+        get(tmp_path / "root", build=fill)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_build_that_is_killed_at_any_write_is_made_up_for(tmp_path, capfd):
+    get(tmp_path)
+    whole = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    kills = 0
+    for _, killed in every_kill(lambda: get(tmp_path) and None, tmp_path):
+        kills += killed
+        entries = [path for path in tmp_path.iterdir() if not is_stage(path)]
+        found = {p.relative_to(tmp_path): p.read_bytes() for e in entries for p in e.iterdir()}
+        assert found in ({}, whole)
+        assert get(tmp_path) == tmp_path / cache_key(RECIPE)
+        again = {
+            p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()
+        }
+        assert again == whole
+        shutil.rmtree(tmp_path / cache_key(RECIPE))
+    with capfd.disabled():
+        sys.stdout.write(f"\ncache: {kills} kills, nothing torn, nothing left behind\n")

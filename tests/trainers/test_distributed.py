@@ -75,4 +75,4 @@ def test_two_processes_save_one_adapter(runs):
         for number in ("one", "two")
     ]
     torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
-    assert not (runs["folder"] / "two" / "plain" / ".tmp-save").exists()
+    assert not list((runs["folder"] / "two" / "plain").glob(".balora-*"))

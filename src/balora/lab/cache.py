@@ -1,28 +1,27 @@
 """Folders that are built once and kept by their recipe.
 
-An entry is built in a folder beside it and put in place by one rename: it is there as a whole or
-not at all. Of two processes that build the same one, the second to finish throws its own away.
+An entry is built in a work folder beside it and put in place by one rename: it is there as a whole
+or not at all. Of two processes that build the same one, the second to finish throws its own away.
+What a process that was killed had half built is removed by the next one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from balora.errors import BaloraError, ConfigError
+from balora.errors import ConfigError
+from balora.files import write_text
+from balora.folders import made_folder
+from balora.staging import recover, staged_folder, writing
+from balora.state import read_json
 
 CACHE_VARIABLE = "BALORA_CACHE"
-_BUILDING = ".building-"
-_LEFT_SECONDS = 7 * 24 * 3600
-"""After which a folder that is being built belongs to a process that was killed."""
+_SETTING = f"the cache (set by {CACHE_VARIABLE})"
 
 
 def default_cache() -> Path:
@@ -64,51 +63,23 @@ def cached(
         BaloraError: If the folder cannot be written.
     """
     entry = root / cache_key(recipe)
+    recover(root)
     if not entry.exists():
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            _remove_left(root)
-            scratch = tempfile.TemporaryDirectory(dir=root, prefix=_BUILDING)
-        except OSError as error:
-            raise BaloraError(
-                f"the cache {str(root)!r} cannot be written: {error.strerror}; set "
-                f"{CACHE_VARIABLE} to a folder that can."
-            ) from error
-        with scratch as folder:
-            new = Path(folder) / "entry"
-            new.mkdir()
+        with (
+            writing(root, _SETTING),
+            made_folder(root, _SETTING),
+            # of two that build it the first to finish stays
+            staged_folder(entry, replaces=False) as new,
+        ):
             content = {"recipe": dict(recipe), **build(new)}
-            (new / record).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            _put_in_place(new, entry)
+            write_text(new / record, json.dumps(content, indent=1) + "\n")
     _compare(entry / record, recipe)
     return entry
 
 
-def _remove_left(root: Path) -> None:
-    """Remove what killed processes left half built, once it is old."""
-    for folder in root.glob(f"{_BUILDING}*"):
-        with contextlib.suppress(FileNotFoundError):  # another process was first
-            if time.time() - folder.stat().st_mtime > _LEFT_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _put_in_place(new: Path, entry: Path) -> None:
-    try:
-        new.rename(entry)
-    except OSError:
-        # a folder that holds files is not replaced: another process was first
-        if not entry.is_dir():
-            raise
-
-
 def _compare(path: Path, recipe: Mapping[str, Any]) -> None:
-    try:
-        found = json.loads(path.read_text("utf-8"))["recipe"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{str(path.parent)!r} is no entry of the cache: {path.name} is missing or damaged; "
-            "remove the folder."
-        ) from error
+    fix = f"Remove the folder `{path.parent}`, which is built anew then."
+    found = read_json(path, fix, fields={"recipe": dict})["recipe"]
     # as JSON gives it back: lists for tuples
     wanted = json.loads(json.dumps(recipe))
     if found != wanted:
