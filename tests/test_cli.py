@@ -171,7 +171,7 @@ BAD_SETTINGS = {
     "bool for a number": (["--learning_rate", "true"], "`--learning_rate` must be a number"),
     "wrong choice": (["--method", "lroa"], "did you mean `lora`"),
     "missing recipe": (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
-    "missing data": (["--dataset_name", "./no.jsonl"], "no.jsonl does not exist"),
+    "missing data": (["--dataset_name", "./no.jsonl"], "no.jsonl, which does not exist"),
     "missing model": (["--model_name_or_path", "./no-model"], "`model_name_or_path` './no-model'"),
     "missing template": (["--chat_template_path", "./no.jinja"], "'./no.jinja' does not exist"),
     "missing column": (
@@ -366,7 +366,7 @@ def test_eval_takes_the_data_of_the_run_and_compares_several(train, model_folder
             ["--retention_file", "nowhere.txt"],
             "`--retention_file` is 'nowhere.txt', which does not exist",
         ),
-        (["--dataset_name", "./nowhere.jsonl"], "nowhere.jsonl does not exist"),
+        (["--dataset_name", "./nowhere.jsonl"], "nowhere.jsonl, which does not exist"),
     ],
 )
 def test_eval_refuses(options, sentence, train, model_folder, tmp_path, capsys):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from itertools import combinations
 from typing import Annotated, Any, Literal
 
@@ -40,13 +41,15 @@ _SETS = Form("[{name: hans, dataset_name: hans.jsonl}]")
 def label_text(value: object) -> str | None:
     """Return the name of a class as it stands in data or in a recipe; None for what is no name.
 
-    Whole numbers and true / false are names too: 1 and 1.0 are ``"1"``, true is ``"true"``.
+    Whole numbers and true / false are names too: 1 and 1.0 are ``"1"``, true is ``"true"``. Whole
+    numbers of any size and decimals have all their digits. A number with a point names a class only
+    where it stands for one whole number alone, that is up to 2^53.
     """
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else None
-    return str(value).strip() or None if isinstance(value, str | int) else None
+        return str(int(value)) if value.is_integer() and abs(value) <= 2**53 else None
+    return str(value).strip() or None if isinstance(value, str | int | Decimal) else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -311,7 +311,7 @@ def test_a_wrong_path_removes_nothing(recipe, shown, tmp_path):
     shown.run(recipe())
     rows = (tmp_path / "out" / "results.jsonl").read_bytes()
     for switch in ("overwrite", "dry_run"):
-        with pytest.raises(DataError, match=r"tain\.jsonl does not exist"):
+        with pytest.raises(DataError, match=r"tain\.jsonl, which does not exist"):
             shown.run(recipe(), dataset_name="tain.jsonl", **{switch: True})
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == rows
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 2

@@ -111,7 +111,7 @@ def test_a_choice_sees_no_data_of_another_origin(comparison, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"dataset_name": "tain.jsonl"}, r"tain.jsonl does not exist \(did you mean `train.jsonl`"),
+        ({"dataset_name": "tain.jsonl"}, r"tain.jsonl, which does not exist \(did you mean"),
         ({"eval_dataset_name": "gone/test.jsonl"}, "there is no folder gone"),
         ({"model_name_or_path": "./gone"}, "`model_name_or_path` './gone' cannot be loaded"),
     ],

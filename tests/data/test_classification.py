@@ -142,7 +142,7 @@ def test_a_null_or_empty_text_is_refused_by_its_line(write, value, problem):
 
 def test_a_text_that_is_a_number_and_an_empty_one_in_a_table_are_refused(write):
     write("rows.jsonl", [{"text": 5, "label": n} for n in (0, 1)])
-    assert refusal(config()).startswith("rows.jsonl, line 1: `text` is a int, not text")
+    assert refusal(config()).startswith("rows.jsonl, line 1: `text` is a whole number, not text")
     write("rows.csv", "text,label\nNA,0\n,1\n")
     assert refusal(config("rows.csv")).startswith("rows.csv, line 3: `text` is empty")
     write("rows.csv", "text,label\nNA,0\nnull,1\n")
@@ -360,9 +360,9 @@ def test_another_file_has_no_configuration_of_the_training_data(write, monkeypat
     asked = []
     real = reading.load_rows
 
-    def load_rows(name, files, subset, split):
+    def load_rows(name, files, subset, split, **settings):
         asked.append((name, subset))
-        return real(name, files, None, split)
+        return real(name, files, None, split, **settings)
 
     monkeypatch.setattr(reading, "load_rows", load_rows)
     write("rows.jsonl", ROWS)

@@ -26,6 +26,7 @@ def load(name: str, split: str = "train", **settings):
     [
         ("query", "response"),
         ("query", "answer"),
+        ("question", "answer"),
         ("instruction", "output"),
         ("instruction", "response"),
     ],
@@ -204,11 +205,11 @@ def test_rows_of_several_files_are_located_in_theirs(write):
 
 def test_rows_without_lines_are_counted(write):
     write("rows.json", json.dumps(QA, indent=1))
-    assert load("rows.json", "train[4:]").locate(1) == "row 5 of rows.json (train), counted from 0"
+    assert load("rows.json", "train[4:]").locate(1) == "row 5 of rows.json, counted from 0"
     datasets.Dataset.from_list(QA).to_parquet("rows.parquet")
     assert load("rows.parquet").locate(5) == "row 5 of rows.parquet (train), counted from 0"
     two_a_line = json.dumps(QA[0]) + " " + json.dumps(QA[1]) + "\n"
-    assert load(write("two.jsonl", two_a_line)).locate(1).startswith("row 1 of two.jsonl")
+    assert load(write("two.jsonl", two_a_line)).locate(1) == "two.jsonl, line 1"
 
 
 def test_formatting_is_cached_and_follows_the_template(write):
@@ -230,7 +231,7 @@ def bad(**replaced):
         ({"response": ""}, "`response` is empty"),
         ({"response": " \n"}, "`response` is empty"),
         ({"response": None}, "`response` is missing or null"),
-        ({"response": 5}, "`response` is a int, not text"),
+        ({"response": 5}, "`response` is a whole number, not text"),
         ({"response": ["x"]}, "`response` is a list, not text"),
         ({"query": ""}, "`query` is empty"),
         ({"query": None}, "`query` is missing or null"),
@@ -322,14 +323,12 @@ def test_half_of_a_chat_pair_is_refused(write, column):
 
 
 def test_missing_columns_are_named_with_those_that_are_there(write):
-    name = write("rows.jsonl", [{"question": "x", "answer": "y"}])
-    with pytest.raises(
-        DataError, match=r"none of the usual columns .*; the columns are `question`, `a"
-    ):
+    name = write("rows.jsonl", [{"ask": "x", "tell": "y"}])
+    with pytest.raises(DataError, match=r"none of the usual columns .*; the columns are `ask`, `t"):
         load(name)
     with pytest.raises(
-        DataError, match=r"rows.jsonl has no column `respons`; the columns are `quest"
+        DataError, match=r"rows.jsonl has no column `respons`; the columns are `ask`"
     ):
-        load(name, prompt_column="question", response_column="respons")
+        load(name, prompt_column="ask", response_column="respons")
     with pytest.raises(DataError, match="has no column `context`; the columns are"):
-        load(name, prompt_column="question", response_column="answer", input_column="context")
+        load(name, prompt_column="ask", response_column="tell", input_column="context")

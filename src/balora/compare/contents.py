@@ -27,7 +27,7 @@ def data_files(data: DataConfig | ClassificationConfig) -> dict[str, dict[str, l
             names[f"out_of_domain.{other.name}"] = other.dataset_name
     found = {}
     for field, name in names.items():
-        local = None if name is None else find_local(name)
+        local = None if name is None else find_local(name, setting=field)
         if local is not None:
             found[field] = local.files
     return found

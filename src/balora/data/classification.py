@@ -32,6 +32,7 @@ from balora.data.located import LocatedRows
 from balora.data.reading import InputColumns, check_texts, num_texts_of, read_input
 from balora.data.tokens import tokenize_rows
 from balora.data.transforms import transform_classes, transform_targets
+from balora.data.values import as_text
 from balora.errors import ConfigError, DataError
 from balora.field_types import suggestion
 
@@ -266,8 +267,7 @@ def _assemble(
     names = dict(zip(columns.texts, ("text", "text_pair"), strict=False))
     dataset = rows.dataset.select_columns(list(names)).rename_columns(names)
     for name in names.values():
-        if dataset.features[name] != Value("string"):
-            dataset = dataset.cast_column(name, Value("string"))
+        dataset = as_text(dataset, name)
     dataset = dataset.add_column("label", labels, feature=Value(str(labels.dtype)))
     if columns.group is not None:
         groups = read_names(rows, columns.group, purpose="evaluated on", what="group")

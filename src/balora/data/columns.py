@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from datasets import Dataset
 
 from balora.config import DataConfig
@@ -18,9 +20,21 @@ from balora.errors import DataError
 _PLAIN_COLUMNS = (  # instruction, response, input
     ("query", "response", None),
     ("query", "answer", None),
+    ("question", "answer", None),  # GSM8K's own
     ("instruction", "output", "input"),
     ("instruction", "response", None),
 )
+
+_MOST_LISTED = 10
+
+
+def listed(columns: Sequence[str]) -> str:
+    """Return the names of columns for a message; of many only the first few."""
+    shown = ", ".join(f"`{column}`" for column in columns[:_MOST_LISTED])
+    if len(columns) <= _MOST_LISTED:
+        return shown
+    question = "; is the file a list of rows?" if columns[0] == "0" else ""
+    return f"{shown}, ... ({len(columns)} in all{question})"
 
 
 def pick_layout(dataset: Dataset, config: DataConfig, name: str) -> Layout:
@@ -31,7 +45,7 @@ def pick_layout(dataset: Dataset, config: DataConfig, name: str) -> Layout:
     """
     columns = dataset.column_names
     template = template_named(config.prompt_template) if config.prompt_template else None
-    there = "; the columns are " + ", ".join(f"`{column}`" for column in columns)
+    there = f"; the columns are {listed(columns)}"
     if config.prompt_column and config.response_column:
         for wanted in (config.prompt_column, config.response_column, config.input_column):
             if wanted is not None and wanted not in columns:
@@ -59,6 +73,7 @@ def pick_layout(dataset: Dataset, config: DataConfig, name: str) -> Layout:
         )
     raise DataError(
         f"{name} has none of the usual columns (messages; prompt and completion; query and "
-        "response or answer; instruction and output or response; conversations)"
+        "response or answer; question and answer; instruction and output or response; "
+        "conversations)"
         f"{there}. Name two of them with `prompt_column` and `response_column`."
     )

@@ -41,12 +41,13 @@ def load_examples(config: DataConfig, *, split: str, name: str = "train") -> Exa
         DataError: If the data cannot be read, has no rows or not the columns, or holds a row that
             cannot be trained on: the first such row by file and line, and how many more there are.
     """
-    dataset_name = config.dataset_name
+    dataset_name, setting = config.dataset_name, "dataset_name"
     if name == "eval" and config.eval_dataset_name is not None:
-        dataset_name = config.eval_dataset_name
+        dataset_name, setting = config.eval_dataset_name, "eval_dataset_name"
     subset = config.dataset_config if dataset_name == config.dataset_name else None
-    files = find_local(dataset_name)
-    raw, sizes = load_rows(dataset_name, files, subset, split)
+    files = find_local(dataset_name, setting=setting)
+    split_setting = "dataset_test_split" if name == "eval" else "dataset_train_split"
+    raw, sizes = load_rows(dataset_name, files, subset, split, setting=split_setting)
     where = Examples(raw, dataset_name, split, (), files, tuple(sizes.items()))
     layout = pick_layout(raw, config, dataset_name)
     notes = _check_rows(where, layout)

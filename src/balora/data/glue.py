@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from balora.data.lines import first_values
+from balora.data.opening import stem
 from balora.data.sources import LocalFiles
+from balora.data.tables import first_values
 
 GLUE_HUB_ID = "nyu-mll/glue"
 """Where the hub keeps all of GLUE; each task is a configuration of it."""
@@ -136,9 +137,9 @@ def published_files(files: LocalFiles) -> LocalFiles:
         return files
     found: dict[str, list[Path]] = {}
     for file in sorted(file for of_split in files.files.values() for file in of_split):
-        stem = re.sub(r"-\d+-of-\d+$", "", file.stem.lower())
-        if stem in _PUBLISHED:
-            found.setdefault(_PUBLISHED[stem], []).append(file)
+        name = re.sub(r"-\d+-of-\d+$", "", stem(file))
+        if name in _PUBLISHED:
+            found.setdefault(_PUBLISHED[name], []).append(file)
     is_published = any(split != "test" for split in found)
     return replace(files, files=found) if is_published else files
 

@@ -31,15 +31,19 @@ class Input:
     """The column of the group; None reads none."""
     num_texts: int | None = None
     """Texts of a row where that is known before."""
+    name_setting: str = "dataset_name"
+    """What names the data set, for messages."""
+    split_setting: str = "dataset_train_split"
+    """What names the split, for messages."""
 
 
-def find_files(name: str, task: str) -> LocalFiles | None:
+def find_files(name: str, task: str, *, setting: str = "dataset_name") -> LocalFiles | None:
     """Return the local files of a data set, by GLUE's own names for a task of it.
 
     Raises:
         DataError: As `find_local`.
     """
-    files = find_local(name)
+    files = find_local(name, setting=setting)
     return published_files(files) if files and task in GLUE_TASKS else files
 
 
@@ -65,31 +69,33 @@ def evaluation_inputs(config: ClassificationConfig) -> dict[str, Input]:
         DataError: If the data are on disk and do not have the split that they should have.
     """
     training = training_input(config)
-    name, subset = training.name, training.subset
-    if config.eval_dataset_name not in (None, name):
-        name, subset = str(config.eval_dataset_name), None
-    source = replace(training, name=name, subset=subset, group=config.group_column)
+    source = replace(training, group=config.group_column, split_setting="dataset_test_split")
+    if config.eval_dataset_name is not None:
+        source = replace(source, name=config.eval_dataset_name, name_setting="eval_dataset_name")
+    if source.name != training.name:
+        source = replace(source, subset=None)
     return {
-        key: replace(source, split=split) for key, split in _evaluation_splits(config, name).items()
+        key: replace(source, split=split)
+        for key, split in _evaluation_splits(config, source).items()
     }
 
 
-def _evaluation_splits(config: ClassificationConfig, name: str) -> dict[str, str]:
+def _evaluation_splits(config: ClassificationConfig, source: Input) -> dict[str, str]:
     if config.dataset_test_split is not None:
         return {"validation": config.dataset_test_split}
     task = GLUE_TASKS.get(config.task)
     if config.eval_dataset_name is None and task is None:
         return {}
-    files = find_files(name, config.task)
+    files = find_files(source.name, config.task, setting=source.name_setting)
     if config.eval_dataset_name is not None and _is_one_file(files):
         return {"validation": "train"}
     splits = dict(task.validation) if task else {"validation": "validation"}
     missing = [split for split in splits.values() if files and split not in files.files]
     if files and missing:
         raise DataError(
-            f"{name} has no split `{missing[0]}` to evaluate on, only {', '.join(files.files)}. "
-            "Name the rows with `dataset_test_split`, such as train[90%:], or another file with "
-            "`eval_dataset_name`."
+            f"{source.name} has no split `{missing[0]}` to evaluate on, only "
+            f"{', '.join(files.files)}. Name the rows with `dataset_test_split`, such as "
+            "train[90%:], or another file with `eval_dataset_name`."
         )
     return splits
 
@@ -106,6 +112,7 @@ def out_of_domain_input(config: ClassificationConfig, entry: OutOfDomainConfig) 
         texts=_named_texts(entry.text_column, entry.text_pair_column) or training.texts,
         label=entry.label_column or training.label,
         group=entry.group_column,
+        split_setting="split",
     )
 
 

@@ -1,6 +1,7 @@
 """From the values of a label column to class indices or targets, and from labels to sets of them.
 
-Classes are known by text (`label_text`): 1, 1.0 and "1" are one class. A column that carries the
+Classes are known by text (`label_text`): 1, 1.0 and "1" are one class, and no two whole numbers
+are, however large. A column that carries the
 names of its classes (``ClassLabel``, as on the hub) is read by these names, not by its numbers.
 
 Shapes: ``N`` rows, ``C`` classes.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,8 +79,11 @@ def _no_name(column: str, value: Any, what: str) -> str:
         return f"`{column}` is missing or null"
     if isinstance(value, str):
         return f"`{column}` is empty"
-    is_number = isinstance(value, float) and what == "class"
-    hint = "; task regression takes numbers" if is_number else ""
+    hint = ""
+    if isinstance(value, float) and value.is_integer():
+        hint = ": numbers with a point have not all their digits from 2^53 on, so write it as text"
+    elif isinstance(value, float) and what == "class":
+        hint = "; task regression takes numbers"
     return f"`{column}` is {value!r}, which names no {what}{hint}"
 
 
@@ -180,7 +185,7 @@ def _target(value: Any) -> tuple[float, str | None]:
     """Return a number and what is wrong with it."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return 0.0, "is missing or null" if value is None else "is empty"
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         return 0.0, f"is {str(value).lower()}, which is no number"
     try:
         target = float(value)

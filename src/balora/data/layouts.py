@@ -25,7 +25,14 @@ _ROLES = {  # ShareGPT's names for the speakers
     "assistant": "assistant",
     "system": "system",
 }
-_KINDS = {str: "text", list: "a list", dict: "a mapping", bool: "true or false"}
+_KINDS = {
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+}
 
 
 class Layout(Protocol):

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from datasets import Dataset
 
+from balora.data.records import place
 from balora.data.sources import LocalFiles, split_ranges
 from balora.errors import DataError
 
@@ -65,16 +66,15 @@ class LocatedRows:
     def _line(self, split: str, row: int) -> str | None:
         if self.files is None or split not in self.files.files:
             return None
-        records: list[tuple[Any, int]] = []
         for file in self.files.files[split]:
-            lines = self.files.lines(file)
-            if lines is None:
+            rows = self.files.records(file)
+            if rows is None:
                 return None
-            records += [(file, line) for line in lines]
-        if len(records) != dict(self.split_sizes)[split]:  # not one record a line after all
-            return None
-        file, line = records[row]
-        return f"{file}, line {line}"
+            for number, _ in rows:
+                if not row:
+                    return place(file, number)
+                row -= 1
+        return None
 
 
 def iterate_rows(dataset: Dataset, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

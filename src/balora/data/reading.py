@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from datasets import Dataset
 
+from balora.data.columns import listed
 from balora.data.glue import GLUE_TASKS, TaskColumns, with_tsv_columns
 from balora.data.inputs import Input, find_files
 from balora.data.layouts import text_problem
@@ -43,11 +44,13 @@ def read_input(source: Input) -> tuple[LocatedRows, InputColumns]:
     Raises:
         DataError: If they cannot be read, there are none, or a column is missing.
     """
-    files = find_files(source.name, source.task)
+    files = find_files(source.name, source.task, setting=source.name_setting)
     if files is not None and source.task in GLUE_TASKS:
         first_split = re.split(r"[\[(+]", source.split.strip())[0].strip()
         files = with_tsv_columns(files, GLUE_TASKS[source.task], first_split)
-    raw, sizes = load_rows(source.name, files, source.subset, source.split)
+    raw, sizes = load_rows(
+        source.name, files, source.subset, source.split, setting=source.split_setting
+    )
     rows = LocatedRows(raw, source.name, source.split, (), files, tuple(sizes.items()))
     return rows, pick_columns(raw, source)
 
@@ -70,7 +73,7 @@ def pick_columns(dataset: Dataset, source: Input) -> InputColumns:
         DataError: If one is missing, with those that are there.
     """
     columns = dataset.column_names
-    there = f"its columns are {', '.join(f'`{column}`' for column in columns)}"
+    there = f"its columns are {listed(columns)}"
     settings = zip(
         ("text_column", "text_pair_column", "label_column", "group_column"),
         (*((source.texts or ()) + (None, None))[:2], source.label, source.group),

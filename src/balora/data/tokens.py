@@ -18,8 +18,9 @@ def tokenize_rows(
 ) -> Dataset:
     """Return the tokens of each row, in the order of ``rows``.
 
-    A row that is too long is cut at the end of its longer text, token by token, so that of two
-    texts at least one token each stays. Nothing is padded.
+    A row that is too long is cut in its longer text, token by token, so that of two texts at least
+    one token each stays: at the end, or at the start where the tokenizer's ``truncation_side`` is
+    left. Nothing is padded.
 
     Args:
         rows: With ``text``, perhaps ``text_pair``, and ``label``.

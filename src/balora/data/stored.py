@@ -1,0 +1,164 @@
+"""Local files as a data set: read once, stored in the cache of `datasets`, mapped into memory.
+
+What is stored belongs to the files as they are: their paths, sizes and times of change are in its
+name, so that a file that was changed is read anew. Memory holds one batch of rows at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, Features
+
+from balora.data.opening import kind_of as kind_of_file
+from balora.data.parquet import store_parquet
+from balora.data.records import place, records
+from balora.data.values import features_of, kind_of, stored, wider
+from balora.errors import BaloraError, DataError
+
+_FORMAT = 1  # to be raised when the same files are stored in another way
+_FIRST_ROWS, _ROWS = 100, 1000  # of a batch, the first and every other
+_BYTES = 8 << 20  # of a batch of more than one row
+
+Files: TypeAlias = Mapping[str, Sequence[Path]]
+"""The files of each split."""
+Kinds: TypeAlias = dict[str, type | None]
+Batch: TypeAlias = list[tuple[int, dict[str, Any]]]
+
+
+def stored_splits(files: Files, columns: Sequence[str] | None = None) -> dict[str, Dataset]:
+    """Return the rows of each split; all have the same columns, null where a file has none.
+
+    Args:
+        files: All of one kind, at least one.
+        columns: Those of TSV files that do not name them on their first line.
+
+    Raises:
+        DataError: If a file cannot be read: the first row that cannot, by file and line.
+        BaloraError: If the rows cannot be stored.
+    """
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "balora"
+    key = _key(files, columns)
+    found = {split: folder / f"{key}-{split}.arrow" for split in files}
+    if not all(file.is_file() for file in found.values()):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as stage:
+                _store(files, columns, Path(stage))
+                for split, file in found.items():
+                    os.replace(Path(stage) / split, file)
+        except OSError as error:
+            raise BaloraError(
+                f"the rows cannot be stored in {folder}: {error.strerror or error}. Make room "
+                "there, or set HF_DATASETS_CACHE to another folder."
+            ) from error
+    return {split: Dataset.from_file(str(file)) for split, file in found.items()}
+
+
+def _key(files: Files, columns: Sequence[str] | None) -> str:
+    """Return what tells these files from others, and from themselves after a change."""
+    states = {split: [_state(file) for file in of_split] for split, of_split in files.items()}
+    content = json.dumps([_FORMAT, states, list(columns or ())])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _state(file: Path) -> tuple[str, int, int, int]:
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+    # the time of change is the system's own: a copy that keeps the other time does not keep it
+    return str(file.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _store(files: Files, columns: Sequence[str] | None, stage: Path) -> None:
+    every = [file for of_split in files.values() for file in of_split]
+    if kind_of_file(every[0]) == "parquet":
+        store_parquet(files, stage)
+        return
+    kinds: Kinds = {}
+    for file in every:
+        _add_kinds(kinds, file, list(islice(records(file, columns), _FIRST_ROWS)))
+    if not _store_rows(files, columns, stage, kinds):
+        # a later row did not fit the columns of the first ones; now those of all rows are known
+        _store_rows(files, columns, stage, kinds)
+
+
+def _store_rows(files: Files, columns: Sequence[str] | None, stage: Path, kinds: Kinds) -> bool:
+    """Write a file for each split, with columns of `kinds`, and add to these what rows have more.
+
+    Returns:
+        Whether every row fitted; if not, what was written is of no use.
+    """
+    features, fits = features_of(kinds), True
+    for split, of_split in files.items():
+        with (
+            pa.OSFile(str(stage / split), "wb") as sink,
+            pa.ipc.new_stream(sink, features.arrow_schema) as writer,
+        ):
+            for file in of_split:
+                rows, size = records(file, columns), _FIRST_ROWS
+                while batch := list(islice(rows, size)):
+                    _add_kinds(kinds, file, batch)
+                    fits = fits and features_of(kinds) == features
+                    if fits:
+                        arrow = _arrow(file, batch, features)
+                        writer.write_batch(arrow)
+                        per_row = arrow.nbytes // len(batch) + 1
+                        size = min(max(_BYTES // per_row, 1), _ROWS)
+    return fits
+
+
+def _add_kinds(kinds: Kinds, file: Path, batch: Batch) -> None:
+    rows = [row for _, row in batch]
+    for name in dict.fromkeys(name for row in rows for name in row):
+        kinds[name] = wider(kinds.get(name), kind_of([row.get(name) for row in rows]))
+        if not _is_unicode(name):
+            _refuse_half_pair(file, batch)
+        if "\0" in name:  # where Arrow ends the name
+            number = next(number for number, row in batch if name in row)
+            raise DataError(
+                f"{place(file, number)}: the column {name!r} has a NUL character in its name; "
+                "rename it."
+            )
+
+
+def _arrow(file: Path, batch: Batch, features: Features) -> pa.RecordBatch:
+    try:
+        columns = [
+            stored([row.get(name) for _, row in batch], feature)
+            for name, feature in features.items()
+        ]
+    except UnicodeEncodeError:
+        _refuse_half_pair(file, batch)
+    return pa.record_batch(columns, schema=features.arrow_schema)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse_half_pair(file: Path, batch: Batch) -> NoReturn:
+    """Raise DataError for the first row that holds a character which is none."""
+    for number, row in batch:
+        half = re.search("[\ud800-\udfff]", json.dumps(row, ensure_ascii=False))
+        if half:
+            raise DataError(
+                f"{place(file, number)}: `\\u{ord(half[0]):04x}` is half of a surrogate pair and "
+                "no character. Correct or remove the row."
+            )
+    raise AssertionError("no row holds half of a surrogate pair")
