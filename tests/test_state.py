@@ -122,6 +122,16 @@ def test_a_tensor_that_is_not_there_is_said(tensors):
         file.get_tensor("z")
 
 
+def test_tensors_whose_file_begins_like_a_pickle_are_read(tmp_path):
+    # the first byte is that of the header's length: 128 of 384 here
+    path, found = tmp_path / "a.safetensors", set()
+    for length in range(400):
+        save_file({"x" * (length + 1): torch.ones(2)}, path)
+        found.add(path.read_bytes()[0])
+        assert len(read_tensors(path, FIX)) == 1
+    assert 0x80 in found
+
+
 @pytest.mark.parametrize(
     "write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))]
 )

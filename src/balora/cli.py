@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from balora.cli_help import EXAMPLES, STATUS, compare_fields, lab_fields, train_fields
 from balora.errors import BaloraError, ConfigError
 from balora.field_rules import PathTo
 from balora.options import EvalOptions, ExportOptions, Once, add_options, read_options
+
+if TYPE_CHECKING:
+    from balora.models.source import ModelSource
 
 _AFTER_INTERRUPT = {
     "train": "; `--resume_from_checkpoint true` goes on from the last checkpoint, if one was saved",
@@ -267,7 +270,7 @@ def _eval(given: argparse.Namespace, rest: Sequence[str]) -> None:
 
     figures = evaluate_runs(
         runs,
-        options.base,
+        _base(options, runs),
         data_config(runs[0], fields),
         retention_file=Path(options.retention_file) if options.retention_file else None,
         num_rows=options.num_rows,
@@ -276,8 +279,21 @@ def _eval(given: argparse.Namespace, rest: Sequence[str]) -> None:
     if options.json is not None:
         write_json(Path(options.json), {name: asdict(row) for name, row in figures.items()})
     print(format_table(figures))
+    print(f"Computed in {figures['base'].dtype}.")
     if figures["base"].exact_match is None:
         print("No exact match: no completion ends in `The answer is: ...` or `#### ...`.")
+
+
+def _base(options: EvalOptions, runs: Sequence[Path]) -> ModelSource:
+    from balora.models.source import base_of_runs
+
+    return base_of_runs(
+        runs,
+        options.base,
+        revision=options.revision,
+        dtype=options.dtype,
+        attn_implementation=options.attn_implementation,
+    )
 
 
 def _eval_classification(
@@ -291,14 +307,18 @@ def _eval_classification(
             raise ConfigError(f"`--{name}` acts on runs of text generation only; leave it out.")
     figures = evaluate_classification_runs(
         runs,
-        options.base,
+        _base(options, runs),
         fields,
         num_rows=options.num_rows,
         batch_size=options.batch_size,
     )
     if options.json is not None:
         write_json(Path(options.json), {name: asdict(run) for name, run in figures.items()})
-    print("\n\n".join(f"{name}:\n\n{run.to_text()}" for name, run in figures.items()))
+    print(
+        "\n\n".join(
+            f"{name}, computed in {run.dtype}:\n\n{run.to_text()}" for name, run in figures.items()
+        )
+    )
 
 
 def _compare(options: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import argparse
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, TypeVar, cast
 
-from balora.config import Count
+from balora.config import Count, Dtype
 from balora.errors import ConfigError
 from balora.field_rules import PathTo
 from balora.field_types import (
@@ -31,6 +31,15 @@ class EvalOptions:
 
     base: Annotated[str, PathTo("model")]
     """The pre-trained model, a Hugging Face hub id or a local folder."""
+
+    revision: str | None = None
+    """Branch, tag or commit of the base; null takes the recipe's where it trains that name."""
+
+    dtype: Dtype | None = None
+    """Type of the weights while measuring; null takes the recipe's, without a recipe float32."""
+
+    attn_implementation: str | None = None
+    """Attention kernel while measuring, such as sdpa; null takes the recipe's."""
 
     retention_file: Annotated[str | None, PathTo("file")] = None
     """Plain text that the model should still model well."""
@@ -54,6 +63,9 @@ class ExportOptions:
 
     base: Annotated[str, PathTo("model")]
     """The pre-trained model, a Hugging Face hub id or a local folder."""
+
+    revision: str | None = None
+    """Branch, tag or commit of the base; null takes the recipe's where it trains that name."""
 
     rank: Count | None = None
     """Truncate the adapter to this rank, and print the error."""

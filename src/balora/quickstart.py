@@ -15,6 +15,7 @@ from balora.config import DataConfig
 from balora.errors import BaloraError
 from balora.evaluation import MeasureOptions, format_table
 from balora.evaluation.run import evaluate_runs
+from balora.models.source import source_of
 from balora.recipes import load_recipe
 from balora.trainers import BALoraSFTTrainer
 from balora.trainers.run import run_recipe
@@ -54,7 +55,7 @@ def quickstart(given: Mapping[str, str]) -> str:
     run = Path(trainer.args.output_dir)
     figures = evaluate_runs(
         [run],
-        recipe.model.model_name_or_path,
+        source_of(recipe),
         DataConfig(dataset_name=str(asset_path("quickstart/test.jsonl"))),
         retention_file=asset_path("quickstart/retention.txt"),
         options=MeasureOptions(batch_size=64, max_new_tokens=48),

@@ -150,13 +150,14 @@ def open_tensors(path: Path, fix: str) -> Iterator[Any]:
     head = _bytes(path, fix, 4)
     if not head:
         raise damaged(path, "is empty", fix)
-    if head.startswith((b"PK\x03\x04", b"\x80")):
-        raise damaged(path, "is a pickle and no safetensors file, and is not opened", fix)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
         problem = "is damaged: it is cut short, or no safetensors file"
+        # asked only now: a safetensors file, which begins with a length, may begin like a pickle
+        if head.startswith((b"PK\x03\x04", b"\x80")):
+            problem = "is a pickle and no safetensors file, and is not opened"
         raise damaged(path, problem, fix) from error
 
 

@@ -60,7 +60,7 @@ def test_rows_are_collected_in_the_order_of_the_cells_by_rename(folder, comparis
     assert set(rows[0]) == {
         *("cell", "stage", "condition", "method", "seed", "fields", "metrics", "majority"),
         *("versions", "num_trainable_parameters", "train_seconds", "evaluation_seconds"),
-        *("seconds", "peak_memory_mib", "commit", "error"),
+        *("seconds", "peak_memory_mib", "dtype", "commit", "error"),
     }
     assert not list(folder.path.rglob(".tmp*"))
 

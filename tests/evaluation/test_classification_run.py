@@ -67,7 +67,10 @@ def test_eval_of_the_finished_run_gives_its_own_figures(mnli, models, tmp_path, 
     words = ["eval", str(tmp_path / "out"), "--base", models("bert"), "--json", str(figures)]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in ("out:", "matched", "hans (OOD)", "worst group"))
+    assert all(
+        name in printed
+        for name in ("out, computed in float32:", "matched", "hans (OOD)", "worst group")
+    )
     found = json.loads(figures.read_text())["out"]
     for part, expected in (("evaluation", "final"), ("out_of_domain", "out_of_domain")):
         assert found[part].keys() == results[expected].keys()
@@ -93,7 +96,7 @@ def test_eval_on_other_rows_and_of_several_runs(method, train, models, tmp_path,
         "two": 8,
     }
     printed = capsys.readouterr().out
-    assert printed.index("one:") < printed.index("two:")
+    assert printed.index("one, computed") < printed.index("two, computed")
     assert main([*words, "--dataset_name", other]) == 0
     found = json.loads(figures.read_text())
     assert found["one"]["evaluation"]["validation"]["num_rows"] == 9
@@ -115,8 +118,8 @@ def test_a_runs_own_split_is_not_looked_for_in_other_rows(train, models, tmp_pat
     [
         (["--eval_dataset_nam", "x"], "did you mean `eval_dataset_name`"),
         (["--eval_dataset_name", "./nowhere.csv"], "nowhere.csv does not exist"),
-        (["--max_length", "0"], "`--max_length` must be 1 or greater"),
-        (["--retention_file", "x.txt"], "`--retention_file` acts on runs of text generation only"),
+        (["--max_length", "0"], "`max_length` must be 1 or greater"),
+        (["--retention_file", __file__], "`--retention_file` acts on runs of text generation only"),
         (["--max_new_tokens", "3"], "`--max_new_tokens` acts on runs of text generation only"),
         (["--base", "./nowhere"], "`--base` './nowhere' cannot be loaded: there is no such folder"),
     ],

@@ -17,6 +17,7 @@ BEFORE = Inheritance(
     num_examples=4,
     num_tokens=50,
     num_truncated=0,
+    dtype="float32",
 )
 AFTER = replace(BEFORE, exact_match=0.875, kl=2.5, entropy=0.25, response_loss=0.5)
 

@@ -75,11 +75,12 @@ def test_the_card_of_the_base_and_of_a_run_beside_it(recipe, tmp_path):
     expected = measure_defects(base, tokenizer, built)
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert list(figures) == ["base", "lora"]
+    assert {card.pop("dtype") for card in figures.values()} == {"float32"}
     assert figures["base"] == pytest.approx(asdict(expected), rel=1e-6)
     assert figures["lora"]["retention_loss"] != figures["base"]["retention_loss"]
     assert figures["lora"]["memorised_noise"] is not None
     cards = {name: DefectCard(**own) for name, own in figures.items()}
-    assert text.endswith(format_card(cards))
+    assert text.endswith(f"{format_card(cards)}\nComputed in float32.")
     assert f"Model: {built.model}" in text
     assert str(built.noisy_file) in text
 

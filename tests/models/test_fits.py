@@ -135,10 +135,10 @@ def test_a_config_of_another_rank_is_blamed_on_the_folder(tmp_path, folders):
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        (CONFIG_FILE, "", "is damaged|is empty"),
-        (CONFIG_FILE, "[1]", "describes no adapter|holds no object"),
-        (CONFIG_FILE, '{"peft_type": "NOPE"}', "describes no adapter"),
-        (WEIGHTS_FILE, "", "is damaged|is empty"),
+        (CONFIG_FILE, "", "is empty"),
+        (CONFIG_FILE, "[1]", "holds no object"),
+        (CONFIG_FILE, '{"peft_type": "NOPE"}', "`peft_type` is 'NOPE'"),
+        (WEIGHTS_FILE, "", "is empty"),
         (WEIGHTS_FILE, "x" * 99, "is damaged"),
         (WEIGHTS_FILE, None, "holds no adapter"),
     ],
@@ -146,7 +146,7 @@ def test_a_config_of_another_rank_is_blamed_on_the_folder(tmp_path, folders):
 def test_a_damaged_adapter_is_named(name, content, sentence, tmp_path, folders):
     anchored_model("llama").save_pretrained(tmp_path)
     (tmp_path / name).unlink() if content is None else (tmp_path / name).write_text(content)
-    with pytest.raises(ConfigError, match=rf"`{re.escape(str(tmp_path))}.*({sentence})"):
+    with pytest.raises(ConfigError, match=rf"{re.escape(str(tmp_path))}.*({sentence})"):
         check_adapter_fits(tmp_path, base_of(folders, "own", "llama"))
 
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from balora.errors import ConfigError
 from balora.models.run_folder import classes_of, is_classifier, load_run
-from balora.models.source import ModelSource, base_of_run
+from balora.models.source import ModelSource, base_of_runs
 from tiny_adapters import anchored_model, logits_of, make_batch, train
 from tiny_classification import ARCHITECTURES as CLASSIFIERS
 from tiny_classification import save_body
@@ -40,7 +40,7 @@ def test_an_adapter_gives_the_logits_that_it_had(architecture, tmp_path):
 @pytest.mark.parametrize("architecture", CLASSIFIERS)
 def test_a_classifier_brings_its_own_head_and_names(architecture, train_classifier, tmp_path):
     logits, batch = train_classifier(architecture)
-    base = base_of_run(tmp_path / "run", str(tmp_path / "base"))
+    base = base_of_runs([tmp_path / "run"], str(tmp_path / "base"))
     loaded = load_run(tmp_path / "run", base)
     assert loaded.class_names == classes_of(tmp_path / "run") == ("no", "yes", "perhaps")
     assert loaded.model.config.id2label == {0: "no", 1: "yes", 2: "perhaps"}
@@ -77,12 +77,12 @@ def test_a_whole_model_is_loaded_as_it_is_and_is_not_its_own_base(tmp_path):
     for name in ("run", "base"):
         make_model("llama", seed=len(name)).save_pretrained(tmp_path / name)
         make_tokenizer().save_pretrained(tmp_path / name)
-    base = base_of_run(tmp_path / "run", str(tmp_path / "base"))
+    base = base_of_runs([tmp_path / "run"], str(tmp_path / "base"))
     loaded = load_run(tmp_path / "run", base).model
     expected = AutoModelForCausalLM.from_pretrained(tmp_path / "run").state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
     with pytest.raises(ConfigError, match=r"`--base` .* is the run itself"):
-        load_run(tmp_path / "run", base_of_run(tmp_path / "run", str(tmp_path / "run")))
+        load_run(tmp_path / "run", base_of_runs([tmp_path / "run"], str(tmp_path / "run")))
 
 
 def test_a_folder_without_either_is_refused(tmp_path):
@@ -119,19 +119,19 @@ RECIPE = "model_name_or_path: some/model\nmodel_revision: step1000\ndtype: bfloa
 )
 def test_the_base_of_a_run_is_loaded_as_the_recipe_says(base, given, revision, dtype, tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE + "attn_implementation: eager\n")
-    source = base_of_run(tmp_path, base, **given)
+    source = base_of_runs([tmp_path], base, **given)
     assert (source.revision, source.dtype) == (revision, dtype)
     assert source.attn_implementation == "eager"
     assert not source.trust_remote_code
 
 
 def test_a_run_without_a_recipe_is_loaded_in_float32(tmp_path):
-    source = base_of_run(tmp_path, "some/model")
+    source = base_of_runs([tmp_path], "some/model")
     assert (source.revision, source.dtype, source.attn_implementation) == ("main", "float32", None)
 
 
 def test_a_recipe_does_not_switch_remote_code_on_for_those_who_evaluate(tmp_path):
     text = RECIPE + "trust_remote_code: true\nmodel_init_kwargs: {trust_remote_code: true}\n"
     (tmp_path / "recipe.yaml").write_text(text)
-    assert "trust_remote_code" not in base_of_run(tmp_path, "some/model").options
-    assert not base_of_run(tmp_path, "some/model").where()["trust_remote_code"]
+    assert "trust_remote_code" not in base_of_runs([tmp_path], "some/model").options
+    assert not base_of_runs([tmp_path], "some/model").where()["trust_remote_code"]

@@ -217,6 +217,7 @@ def row_of(cell: Cell, **figures: Any) -> dict[str, Any]:
         "evaluation_seconds": None,
         "seconds": None,
         "peak_memory_mib": None,
+        "dtype": None,
         "versions": {},
         "commit": None,
         "error": None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.compare.cells import Cell
 from balora.compare.memory import peak_memory_mib
@@ -21,10 +21,13 @@ from balora.data import load_examples
 from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.evaluation.details import logit_spectrum, sample_pairs, update_sizes
-from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
+from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure, name_of_dtype
 from balora.evaluation.results import read_results
-from balora.evaluation.run import load_model, load_run, prompt_pairs
+from balora.evaluation.run import prompt_pairs
 from balora.files import read_text, write_json
+from balora.models.load import accelerator, load_model, load_tokenizer
+from balora.models.run_folder import load_run
+from balora.models.source import source_of
 from balora.recipes import CLASSIFICATION, Recipe, load_recipe
 
 Pairs: TypeAlias = list[tuple[str, str]]
@@ -69,12 +72,13 @@ def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
         assert run is not None
         results = read_results(run)
         metrics, majority = classification_metrics(results), majority_metrics(results)
-        seconds = None
+        seconds, dtype = None, results["dtype"]
     else:
         models = _Models(recipe, run)
         pairs = _pairs(cell, recipe, models.tokenizer)
         metrics = _generation_metrics(cell, recipe, models, pairs)
         seconds = round(time.monotonic() - start, 2)
+        dtype = name_of_dtype(models.base.dtype)
         if cell.stage == "final":
             details = _details(cell, models, pairs)
     if run is not None:
@@ -87,6 +91,7 @@ def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
         "num_trainable_parameters": trained.num_trainable_parameters if trained else None,
         "train_seconds": trained.train_seconds if trained else None,
         "evaluation_seconds": seconds,
+        "dtype": dtype,
         "peak_memory_mib": trained.peak_memory_mib if trained else peak_memory_mib(),
         "versions": {n: facts[n] for n in (*_PACKAGES, *_MACHINE) if n in facts},
         "commit": facts.get("balora commit"),
@@ -118,14 +123,14 @@ class _Models:
     """
 
     def __init__(self, recipe: Recipe, run: Path | None) -> None:
-        name = recipe.model.model_name_or_path
-        self.base: PreTrainedModel = load_model(name)
-        self.tuned: PreTrainedModel = self.base if run is None else load_run(run, name)
-        # a run keeps its own tokenizer: training may have given it a chat template
-        has_tokenizer = run is not None and (run / "tokenizer_config.json").is_file()
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            str(run) if has_tokenizer else name
-        )
+        source = source_of(recipe)
+        self.base: PreTrainedModel = load_model(source, device=accelerator())
+        self.tuned: PreTrainedModel = self.base
+        self.tokenizer: PreTrainedTokenizerBase
+        if run is None:
+            self.tokenizer = load_tokenizer(source)
+        else:
+            self.tuned, self.tokenizer, _ = load_run(run, source, device=accelerator())
 
 
 def _generation_metrics(

@@ -129,6 +129,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
         ("cells that have not run", ", ".join(study.missing)),
         ("baseline", study.baseline or ""),
         ("seconds per cell", _spread(seconds)),
+        ("evaluated in", _distinct(row.get("dtype") for row in finished)),
         ("commit", _distinct(row.get("commit") for row in finished)),
     ]
     versions = dict.fromkeys(name for row in finished for name in row.get("versions") or ())

@@ -8,27 +8,22 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from peft import PeftModel
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-
 from balora.classification_config import ClassificationConfig
 from balora.data.classification import (
     ClassificationRows,
     load_evaluation_rows,
     load_out_of_domain_rows,
 )
-from balora.data.glue import GLUE_TASKS
 from balora.errors import ConfigError, DataError
 from balora.evaluation.classified import measure_sets
+from balora.evaluation.inheritance import name_of_dtype
 from balora.evaluation.results import format_figures
 from balora.field_types import suggestion
-from balora.models.classifier import load_classifier
-from balora.models.names import check_model_name
+from balora.models.load import accelerator
+from balora.models.run_folder import class_names_of, load_run
+from balora.models.source import RECIPE_FILE, ModelSource
 from balora.recipes import load_recipe
 from balora.recipes.values import read_mapping
-
-RECIPE_FILE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -37,6 +32,8 @@ class EvaluatedRun:
 
     evaluation: dict[str, dict[str, Any]]
     out_of_domain: dict[str, dict[str, Any]]
+    dtype: str
+    """Of the weights that computed them."""
 
     def to_text(self) -> str:
         """Return the table of all sets, side by side."""
@@ -52,7 +49,7 @@ def is_classification_run(run: Path) -> bool:
 
 def evaluate_classification_runs(
     runs: Sequence[Path],
-    base: str,
+    base: ModelSource,
     given: Mapping[str, str],
     *,
     num_rows: int | None = None,
@@ -62,7 +59,7 @@ def evaluate_classification_runs(
 
     Args:
         runs: Folders with an adapter, which plain PEFT loads on the base, or with a whole model.
-        base: The pre-trained model, id or folder.
+        base: The pre-trained model, and how the runs are loaded: `base_of_runs`.
         given: Data fields that replace those of the recipe. `dataset_name` and `eval_dataset_name`
             both name other rows to evaluate on.
         num_rows: At most this many rows of a set, from the first on.
@@ -92,7 +89,7 @@ def evaluate_classification_runs(
 
 
 def _evaluate(
-    run: Path, base: str, given: Mapping[str, str], *, num_rows: int | None, batch_size: int
+    run: Path, base: ModelSource, given: Mapping[str, str], *, num_rows: int | None, batch_size: int
 ) -> EvaluatedRun:
     data = data_settings(run, given)
     class_names = class_names_of(data)
@@ -103,19 +100,21 @@ def _evaluate(
             f"the recipe of `{run}` names no rows to evaluate on. Pass `--eval_dataset_name` or "
             "`--dataset_test_split`."
         )
-    model, tokenizer = load_classification_run(run, base, class_names)
+    loaded = load_run(run, base, class_names=class_names, device=accelerator())
 
     def measure(sets: Mapping[str, ClassificationRows]) -> dict[str, dict[str, Any]]:
         return measure_sets(
-            model,
+            loaded.model,
             {name: _first_rows(rows, num_rows) for name, rows in sets.items()},
-            tokenizer,
+            loaded.tokenizer,
             task=data.task,
             max_length=data.max_length,
             batch_size=batch_size,
         )
 
-    return EvaluatedRun(measure(evaluation), measure(out_of_domain))
+    return EvaluatedRun(
+        measure(evaluation), measure(out_of_domain), name_of_dtype(loaded.model.dtype)
+    )
 
 
 def data_settings(run: Path, given: Mapping[str, str]) -> ClassificationConfig:
@@ -137,46 +136,6 @@ def data_settings(run: Path, given: Mapping[str, str]) -> ClassificationConfig:
     if "eval_dataset_name" in values:
         values.setdefault("dataset_test_split", "null")
     return cast(ClassificationConfig, load_recipe(run / RECIPE_FILE, values).data)
-
-
-def class_names_of(data: ClassificationConfig) -> tuple[str, ...] | None:
-    """Return the classes of a run in the order of the model's outputs; None for regression.
-
-    Raises:
-        ConfigError: If the recipe of own data does not say them.
-    """
-    if data.is_regression:
-        return None
-    names = GLUE_TASKS[data.task].class_names if data.task in GLUE_TASKS else data.named_classes
-    if names is None:
-        raise ConfigError("the recipe says no `class_names`; pass them in the model's order.")
-    return tuple(names)
-
-
-def load_classification_run(
-    run: Path, base: str, class_names: Sequence[str] | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model of a run, by plain PEFT on the base or whole, and its tokenizer.
-
-    Raises:
-        ConfigError: If the folder holds neither, or a model cannot be loaded.
-    """
-    is_adapter = (run / "adapter_config.json").is_file()
-    if not is_adapter and not (run / "config.json").is_file():
-        raise ConfigError(f"`{run}` holds neither an adapter nor a model; name a finished run.")
-    check_model_name(base, "`--base`")
-    has_tokenizer = (run / "tokenizer_config.json").is_file()
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    name = base if is_adapter else str(run)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(run) if has_tokenizer else base)
-        model = load_classifier(name, class_names=class_names, tokenizer=tokenizer).model
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"the model {name!r} cannot be loaded: {reason}") from error
-    if is_adapter:
-        model = PeftModel.from_pretrained(model, str(run))
-    return model.to(device).eval(), tokenizer
 
 
 def _first_rows(rows: ClassificationRows, num_rows: int | None) -> ClassificationRows:

@@ -52,6 +52,9 @@ class Inheritance:
     """Response tokens measured."""
     num_truncated: int
     """Examples of which the start was cut off to fit the model."""
+    dtype: str
+    """Of the weights of both models, such as float32; the KL of two half-precision models is
+    rounding where they are near each other."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,13 @@ def measure(
         num_examples=len(examples),
         num_tokens=int(num_tokens),
         num_truncated=sum(row.truncated for row in rows),
+        dtype=name_of_dtype(model.dtype),
     )
+
+
+def name_of_dtype(dtype: torch.dtype) -> str:
+    """Return the name as recipes write it: ``float32``."""
+    return str(dtype).removeprefix("torch.")
 
 
 @torch.no_grad()

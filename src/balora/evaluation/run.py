@@ -6,15 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from peft import PeftModel
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedTokenizerBase
 
 from balora.config import DataConfig
 from balora.data import load_examples
@@ -22,13 +15,15 @@ from balora.errors import ConfigError
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
 from balora.field_types import field_hints, suggestion, type_problem
 from balora.files import read_text
-from balora.models.names import check_model_name
+from balora.models.load import accelerator, load_model, load_tokenizer
+from balora.models.run_folder import check_base, load_run
+from balora.models.source import ModelSource
 from balora.recipes.values import parse_text, read_mapping
 
 
 def evaluate_runs(
     runs: Sequence[Path],
-    base: str,
+    base: ModelSource,
     data: DataConfig,
     *,
     retention_file: Path | None = None,
@@ -39,7 +34,7 @@ def evaluate_runs(
 
     Args:
         runs: Folders with an adapter, or with a whole model.
-        base: The pre-trained model, id or folder.
+        base: The pre-trained model, and how all of them are loaded: `base_of_runs`.
         data: The held-out rows: `eval_dataset_name` or `dataset_name`, and `dataset_test_split`.
         retention_file: Plain text that the model should still model well.
         num_rows: At most this many rows, from the first on.
@@ -49,7 +44,8 @@ def evaluate_runs(
         The figures by name: ``base`` first, then each run by its folder's name.
 
     Raises:
-        ConfigError: If a folder or the base model cannot be loaded, or a name repeats.
+        ConfigError: If a folder or the base model cannot be loaded, they do not belong together,
+            or a name repeats.
         DataError: If the rows cannot be read.
     """
     check_runs(runs)
@@ -60,16 +56,17 @@ def evaluate_runs(
     dataset = examples.dataset
     if num_rows is not None:
         dataset = dataset.select(range(min(num_rows, len(dataset))))
-    reference = load_model(base)
+    for run in runs:
+        check_base(run, base)
+    reference = load_model(base, device=accelerator())
     # a run keeps its own tokenizer: training may have given it a chat template
-    has_tokenizer = bool(runs) and (runs[0] / "tokenizer_config.json").is_file()
-    tokenizer = AutoTokenizer.from_pretrained(str(runs[0]) if has_tokenizer else base)
+    tokenizer = load_tokenizer(base, runs[0] if runs else None)
     pairs = prompt_pairs(dataset, tokenizer)
     figures = {
         "base": measure(reference, reference, tokenizer, pairs, retention_text, options=options)
     }
     for run in runs:
-        tuned = load_run(run, base)
+        tuned = load_run(run, base, device=accelerator()).model
         figures[run.name] = measure(
             tuned, reference, tokenizer, pairs, retention_text, options=options
         )
@@ -88,30 +85,6 @@ def check_runs(runs: Sequence[Path]) -> None:
     names = [run.name for run in runs]
     if len({"base", *names}) != len(names) + 1:
         raise ConfigError(f"the runs {names} must have different names, and none may be `base`.")
-
-
-def load_run(run: Path, base: str) -> PreTrainedModel:
-    """Return the model of a run: plain PEFT on the untouched base, or the whole model."""
-    if (run / "adapter_config.json").is_file():
-        return PeftModel.from_pretrained(load_model(base), str(run))
-    if (run / "config.json").is_file():
-        return load_model(str(run))
-    raise ConfigError(f"`{run}` holds neither an adapter nor a model; name a finished run.")
-
-
-def load_model(name: str) -> PreTrainedModel:
-    """Return a causal language model on the accelerator, where there is one.
-
-    Raises:
-        ConfigError: If it cannot be loaded.
-    """
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    check_model_name(name, "the model")
-    try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"the model {name!r} cannot be loaded: {reason}") from error
 
 
 def prompt_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:

@@ -8,14 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from balora.errors import ConfigError
-from balora.evaluation.run import check_runs, load_model, load_run
+from balora.evaluation.inheritance import name_of_dtype
+from balora.evaluation.run import check_runs
 from balora.files import write_json
 from balora.lab.build import BuiltLab, build_lab
 from balora.lab.card import CardOptions, DefectCard, format_card, measure_defects
 from balora.lab.config import lab_config, parse_fields
+from balora.models.load import accelerator, load_model, load_tokenizer
+from balora.models.run_folder import check_base, load_run
+from balora.models.source import ModelSource, base_of_runs
 from balora.recipes.values import read_mapping
 
 
@@ -43,10 +45,11 @@ def lab(
     built = build_lab(config)
     for run in runs:
         _check_base(run, built.model)
-    cards = _cards(built, runs, CardOptions.of_rows(config.num_test))
+    cards, dtype = _cards(built, runs, CardOptions.of_rows(config.num_test))
     if json_file is not None:
-        write_json(json_file, {name: asdict(card) for name, card in cards.items()})
-    return "\n".join([*_where(built), "", format_card(cards)])
+        figures = {name: asdict(card) | {"dtype": dtype} for name, card in cards.items()}
+        write_json(json_file, figures)
+    return "\n".join([*_where(built), "", format_card(cards), f"Computed in {dtype}."])
 
 
 def _from_recipe(path: Path | str | None) -> dict[str, Any]:
@@ -85,14 +88,27 @@ def _base_of(run: Path) -> str | None:
     return None
 
 
-def _cards(built: BuiltLab, runs: Sequence[Path], options: CardOptions) -> dict[str, DefectCard]:
-    base = str(built.model)
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    cards = {"base": measure_defects(load_model(base), tokenizer, built, options=options)}
+def _cards(
+    built: BuiltLab, runs: Sequence[Path], options: CardOptions
+) -> tuple[dict[str, DefectCard], str]:
+    """Return the card of each model by name, and the type of the weights that computed them."""
+    base = _base_source(built, runs)
     for run in runs:
-        model = load_run(run, base)
+        check_base(run, base)
+    model, tokenizer = load_model(base, device=accelerator()), load_tokenizer(base)
+    dtype = name_of_dtype(model.dtype)
+    cards = {"base": measure_defects(model, tokenizer, built, options=options)}
+    for run in runs:
+        model = load_run(run, base, device=accelerator()).model
         cards[run.name] = measure_defects(model, tokenizer, built, options=options)
-    return cards
+    return cards, dtype
+
+
+def _base_source(built: BuiltLab, runs: Sequence[Path]) -> ModelSource:
+    name, setting = str(built.model), "the lab's model"
+    if not runs:
+        return ModelSource(name=name, setting=setting)
+    return base_of_runs(runs, name, setting=setting)
 
 
 def _where(built: BuiltLab) -> list[str]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from peft import PeftConfig, PeftType, TaskType
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from safetensors import SafetensorError, safe_open
+from peft import PeftConfig, TaskType
 
 from balora.errors import ConfigError
-from balora.files import read_text
+from balora.models.reading import reading_model
+from balora.state import open_tensors
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+
+_FIX = "Save or download it again."
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -49,33 +49,8 @@ def read_adapter(folder: Path) -> Adapter:
             f"`{folder}` holds no adapter ({CONFIG_FILE} and {WEIGHTS_FILE}). Name the folder that "
             "`balora train` wrote."
         )
-    return Adapter(folder, _read_config(folder), _read_shapes(folder / WEIGHTS_FILE))
-
-
-def _read_config(folder: Path) -> PeftConfig:
-    path = folder / CONFIG_FILE
-    try:
-        content: Any = json.loads(read_text(path, "the file"))
-    except ValueError as error:
-        raise ConfigError(f"`{path}` is damaged: it is no JSON ({error}).") from error
-    kind = content.get("peft_type") if isinstance(content, dict) else None
-    if kind not in PeftType.__members__.values():
-        raise ConfigError(
-            f"`{path}` describes no adapter that PEFT knows: `peft_type` is {kind!r}. Name the "
-            "folder that `balora train` wrote."
-        )
-    try:
-        return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)].from_pretrained(str(folder))
-    except (ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"`{path}` cannot be read as an adapter's: {reason}") from error
-
-
-def _read_shapes(path: Path) -> Shapes:
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-    except SafetensorError as error:
-        raise ConfigError(
-            f"`{path}` is damaged: {error}. Copy it again, or take another checkpoint of the run."
-        ) from error
+    path = folder / WEIGHTS_FILE
+    with reading_model(str(folder), "the adapter"), open_tensors(path, _FIX) as file:
+        config = PeftConfig.from_pretrained(str(folder))
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+    return Adapter(folder, config, shapes)

@@ -79,8 +79,7 @@ def load_classifier(
     model, info = from_pretrained(
         AutoModelForSequenceClassification,
         source,
-        num_labels=len(names),
-        id2label=names,
+        id2label=names,  # which says how many there are
         label2id={label: index for index, label in names.items()},
         problem_type="regression" if class_names is None else "single_label_classification",
     )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from transformers import (
     AutoConfig,
@@ -32,6 +31,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from balora.errors import ConfigError
 from balora.models.finite import check_finite
+from balora.models.reading import reading_model
 from balora.models.source import ModelSource
 
 _OF_AN_ADAPTER = ("revision", "token", "cache_dir", "subfolder")
@@ -75,10 +75,15 @@ def load_model(source: ModelSource, *, device: torch.device | None = None) -> Pr
     check_is_causal(config, source)
     model, info = from_pretrained(AutoModelForCausalLM, source)
     refuse_missing(model, info, source)
-    if device is not None:
-        model = model.to(device)
+    model = placed(model, device)
     check_finite(model, source.words)
     return model
+
+
+def placed(model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
+    """Return ``model`` on a device, unless there is none, or loading has spread it already."""
+    is_spread = getattr(model, "hf_device_map", None) is not None
+    return model if device is None or is_spread else model.to(device)
 
 
 def load_tokenizer(source: ModelSource, run: Path | None = None) -> PreTrainedTokenizerBase:
@@ -101,7 +106,8 @@ def attach_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     Raises:
         ConfigError: If a weight of the adapter is not finite.
     """
-    adapted = PeftModel.from_pretrained(model, str(folder)).eval()
+    with reading_model(str(folder), "the adapter"):
+        adapted = PeftModel.from_pretrained(model, str(folder)).eval()
     check_finite(adapted, f"the adapter in `{folder}`")
     return adapted
 
@@ -179,23 +185,26 @@ def refuse_missing(
 
 @contextmanager
 def in_words_of(source: ModelSource) -> Iterator[None]:
-    """Turn what goes wrong in transformers while a model is read into one sentence on the setting.
+    """Turn what goes wrong while the files of a model are read into one sentence on the setting.
 
     Raises:
-        ConfigError: Naming the setting and the model.
+        ConfigError: Naming the setting and the model, the attention kernel, or a package.
     """
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (OSError, ValueError, ImportError, StrictDataclassError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if source.attn_implementation is not None and re.search("attn|attention", reason, re.I):
-            raise ConfigError(
-                f"`attn_implementation` is {source.attn_implementation!r}, which cannot be used "
-                f"with {source.words}: {reason} Set `sdpa` or `eager`, or leave it out."
-            ) from error
-        raise ConfigError(f"{source.words} cannot be loaded: {reason}") from error
+    with reading_model(source.name, source.setting, revision=source.revision):
+        try:
+            yield
+        except (ImportError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+            if source.attn_implementation is not None and re.search("attn|attention", reason, re.I):
+                raise ConfigError(
+                    f"`attn_implementation` is {source.attn_implementation!r}, which cannot be "
+                    f"used with {source.words}: {reason}. Set `sdpa` or `eager`, or leave it out."
+                ) from error
+            if isinstance(error, ImportError):
+                raise ConfigError(
+                    f"{source.words} needs a package that is not installed: {reason}."
+                ) from error
+            raise
 
 
 @contextmanager

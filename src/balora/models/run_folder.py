@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -15,7 +16,7 @@ from balora.errors import ConfigError
 from balora.models.adapter import is_adapter_folder, read_adapter
 from balora.models.classifier import load_classifier
 from balora.models.fits import check_adapter_fits, num_labels_of
-from balora.models.load import attach_adapter, load_config, load_model, load_tokenizer
+from balora.models.load import attach_adapter, load_config, load_model, load_tokenizer, placed
 from balora.models.source import RECIPE_FILE, ModelSource, check_is_not_run, read_recipe
 from balora.recipes import load_recipe
 
@@ -31,43 +32,56 @@ class LoadedRun(NamedTuple):
     """Of a classifier, in the order of its outputs; None of regression and of a language model."""
 
 
-def load_run(run: Path, base: ModelSource, *, device: torch.device | None = None) -> LoadedRun:
+def load_run(
+    run: Path,
+    base: ModelSource,
+    *,
+    class_names: Sequence[str] | None = None,
+    device: torch.device | None = None,
+) -> LoadedRun:
     """Return the model of a run and what belongs to it: plain PEFT on the base, or the whole model.
 
     Args:
         run: A folder with an adapter or a model, as `balora train` and `balora export` leave.
-        base: The pre-trained model, also where the run is a whole one; see `base_of_run`.
+        base: The pre-trained model, also where the run is a whole one; see `base_of_runs`.
+        class_names: Of a classifier, in place of those that the run says.
         device: Where the model goes; None leaves it where ``base`` puts it.
 
     Raises:
         ConfigError: If the folder holds neither, the base is not the adapter's, or a model cannot
             be loaded or has a weight that is not finite.
     """
-    is_adapter = is_adapter_folder(run)
-    if not is_adapter and not (run / "config.json").is_file():
-        raise ConfigError(f"`{run}` holds neither an adapter nor a model; name a finished run.")
-    tokenizer = load_tokenizer(base, run)
-    classifier = is_classifier(run)
-    class_names = classes_of(run) if classifier else None
-    if is_adapter:
-        num_labels = None if not classifier else len(class_names or ("target",))
-        check_adapter_fits(run, base, num_labels=num_labels)
-        source = base
-    else:
-        check_is_not_run(run, base)
-        source = dataclasses.replace(base, name=str(run), setting="the run", revision="main")
-    if classifier:
+    check_base(run, base, class_names=class_names)
+    is_adapter, tokenizer = is_adapter_folder(run), load_tokenizer(base, run)
+    own = dataclasses.replace(base, name=str(run), setting="the run", revision="main")
+    source, names = base if is_adapter else own, None
+    if is_classifier(run):
+        names = tuple(class_names) if class_names is not None else classes_of(run)
         # the head of the base, if it has one, makes room for the run's
         model = load_classifier(
-            source,
-            class_names=class_names,
-            tokenizer=tokenizer,
-            ignore_mismatched_sizes=is_adapter,
+            source, class_names=names, tokenizer=tokenizer, ignore_mismatched_sizes=is_adapter
         ).model
     else:
         model = load_model(source)
-    model = model if device is None else model.to(device)
-    return LoadedRun(attach_adapter(model, run) if is_adapter else model, tokenizer, class_names)
+    model = placed(model, device)
+    return LoadedRun(attach_adapter(model, run) if is_adapter else model, tokenizer, names)
+
+
+def check_base(run: Path, base: ModelSource, *, class_names: Sequence[str] | None = None) -> None:
+    """Refuse a base that a run does not belong to, before a weight is loaded.
+
+    Raises:
+        ConfigError: Naming the setting of the base; or the folder, if it holds no model.
+    """
+    if is_adapter_folder(run):
+        num_labels = None
+        if is_classifier(run):
+            num_labels = len(class_names or classes_of(run) or ("target",))
+        check_adapter_fits(run, base, num_labels=num_labels)
+        return
+    if not (run / "config.json").is_file():
+        raise ConfigError(f"`{run}` holds neither an adapter nor a model; name a finished run.")
+    check_is_not_run(run, base)
 
 
 def is_classifier(run: Path) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from balora.models.names import check_model_name
 from balora.recipes import Recipe
 from balora.recipes.values import read_mapping
 
+logger = logging.getLogger(__name__)
+
 RECIPE_FILE = "recipe.yaml"
 
 _OWN = ("revision", "dtype", "attn_implementation", "trust_remote_code")
 _WHERE = ("token", "cache_dir", "subfolder", "code_revision")
 """Arguments that say where the files are, for a config and a tokenizer too."""
 
-_FOR_TRAINING_ONLY = ("trust_remote_code", "device_map", "dtype", "revision", "attn_implementation")
+_OF_TRAINING = ("trust_remote_code", "device_map", "dtype", "revision", "attn_implementation")
 """Keys of `model_init_kwargs` that a run's recipe does not decide for those who evaluate it."""
 
 
@@ -81,43 +84,68 @@ def source_of(recipe: Recipe) -> ModelSource:
         attn_implementation=model.attn_implementation,
         trust_remote_code=bool(recipe.training.get("trust_remote_code")),
     )
-    named = {name: options.pop(name) for name in _FOR_TRAINING_ONLY if name in options}
+    named = {name: options.pop(name) for name in _OF_TRAINING if name in options}
     device_map = {"device_map": named.pop("device_map")} if "device_map" in named else {}
     return replace(source, options=options | device_map, **named)
 
 
-def base_of_run(
-    run: Path,
+def base_of_runs(
+    runs: Sequence[Path],
     base: str,
     *,
     setting: str = "`--base`",
-    revision: str | None = None,
-    dtype: str | None = None,
+    **given: str | None,
 ) -> ModelSource:
-    """Return the pre-trained model of a finished run, loaded as training loaded it.
+    """Return the pre-trained model of finished runs, loaded as training loaded it.
 
-    Its recipe says the type of the weights and the attention kernel; float32 where the folder has
-    no recipe. It says the revision too where ``base`` is the very name that it trains.
+    Their recipes say the type of the weights and the attention kernel; without any it is float32.
+    They say the revision too where ``base`` is the very name that they train.
 
     Args:
-        run: The folder that `balora train` left.
+        runs: The folders that `balora train` left; at least one.
         base: Hub id or folder of the pre-trained model; it may have moved since.
         setting: What the user calls the base.
-        revision: In place of the recipe's.
-        dtype: In place of the recipe's.
+        **given: ``revision``, ``dtype`` and ``attn_implementation`` in place of the recipes'.
+
+    Raises:
+        ConfigError: If the runs were not loaded alike, or the base is a folder that is not there.
     """
+    sources = [_base_of(run, base, setting, given) for run in runs]
+    for run, source in zip(runs, sources, strict=True):
+        for name in ("revision", "dtype", "attn_implementation", "options"):
+            first, other = getattr(sources[0], name), getattr(source, name)
+            if first != other:
+                own = "model_init_kwargs" if name == "options" else name
+                way = "" if name == "options" else f", or pass `--{name}` for all"
+                raise ConfigError(
+                    f"`{own}` is {first} in the recipe of `{runs[0]}` and {other} in that of "
+                    f"`{run}`, but they are measured against one base. Take one run at a time{way}."
+                )
+    if sources[0].revision != "main" and given.get("revision") is None:
+        logger.info(
+            "the base is read at revision %s, as the recipe says; `--revision` names another",
+            sources[0].revision,
+        )
+    return sources[0]
+
+
+def _base_of(run: Path, base: str, setting: str, given: Mapping[str, str | None]) -> ModelSource:
     recipe = read_recipe(run)
     options = dict(recipe.get("model_init_kwargs") or {})
-    if revision is None:
-        is_same = recipe.get("model_name_or_path") == base
-        revision = str(recipe.get("model_revision") or "main") if is_same else "main"
+    is_same = recipe.get("model_name_or_path") == base
+    own = {
+        "revision": options.get("revision", recipe.get("model_revision")) if is_same else None,
+        "dtype": options.get("dtype", recipe.get("dtype")),
+        "attn_implementation": options.get(
+            "attn_implementation", recipe.get("attn_implementation")
+        ),
+    }
+    own |= {name: value for name, value in given.items() if value is not None}
     return ModelSource(
         name=base,
         setting=setting,
-        revision=revision,
-        dtype=dtype or str(options.get("dtype") or recipe.get("dtype") or "float32"),
-        attn_implementation=options.get("attn_implementation", recipe.get("attn_implementation")),
-        options={name: value for name, value in options.items() if name not in _FOR_TRAINING_ONLY},
+        options={name: value for name, value in options.items() if name not in _OF_TRAINING},
+        **{name: value for name, value in own.items() if value is not None},
     )
 
 

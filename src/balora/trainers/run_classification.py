@@ -31,6 +31,7 @@ from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.evaluation.classification import primary_metric, task_metrics
 from balora.evaluation.classified import measure_sets
+from balora.evaluation.inheritance import name_of_dtype
 from balora.evaluation.results import best_row, per_evaluation, selection_rule, write_results
 from balora.models.classifier import (
     LoadedClassifier,
@@ -193,6 +194,7 @@ def _finish(
         "method": recipe.adapter.method,
         "seed": args.seed,
         "model": recipe.model.model_name_or_path,
+        "dtype": name_of_dtype(trainer.model.dtype),
         "class_names": sets.train.class_names,
         "trained_parameters": trained_parameters(trainer.model, loaded.new_modules),
         "transforms": dict(sets.train.transforms),
