@@ -320,7 +320,7 @@ def test_entries_are_mappings_with_a_name_and_data_each_its_own():
     assert "`out_of_domain` has two entries with the name `far`" in refusal(
         out_of_domain=[entry(), entry(split="test")]
     )
-    assert "`out_of_domain` must be a list or null" in refusal(out_of_domain=entry())
+    assert "`out_of_domain`, entry 1 is 'far', not a mapping" in refusal(out_of_domain=entry())
 
 
 def test_entries_are_read_as_text():
