@@ -237,9 +237,9 @@ def test_transforms_accept_the_edges():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"nam": "x"}, "out_of_domain, `far`: there is no field `nam` (did you mean `name`?)"),
-        ({"dataset_name": ""}, "out_of_domain, `far`: `dataset_name` is empty"),
-        ({"split": 3}, "out_of_domain, `far`: `split` must be text or null, got 3"),
+        ({"nam": "x"}, "`out_of_domain`, `far`: there is no field `nam` (did you mean `name`?)"),
+        ({"dataset_name": ""}, "`out_of_domain`, `far`: `dataset_name` is empty"),
+        ({"split": 3}, "`out_of_domain`, `far`: `split` must be text or null, got 3"),
         ({"text_pair_column": "b"}, "`text_pair_column` is b, so `text_column` must be set too"),
         ({"text_column": "a", "label_column": "a"}, "`label_column` and `text_column` are both a"),
         ({"label_map": {}}, "`label_map` is empty; fill it or leave it out"),
@@ -279,18 +279,17 @@ def test_entries_refuse(settings, sentence):
         (
             "cola",
             {"text_column": "a", "text_pair_column": "b"},
-            "out_of_domain, `far`: `text_pair_column` is set, but task cola has one text",
+            "`out_of_domain`, `far`: `text_pair_column` is set, but task cola has one text",
         ),
         (
             "stsb",
             {"text_column": "a"},
-            "out_of_domain, `far`: `text_column` is a, so `text_pair_column` must be set too: task "
-            "stsb has two texts",
+            "`far`: `text_column` is a, so `text_pair_column` must be set too: task stsb has two texts",
         ),
         (
             "stsb",
             {"label_map": {"x": "a", "y": "b"}},
-            "out_of_domain, `far`: `label_map` is set, but task stsb has no classes; leave it out",
+            "`far`: `label_map` is set, but task stsb has no classes; leave it out",
         ),
         ("regression", {"group_column": "g"}, "`far`: `group_column` is set, but task regression"),
     ],
@@ -305,8 +304,8 @@ def test_entries_lead_to_the_classes_of_the_settings():
         class_names=["neg", "pos", "rest"], out_of_domain=[entry(label_map=label_map)]
     )
     assert message == (
-        "out_of_domain, `far`: `label_map` leads to `nag`, which is none of `class_names` (did you "
-        "mean `neg`?)."
+        "`out_of_domain`, `far`: `label_map` leads to `nag`, which is none of `class_names` "
+        "(did you mean `neg`?)."
     )
 
 
@@ -315,8 +314,8 @@ def test_entries_are_mappings_with_a_name_and_data_each_its_own():
         out_of_domain=["far.jsonl"]
     )
     message = refusal(out_of_domain=[{"dataset_name": "x.jsonl"}, {"name": "y"}])
-    assert "out_of_domain, `?`: `name` is missing" in message
-    assert "out_of_domain, `y`: `dataset_name` is missing" in message
+    assert "`out_of_domain`, `?`: `name` is missing" in message
+    assert "`out_of_domain`, `y`: `dataset_name` is missing" in message
     assert "`out_of_domain` has two entries with the name `far`" in refusal(
         out_of_domain=[entry(), entry(split="test")]
     )

@@ -94,6 +94,8 @@ def test_overrides_read_values_equal_signs_flags_and_negative_numbers():
     [
         (["value"], "`value` belongs to no option"),
         (["--a", "1", "--a", "2"], "`--a` is given twice"),
+        (["--a="], "`--a` is empty; give it a value, or `null`"),
+        (["--a", " "], "`--a` is empty; give it a value, or `null`"),
     ],
 )
 def test_overrides_refuse(words, sentence):

@@ -85,7 +85,7 @@ class OutOfDomainConfig:
 
     def __post_init__(self) -> None:
         problems = field_problems(self, lambda: _column_problems(self), self._map_problems)
-        refuse(f"out_of_domain, `{self.name}`", problems)
+        refuse(f"`out_of_domain`, `{self.name}`", problems)
 
     def _map_problems(self) -> list[str]:
         problems = []
@@ -143,7 +143,7 @@ class OutOfDomainConfig:
         problems += [
             f"`{key}` is missing" for key in ("name", "dataset_name") if key not in mapping
         ]
-        refuse(f"out_of_domain, `{mapping.get('name', '?')}`", problems)
+        refuse(f"`out_of_domain`, `{mapping.get('name', '?')}`", problems)
         return cls(**mapping)
 
 
@@ -337,7 +337,7 @@ class ClassificationConfig:
                 problems.append(str(error).rstrip("."))
                 continue
             names.append(one.name)
-            where = f"out_of_domain, `{one.name}`: "
+            where = f"`out_of_domain`, `{one.name}`: "
             problems += [where + found for found in _pair_problems(one, self.task)]
             if self.is_regression:
                 problems += [

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
@@ -79,6 +80,7 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see `{self.prog} --help`.")
 
 
+@cache
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command; options of `train` that it leaves are recipe fields."""
     parser = _parser(_Parser, "balora", "Fine-tune language models with BA-LoRA.")
@@ -204,6 +206,10 @@ def overrides(rest: Sequence[str]) -> dict[str, str]:
             value, position = (rest[position], position + 1) if has_value else ("true", position)
         if name in fields:
             raise ConfigError(f"`--{name}` is given twice; keep one.")
+        if not value.strip():
+            raise ConfigError(
+                f"`--{name}` is empty; give it a value, or `null` to take it out of the recipe."
+            )
         fields[name] = value
     return fields
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,9 @@ class Pattern(Rule):
         if not isinstance(value, str):
             return None
         try:
-            re.compile(value)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what may mean something else one day
+                re.compile(value)
         except re.error as error:
             return (
                 f"is the text `{value}`, which is no regular expression: {error}; write a list of "

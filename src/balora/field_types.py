@@ -19,7 +19,8 @@ import math
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from balora.field_rules import Form, Interval, PathTo, Rule
@@ -36,9 +37,10 @@ _MOST = 2**63
 """Whole numbers are below it: what computes with them has 64 bits."""
 
 
-def field_hints(config_class: type) -> dict[str, Any]:
+@cache
+def field_hints(config_class: type) -> Mapping[str, Any]:
     """Return the annotation of every field by name, rules included."""
-    return typing.get_type_hints(config_class, include_extras=True)
+    return types.MappingProxyType(typing.get_type_hints(config_class, include_extras=True))
 
 
 def rules_of(annotation: Any) -> tuple[Rule, ...]:
@@ -53,12 +55,13 @@ def _bare(annotation: Any) -> Any:
     return annotation.__origin__ if is_annotated else annotation
 
 
-def _alternatives(annotation: Any) -> list[tuple[Any, tuple[Rule, ...]]]:
+@cache
+def _alternatives(annotation: Any) -> tuple[tuple[Any, tuple[Rule, ...]], ...]:
     """Return each alternative of a union without its rules, and its rules."""
     bare, rules = _bare(annotation), rules_of(annotation)
     is_union = typing.get_origin(bare) in (Union, types.UnionType)
     parts = typing.get_args(bare) if is_union else (bare,)
-    return [(_bare(part), rules + (rules_of(part) if is_union else ())) for part in parts]
+    return tuple((_bare(part), rules + (rules_of(part) if is_union else ())) for part in parts)
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
@@ -66,6 +69,7 @@ def members(annotation: Any) -> tuple[Any, ...]:
     return tuple(member for member, _ in _alternatives(annotation))
 
 
+@cache
 def choices(annotation: Any) -> tuple[str, ...]:
     """Return the texts that a `Literal` or an enum among the alternatives allows, else ``()``."""
     found: list[str] = []
@@ -304,7 +308,8 @@ def describe(config_class: type) -> list[FieldDescription]:
     ]
 
 
-def _sentences(config_class: type) -> dict[str, str]:
+@cache
+def _sentences(config_class: type) -> Mapping[str, str]:
     """Return the string below each field that the source of the class itself declares."""
     source = textwrap.dedent(inspect.getsource(config_class))
     body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body

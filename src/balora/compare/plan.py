@@ -246,7 +246,24 @@ class Plan:
             )
 
     def _recipe(self, condition: str, name: str, own: Mapping[str, Any]) -> Recipe:
-        """Return the checked recipe of a method, its `own` fields over all others."""
+        """Return the checked recipe of a method, its `own` fields over all others.
+
+        Raises:
+            ConfigError: Naming the part of `compare` that the wrong field stands in.
+        """
+        try:
+            return self._checked_recipe(condition, name, own)
+        except ConfigError as error:
+            places = {
+                f"`conditions`, `{condition}`": self.comparison.condition(condition),
+                f"`settings` or `sweep` of `{name}`": {**own},
+            }
+            for place, given in places.items():
+                if any(f"`{field}`" in str(error) for field in given):
+                    raise ConfigError(f"{place}: {error}") from error
+            raise
+
+    def _checked_recipe(self, condition: str, name: str, own: Mapping[str, Any]) -> Recipe:
         recipe = self.comparison.recipe_of(condition) | self._lab_fields(condition)
         method = self.comparison.config.method(name)
         if method.start == BASE:

@@ -32,6 +32,8 @@ from balora.recipes.values import parse_text, read_mapping
 
 _NONE_IS_A_NAME = ("prompt_template", "report_to")
 _NULL_IS_UNSET = ("preset", "report_to")
+_WIDER = {"resume_from_checkpoint": bool | str | None}
+"""What a recipe takes where the arguments' class declares less than it reads."""
 _REPLACED_BY = {  # names that other tools or versions use for the same thing
     "warmup_ratio": "warmup_steps",
     "torch_dtype": "dtype",
@@ -70,7 +72,7 @@ def known_fields(kind: Kind = GENERATION) -> dict[str, _Known]:
         if entry.init:
             names = tuple(entry.metadata.get("choices") or ())
             rules = (*limits().get(entry.name, ()), *([OneOf(names)] if names else []))
-            annotation = hints[entry.name]
+            annotation = _WIDER.get(entry.name, hints[entry.name])
             annotated = Annotated[(annotation, *rules)] if rules else annotation
             known[entry.name] = _Known("training", annotated)
     return known
@@ -144,7 +146,10 @@ def replace_fields(
         from_file = _from_file(dict(content), from_user)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}" if source else str(error)) from error
-    return _without_unset({**from_file, **from_user}, from_user, kind)
+    values = _without_unset({**from_file, **from_user}, from_user, kind)
+    if isinstance(resume := values.get("resume_from_checkpoint"), bool):
+        values["resume_from_checkpoint"] = str(resume).lower()  # transformers takes text here
+    return values
 
 
 def _kind(content: Mapping[str, Any], overrides: Mapping[str, str]) -> Kind:
@@ -170,8 +175,6 @@ def _from_file(from_file: dict[str, Any], from_user: Mapping[str, Any]) -> dict[
     aside = _set_aside(from_file, from_user)
     chosen = pick_row(from_file, from_user, aside)
     chosen = {name: value for name, value in chosen.items() if name not in aside}
-    if isinstance(resume := chosen.get("resume_from_checkpoint"), bool):
-        chosen["resume_from_checkpoint"] = str(resume).lower()  # transformers takes text here
     return chosen
 
 
