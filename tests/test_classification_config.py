@@ -284,7 +284,7 @@ def test_entries_refuse(settings, sentence):
         (
             "stsb",
             {"text_column": "a"},
-            "`far`: `text_column` is a, so `text_pair_column` must be set too: task stsb has two texts",
+            "`far`: `text_column` is a, so `text_pair_column` must be set too: task stsb has two",
         ),
         (
             "stsb",

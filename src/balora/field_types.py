@@ -37,9 +37,13 @@ _MOST = 2**63
 """Whole numbers are below it: what computes with them has 64 bits."""
 
 
-@cache
 def field_hints(config_class: type) -> Mapping[str, Any]:
     """Return the annotation of every field by name, rules included."""
+    return _hints(config_class)
+
+
+@cache
+def _hints(config_class: Any) -> Mapping[str, Any]:
     return types.MappingProxyType(typing.get_type_hints(config_class, include_extras=True))
 
 
@@ -309,7 +313,7 @@ def describe(config_class: type) -> list[FieldDescription]:
 
 
 @cache
-def _sentences(config_class: type) -> Mapping[str, str]:
+def _sentences(config_class: Any) -> Mapping[str, str]:
     """Return the string below each field that the source of the class itself declares."""
     source = textwrap.dedent(inspect.getsource(config_class))
     body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body

@@ -180,7 +180,10 @@ def test_every_recipe_is_checked_at_once_and_a_problem_is_told_once(comparison):
     message = str(error.value)
     assert message.count("`learning_rat` is no field of a recipe (did you mean") == 1
     assert "b/lora, b/pissa, b/full: " in message
-    assert "a/full: method full: `lora_r` is 4, but full fine-tuning has no adapter" in message
+    assert (
+        "`settings` or `sweep` of `full`: method full: `lora_r` is 4, but full fine-tuning"
+        in message
+    )
     assert "--learning_rat" not in message
 
 
