@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
-from balora.anchored import anchor_adapter, lora_layers
+from balora.anchored import ANCHOR_BUFFERS, anchor_adapter, initialise, lora_layers
 from balora.config import BALoraConfig
 from tiny_models import CAUSAL, VOCAB, make_model
 
@@ -67,7 +67,9 @@ def train(
     num_steps: int = 4,
     learning_rate: float = 0.01,
 ) -> list[float]:
-    """Take AdamW steps on one batch and return the losses."""
+    """Take AdamW steps on one batch, from the start that belongs to it, and return the losses."""
+    if isinstance(model, PeftModel):
+        initialise(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     losses = []
@@ -80,19 +82,27 @@ def train(
     return losses
 
 
-def factors_of(layer: Any) -> tuple[Tensor, Tensor, float]:
-    """Return A, B and the scaling of a LoRA layer."""
-    (adapter,) = layer.r
+def factors_of(layer: Any, adapter: str | None = None) -> tuple[Tensor, Tensor, float]:
+    """Return A, B and the scaling of a LoRA layer; of its first adapter, if none is named."""
+    adapter = adapter or next(iter(layer.r))
     a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
     return a.detach(), b.detach(), layer.scaling[adapter]
 
 
-def dense_updates(model: PeftModel) -> dict[str, Tensor]:
+def start_of(layer: Any, adapter: str | None = None) -> tuple[Tensor, Tensor]:
+    """Return the frozen A0 and B0 of an anchored layer."""
+    name = adapter or next(iter(layer.r))
+    anchor_a, anchor_b = (getattr(layer, buffer)[name] for buffer in ANCHOR_BUFFERS)
+    return anchor_a, anchor_b
+
+
+def dense_updates(model: PeftModel, adapter: str | None = None) -> dict[str, Tensor]:
     """Return s (B A - B0 A0) of every layer in float64, by the definition."""
     updates = {}
     for name, layer in lora_layers(model):
-        a, b, scaling = factors_of(layer)
-        start = layer.anchor_B.double() @ layer.anchor_A.double()
+        a, b, scaling = factors_of(layer, adapter)
+        anchor_a, anchor_b = start_of(layer, adapter)
+        start = anchor_b.double() @ anchor_a.double()
         updates[name] = scaling * (b.double() @ a.double() - start)
     return updates
 
@@ -102,7 +112,7 @@ def anchors_of(model: PeftModel) -> dict[str, Tensor]:
     state = {}
     for name, layer in lora_layers(model):
         a, b, _ = factors_of(layer)
-        anchors = {"A": a, "B": b, "A0": layer.anchor_A, "B0": layer.anchor_B}
+        anchors = {"A": a, "B": b, **dict(zip(("A0", "B0"), start_of(layer), strict=True))}
         state |= {f"{name}.{key}": value.clone() for key, value in anchors.items()}
     return state
 

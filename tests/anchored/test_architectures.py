@@ -22,6 +22,7 @@ from tiny_adapters import (
     logits_of,
     make_batch,
     relative_error,
+    start_of,
     train,
 )
 from tiny_models import ARCHITECTURES, CAUSAL, make_model
@@ -66,6 +67,8 @@ def test_start_and_adapters_off_are_the_base_bit_for_bit(architecture, precision
     )
     with precision.context():
         expected = logits_of(base, batch)
+        before = logits_of(model, batch)
+        initialise(model)
         start = logits_of(model, batch)
         perturb(model, rng)
         student = logits_of(model, batch)
@@ -76,6 +79,7 @@ def test_start_and_adapters_off_are_the_base_bit_for_bit(architecture, precision
     adapter_dtypes = {factors_of(layer)[0].dtype for _, layer in lora_layers(model)}
     assert adapter_dtypes == {base_dtype if not autocast_adapter_dtype else torch.float32}
     assert expected.isfinite().all()
+    assert torch.equal(before, expected)
     assert torch.equal(start, expected)
     assert torch.equal(reference, expected)
     assert torch.equal(disabled, expected)
@@ -110,10 +114,10 @@ def in_place_pissa(anchored, architecture, **settings):
     model = adapted_model(architecture, **settings)
     for (_, own), (_, layer) in zip(lora_layers(model), lora_layers(anchored), strict=True):
         residual = own.get_base_layer().weight
-        start = own.scaling["default"] * layer.anchor_B @ layer.anchor_A
+        start = own.scaling["default"] * start_of(layer)[1] @ start_of(layer)[0]
         residual -= start.mT if architecture == "gpt2" else start
-        own.lora_A["default"].weight.copy_(layer.anchor_A)
-        own.lora_B["default"].weight.copy_(layer.anchor_B)
+        own.lora_A["default"].weight.copy_(start_of(layer)[0])
+        own.lora_B["default"].weight.copy_(start_of(layer)[1])
     return model
 
 

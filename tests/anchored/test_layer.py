@@ -31,6 +31,7 @@ from tiny_adapters import (
     logits_of,
     make_batch,
     relative_error,
+    start_of,
     train,
 )
 from tiny_models import make_model
@@ -62,7 +63,7 @@ def test_bf16_forward_loses_only_the_size_of_the_update(rng):
     x = torch.randn(64, layer.in_features, generator=rng).to(torch.bfloat16)
     variant = layer.lora_variant["default"]
     actual = variant.forward(layer, "default", x, torch.zeros(64, layer.out_features))
-    update = b.double() @ a.double() - layer.anchor_B.double() @ layer.anchor_A.double()
+    update = b.double() @ a.double() - start_of(layer)[1].double() @ start_of(layer)[0].double()
     expected = scaling * x.double() @ update.mT
     assert float(expected.abs().max()) > 0
     assert relative_error(actual, expected) < 0.02
@@ -79,21 +80,39 @@ def test_initialise_runs_the_svd_once(monkeypatch, rng):
     monkeypatch.setattr(balora.anchored.layer, "principal_components", counting)
     model = anchored_model("llama")
     assert not calls
+    logits_of(model, make_batch("llama", rng))
+    assert not calls  # the update is zero with or without a start
+    for _ in range(2):
+        initialise(model)
+        assert len(calls) == len(lora_layers(model))
+
+
+def test_training_without_a_start_is_refused(rng):
+    model = anchored_model("llama")
     batch = make_batch("llama", rng)
-    logits_of(model, batch)
-    assert len(calls) == len(lora_layers(model))
+    with pytest.raises(
+        ConfigError, match=r"the adapter `default` has no PiSSA start yet.*initialise"
+    ):
+        model(**batch)
     initialise(model)
-    logits_of(model, batch)
-    assert len(calls) == len(lora_layers(model))
+    model(**batch).loss.backward()
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-def test_first_forward_initialises_as_initialise_does(autocast, rng):
-    lazy, eager = (anchored_model("llama", BALoraConfig()) for _ in range(2))
-    initialise(eager)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        logits_of(lazy, make_batch("llama", rng))
-    assert_same_bits(anchors_of(lazy), anchors_of(eager))
+def test_start_does_not_depend_on_a_scale_of_the_moment():
+    model, scaled = anchored_model("llama"), anchored_model("llama")
+    for _, layer in lora_layers(scaled):
+        layer.set_scale("default", 0)
+    for each in (model, scaled):
+        initialise(each)
+    assert_same_bits(anchors_of(scaled), anchors_of(model))
+
+
+def test_autocast_does_not_change_the_start():
+    under, plain = (anchored_model("llama", BALoraConfig()) for _ in range(2))
+    initialise(plain)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        initialise(under)
+    assert_same_bits(anchors_of(under), anchors_of(plain))
 
 
 def test_anchor_is_copied_after_the_cast():
@@ -101,15 +120,19 @@ def test_anchor_is_copied_after_the_cast():
     initialise(model)
     for _, layer in lora_layers(model):
         a, b, _ = factors_of(layer)
-        assert a.dtype == layer.anchor_A.dtype == torch.bfloat16
-        assert torch.equal(a, layer.anchor_A)
-        assert torch.equal(b, layer.anchor_B)
+        assert a.dtype == start_of(layer)[0].dtype == torch.bfloat16
+        assert torch.equal(a, start_of(layer)[0])
+        assert torch.equal(b, start_of(layer)[1])
 
 
-def test_anchor_is_in_no_state_dict():
-    model = anchored_model("llama")
-    initialise(model)
-    assert not [name for name in model.state_dict() if "anchor" in name]
+@pytest.mark.parametrize("alpha", [0, -4])
+def test_alpha_that_gives_no_scale_is_refused(alpha):
+    model = adapted_model("llama", alpha_pattern={"v_proj": alpha})
+    with pytest.raises(
+        ConfigError, match=f"`lora_alpha` is {alpha} for `model.layers.0.self_attn.v"
+    ):
+        anchor_adapter(model, EXACT)
+    check_adapter(model, anchored=False)
 
 
 def test_difference_factors_have_the_documented_shapes():

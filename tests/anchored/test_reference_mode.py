@@ -15,6 +15,7 @@ from tiny_adapters import (
     factors_of,
     logits_of,
     make_batch,
+    start_of,
     train,
 )
 from tiny_models import make_model
@@ -145,5 +146,5 @@ def test_anchor_stays_through_training_with_reference_passes(rng):
     names = [name for name in before if name.endswith("0")]
     assert_same_bits({n: after[n] for n in names}, {n: before[n] for n in names})
     for _, layer in lora_layers(model):
-        assert not layer.anchor_A.requires_grad
-        assert layer.anchor_A.data_ptr() != factors_of(layer)[0].data_ptr()
+        assert not start_of(layer)[0].requires_grad
+        assert start_of(layer)[0].data_ptr() != factors_of(layer)[0].data_ptr()

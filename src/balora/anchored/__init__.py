@@ -2,15 +2,13 @@
 
 from balora.anchored.layer import ANCHOR_BUFFERS, difference_factors, reference_mode
 from balora.anchored.model import (
-    ADAPTER_FILE,
-    ANCHOR_FILE,
     anchor_adapter,
     check_adapter,
     initialise,
     lora_layers,
     only_adapter,
-    plain_lora_config,
 )
+from balora.anchored.save import ADAPTER_FILE, ANCHOR_FILE
 from balora.anchored.svd import PrincipalComponents, principal_components, randomized_svd
 
 __all__ = [
@@ -24,7 +22,6 @@ __all__ = [
     "initialise",
     "lora_layers",
     "only_adapter",
-    "plain_lora_config",
     "principal_components",
     "randomized_svd",
     "reference_mode",

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from balora.anchored.model import ADAPTER_FILE
+from balora.anchored.save import ADAPTER_FILE
 from balora.errors import ConfigError
 from balora.folders import Read, new_folder
 from balora.models.names import check_model_name

@@ -7,9 +7,13 @@ PiSSA trains :math:`A, B` from :math:`A_0 = \sqrt{S_r} V_r^\top / \sqrt{s}`,
 .. math:: y = W x + s \left[ B (A - A_0) x + (B - B_0) A_0 x \right]
 
 Both terms are exactly zero at the start, so the start is the base model bit for bit in every
-dtype, and adapters off is the base model at any time. Used from PEFT: ``LoraVariant`` (forward,
-merge, unmerge of one layer), ``layer.lora_variant``, ``layer._disable_adapters``,
-``layer._cache_store``, ``layer._cache_pop`` and ``dequantize_module_weight``.
+dtype, and adapters off is the base model at any time. A layer may hold other adapters beside an
+anchored one: everything here is said of one adapter of one layer. The anchor is part of the state
+dict, under names that PEFT takes for its own, so that all four matrices travel together.
+
+Used from PEFT: ``LoraVariant`` (forward, merge, unmerge of one layer), ``layer.lora_variant``,
+``layer.other_param_names``, ``layer._disable_adapters``, ``layer._cache_store``,
+``layer._cache_pop``, ``BufferDict`` and ``dequantize_module_weight``.
 
 Shapes: ``O`` output features, ``I`` input features, ``r`` rank.
 """
@@ -18,12 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MethodType
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.lora.layer import LoraLayer, LoraVariant
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.lora.layer import LoraVariant, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -33,8 +38,8 @@ from balora.anchored.svd import principal_components
 from balora.config import BALoraConfig
 from balora.errors import ConfigError
 
-ANCHOR_BUFFERS = ("anchor_A", "anchor_B")
-"""Names of the frozen copies in a layer."""
+ANCHOR_BUFFERS = ("lora_anchor_A", "lora_anchor_B")
+"""Attributes of a layer that hold the frozen copies, by the name of the adapter."""
 
 
 class Factors(NamedTuple):
@@ -45,10 +50,11 @@ class Factors(NamedTuple):
 
 
 class AnchoredVariant(LoraVariant):  # type: ignore[misc]
-    """PEFT's hook into one LoRA layer, holding how its anchor is to be made."""
+    """PEFT's hook into one adapter of one LoRA layer: how its anchor is made, and whether it is."""
 
     def __init__(self, config: BALoraConfig) -> None:
         self.config = config
+        self.is_initialised = False
 
     def supports_lora_conversion(self) -> bool:
         """Refuse PEFT's own conversion: what is saved is a plain LoRA already."""
@@ -57,8 +63,18 @@ class AnchoredVariant(LoraVariant):  # type: ignore[misc]
     def forward(
         self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any
     ) -> Tensor:
-        """Return ``result`` plus the anchored update of ``x``."""
-        initialise_layer(module, active_adapter)
+        """Return ``result`` plus the anchored update of ``x``; before the start it is zero.
+
+        Raises:
+            ConfigError: In training, if the start was neither computed nor loaded.
+        """
+        is_trained = module.lora_B[active_adapter].weight.requires_grad
+        if is_trained and torch.is_grad_enabled() and not self.is_initialised:
+            raise ConfigError(
+                f"the adapter `{active_adapter}` has no PiSSA start yet, so training would begin "
+                "elsewhere. Call `balora.anchored.initialise(model)` first, or load a checkpoint "
+                "with `model.load_adapter`; to look at the model, use `torch.no_grad()`."
+            )
         down, up = difference_factors(module, active_adapter)
         # scaled where it is narrow: PEFT scales all output features, there and in backward
         update: Tensor = F.linear(F.linear(x, down) * module.scaling[active_adapter], up)
@@ -82,24 +98,110 @@ class AnchoredVariant(LoraVariant):  # type: ignore[misc]
         return unmerged
 
 
-def attach(layer: LoraLayer, adapter: str, config: BALoraConfig) -> None:
-    """Make ``layer`` an anchored one; its singular vectors are computed when first needed."""
+class _AnchoredLayer:
+    """What a LoRA layer does otherwise for its anchored adapters; the others are PEFT's."""
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """Return what merging adds; for an anchored adapter in float32 or better."""
+        layer: Any = self
+        if not is_anchored(layer, adapter):
+            delta: Tensor = super().get_delta_weight(adapter)  # type: ignore[misc]
+            return delta
+        down, up = difference_factors(layer, adapter)
+        dtype = torch.promote_types(down.dtype, torch.float32)
+        delta = up.to(dtype) @ down.to(dtype) * layer.scaling[adapter]
+        return delta.mT if layer.fan_in_fan_out else delta
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Load all four matrices of an anchored adapter or none: half of them is no function."""
+        layer: Any = self
+        for adapter in anchored_adapters(layer):
+            matrices = [state_dict.get(prefix + key) for key in state_keys(adapter)]
+            found = [matrix for matrix in matrices if matrix is not None]
+            if 0 < len(found) < len(matrices):
+                raise ConfigError(
+                    f"the weights for `{prefix.removesuffix('.')}` are {len(found)} of the four "
+                    f"matrices of the anchored adapter `{adapter}`: A and B mean nothing without "
+                    "the start they moved from. Load a checkpoint with `model.load_adapter(folder, "
+                    f"{adapter!r})`, or a whole `state_dict()` of such a model."
+                )
+            if found:
+                layer.lora_variant[adapter].is_initialised = _is_start(*found)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]
+
+
+def _refused_for_anchored(name: str) -> Any:
+    """Return the public method ``name`` of a LoRA layer, refused for an anchored adapter."""
+
+    def method(self: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        if is_anchored(self, adapter_name):
+            raise ConfigError(
+                f"`{name}` would give the anchored adapter `{adapter_name}` another A and B than "
+                "the ones its start belongs to. Begin anew from the base model, or name another "
+                "adapter."
+            )
+        return getattr(super(_AnchoredLayer, self), name)(adapter_name, *args, **kwargs)
+
+    method.__doc__ = f"Call PEFT's ``{name}``, but not for an anchored adapter."
+    return method
+
+
+_STARTS = (
+    "update_layer",
+    "reset_lora_parameters",
+    *(
+        f"{name}_init"
+        for name in ("pissa", "olora", "corda", "loftq", "orthogonal", "lora_ga", "mica")
+    ),
+)
+"""Public methods of a LoRA layer that give an adapter new factors."""
+
+for _name in _STARTS:
+    setattr(_AnchoredLayer, _name, _refused_for_anchored(_name))
+
+
+def _is_start(lora_a: Tensor, _: Tensor, *anchor: Tensor) -> bool:
+    """Return whether the anchor was computed; that of a weight of zeros is zero, and so is A."""
+    return any(bool(part.any()) for part in anchor) or not bool(lora_a.any())
+
+
+@lru_cache
+def _anchored_layer_class(cls: Any) -> Any:
+    return type(cls.__name__, (_AnchoredLayer, cls), {"__doc__": cls.__doc__})
+
+
+def attach(layer: Any, adapter: str, config: BALoraConfig) -> None:
+    """Make ``adapter`` of ``layer`` an anchored one; :func:`initialise_layer` computes its start.
+
+    Until then the anchor is zero and B as well, so the layer gives what its base gives.
+    """
     layer.lora_variant[adapter] = AnchoredVariant(config)
-    # not persistent: checkpoints carry the anchor in a file of its own, exactly
     for name in ANCHOR_BUFFERS:
-        layer.register_buffer(name, None, persistent=False)
-    layer.get_delta_weight = MethodType(_delta_weight, layer)
+        setattr(layer, name, BufferDict(persistent=True))
+    # PEFT then deletes them with the adapter
+    layer.other_param_names = (*layer.other_param_names, *ANCHOR_BUFFERS)
+    cls: Any = type(layer)
+    layer.__class__ = _anchored_layer_class(cls)
+    clear_anchor(layer, adapter)
 
 
-def is_anchored(layer: nn.Module) -> bool:
-    """Return whether ``layer`` is an anchored LoRA layer."""
+def anchored_adapters(layer: nn.Module) -> list[str]:
+    """Return the names of the anchored adapters of ``layer``."""
     variants = getattr(layer, "lora_variant", {})
-    return any(isinstance(variant, AnchoredVariant) for variant in variants.values())
+    return [name for name, variant in variants.items() if isinstance(variant, AnchoredVariant)]
 
 
-def is_initialised(layer: nn.Module) -> bool:
-    """Return whether the anchor of ``layer`` has been computed or loaded."""
-    return layer.anchor_A is not None
+def is_anchored(layer: nn.Module, adapter: str) -> bool:
+    """Return whether ``adapter`` is an anchored adapter of ``layer``."""
+    return adapter in anchored_adapters(layer)
+
+
+def state_keys(adapter: str) -> tuple[str, str, str, str]:
+    """Return the names of A, B, A0 and B0 in the state dict of a layer."""
+    factors = (f"lora_{factor}.{adapter}.weight" for factor in "AB")
+    return (*factors, *(f"{name}.{adapter}" for name in ANCHOR_BUFFERS))  # type: ignore[return-value]
 
 
 @torch.no_grad()
@@ -109,21 +211,31 @@ def initialise_layer(layer: Any, adapter: str) -> None:
     Does nothing where the anchor is there already. The anchor is copied from the parameters
     after their cast, so that the two agree bit for bit whatever the adapter's dtype.
     """
-    if is_initialised(layer):
+    variant = layer.lora_variant[adapter]
+    if variant.is_initialised:
         return
     lora_a, lora_b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-    config = layer.lora_variant[adapter].config
-    u, s, vh = principal_components(base_weight(layer), len(lora_a), config)
-    root = (s / layer.scaling[adapter]).sqrt()
+    u, s, vh = principal_components(base_weight(layer), len(lora_a), variant.config)
+    root = (s / configured_scaling(layer, adapter)).sqrt()
     lora_a.copy_(root[:, None] * vh)
     lora_b.copy_(u * root)
-    set_anchor(layer, lora_a, lora_b)
+    layer.lora_anchor_A[adapter] = lora_a.detach().clone()
+    layer.lora_anchor_B[adapter] = lora_b.detach().clone()
+    variant.is_initialised = True
 
 
-def set_anchor(layer: Any, anchor_a: Tensor, anchor_b: Tensor) -> None:
-    """Keep copies of ``anchor_a`` ``(r, I)`` and ``anchor_b`` ``(O, r)`` as the frozen anchor."""
-    layer.anchor_A = anchor_a.detach().clone()
-    layer.anchor_B = anchor_b.detach().clone()
+@torch.no_grad()
+def clear_anchor(layer: Any, adapter: str) -> None:
+    """Make the anchor zero: where, and in the dtype, that A and B are."""
+    layer.lora_anchor_A[adapter] = torch.zeros_like(layer.lora_A[adapter].weight)
+    layer.lora_anchor_B[adapter] = torch.zeros_like(layer.lora_B[adapter].weight)
+    layer.lora_variant[adapter].is_initialised = False
+
+
+def configured_scaling(layer: Any, adapter: str) -> float:
+    """Return s as the settings give it; ``layer.scaling`` may be another one for the moment."""
+    rank = layer.r[adapter]
+    return float(layer.lora_alpha[adapter] / (rank**0.5 if layer.use_rslora[adapter] else rank))
 
 
 def base_weight(layer: Any) -> Tensor:
@@ -135,44 +247,65 @@ def base_weight(layer: Any) -> Tensor:
 def difference_factors(layer: Any, adapter: str) -> Factors:
     r"""Return :math:`[A - A_0; A_0]` and :math:`[B, B - B_0]`: the update as a LoRA of rank 2r.
 
-    This is what the forward pass multiplies with and what is saved. Stacking :math:`[A; A_0]`
-    and :math:`[B, -B_0]` would give the same product and cancel badly in low precision.
+    This is what the forward pass multiplies with and what is saved.
+
+    Raises:
+        ConfigError: If A or B was replaced by a matrix of another shape.
     """
     lora_a, lora_b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    anchor_a, anchor_b = (getattr(layer, name)[adapter] for name in ANCHOR_BUFFERS)
+    if (lora_a.shape, lora_b.shape) != (anchor_a.shape, anchor_b.shape):
+        raise ConfigError(
+            f"A and B of the anchored adapter `{adapter}` were given other shapes, "
+            f"{tuple(lora_a.shape)} and {tuple(lora_b.shape)}, than their start has, "
+            f"{tuple(anchor_a.shape)} and {tuple(anchor_b.shape)}. Load the other adapter under a "
+            "name of its own."
+        )
+    return difference(lora_a, lora_b, anchor_a, anchor_b)
+
+
+def difference(lora_a: Tensor, lora_b: Tensor, anchor_a: Tensor, anchor_b: Tensor) -> Factors:
+    r"""Return :math:`[A - A_0; A_0]` and :math:`[B, B - B_0]` of the four matrices.
+
+    Stacking :math:`[A; A_0]` and :math:`[B, -B_0]` would give the same product and cancel badly in
+    low precision.
+    """
     return Factors(
-        down=torch.cat([lora_a - layer.anchor_A, layer.anchor_A]),
-        up=torch.cat([lora_b, lora_b - layer.anchor_B], dim=1),
+        down=torch.cat([lora_a - anchor_a, anchor_a]),
+        up=torch.cat([lora_b, lora_b - anchor_b], dim=1),
     )
 
 
-def _delta_weight(self: Any, adapter: str) -> Tensor:
-    """Stand in for PEFT's ``get_delta_weight``: what merging adds, in float32 or better."""
-    initialise_layer(self, adapter)
-    down, up = difference_factors(self, adapter)
-    dtype = torch.promote_types(down.dtype, torch.float32)
-    delta: Tensor = up.to(dtype) @ down.to(dtype) * self.scaling[adapter]
-    return delta.mT if self.fan_in_fan_out else delta
+def misfit(name: str, layer: Any, adapter: str, *, anchored: bool) -> str | None:
+    """Return why ``adapter`` cannot work in ``layer``, without a full stop; None where it can.
 
-
-def check_layer(name: str, layer: Any, adapter: str, *, anchored: bool) -> None:
-    """Refuse a rank above the matrix and, for PiSSA, a layer that has no weight matrix.
-
-    Raises:
-        ConfigError: Naming the layer, the limit and the fix.
+    A rank above the matrix is refused for every method; PiSSA needs a matrix and a positive scale.
     """
-    rank = layer.r[adapter]
-    shape = tuple(base_weight(layer).shape) if hasattr(layer, "fan_in_fan_out") else ()
-    if anchored and (adapter not in layer.lora_A or len(shape) != 2):
-        raise ConfigError(
+    rank, shape = layer.r[adapter], _matrix_shape(layer)
+    if anchored and (adapter not in layer.lora_A or not shape):
+        return (
             f"`{name}` is a {type(layer.get_base_layer()).__name__}, but PiSSA starts from the "
-            "singular vectors of a linear layer. Take it out of `lora_target_modules`."
+            "singular vectors of a linear layer. Take it out of `lora_target_modules`"
         )
-    if len(shape) == 2 and rank > min(shape):
-        raise ConfigError(
+    if shape and rank > min(shape):
+        values = "value" if min(shape) == 1 else "values"
+        return (
             f"`lora_r` is {rank}, but `{name}` has shape {shape} and so only {min(shape)} "
-            f"singular values. Lower the rank to {min(shape)}, or take the layer out of "
-            "`lora_target_modules`."
+            f"singular {values}. Lower the rank to {min(shape)}"
         )
+    if anchored and not layer.lora_alpha[adapter] > 0:
+        return (
+            f"`lora_alpha` is {layer.lora_alpha[adapter]} for `{name}`, but the PiSSA start is "
+            "divided by the scale it gives. Set it above 0"
+        )
+    return None
+
+
+def _matrix_shape(layer: Any) -> tuple[int, ...]:
+    """Return the shape of the matrix that ``layer`` adapts; () where it is none."""
+    is_linear = hasattr(layer, "fan_in_fan_out") and not isinstance(layer, ParamWrapper)
+    shape = tuple(base_weight(layer).shape) if is_linear else ()
+    return shape if len(shape) == 2 else ()
 
 
 @contextmanager

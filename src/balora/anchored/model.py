@@ -1,43 +1,25 @@
-"""Anchored PiSSA on a whole PEFT model: attach, initialise, save, resume.
+"""Anchored PiSSA on a whole PEFT model: attach, check, initialise.
 
-``save_pretrained`` and ``load_adapter`` are the two public methods that transformers' Trainer calls
-to write a checkpoint, to resume from it and to load the best one, so these two are overridden on
-the model. What is saved is always a plain LoRA of rank 2r for the untouched base model, and beside
-it the exact A, B and their anchor, which resuming reads.
+What of PEFT's public interface an anchored adapter changes lies in :mod:`balora.anchored.beside`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from copy import deepcopy
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora.layer import LoraLayer
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 from tqdm.auto import tqdm
 
+from balora.anchored.beside import anchored_model_class, anchored_tuner_class, is_anchored_model
 from balora.anchored.layer import (
+    anchored_adapters,
     attach,
-    check_layer,
-    difference_factors,
     initialise_layer,
-    is_anchored,
-    is_initialised,
-    set_anchor,
+    misfit,
 )
 from balora.config import BALoraConfig
 from balora.errors import ConfigError
-
-ANCHOR_FILE = "anchor.safetensors"
-"""A, B, A0 and B0 of every layer, exactly; written beside ``adapter_model.safetensors``."""
-
-ADAPTER_FILE = "adapter_model.safetensors"
-"""PEFT's own name for the weights of an adapter."""
 
 _NEUTRAL = {
     "lora_dropout": 0.0,
@@ -45,7 +27,6 @@ _NEUTRAL = {
     "init_lora_weights": True,
     "use_dora": False,
     "lora_bias": False,
-    "target_parameters": None,
     "layer_replication": None,
     "use_qalora": False,
     "use_bdlora": None,
@@ -62,8 +43,8 @@ _NEUTRAL = {
 def anchor_adapter(model: PeftModel, config: BALoraConfig) -> PeftModel:
     """Turn the one LoRA adapter of ``model`` into an anchored PiSSA adapter, in place.
 
-    The singular vectors are computed by :func:`initialise`, by the first forward pass or never,
-    where a checkpoint is loaded first.
+    The singular vectors are computed by :func:`initialise`, or never, where a checkpoint is loaded
+    first. Until then the model gives what its base gives, and does not train.
 
     Args:
         model: From ``peft.get_peft_model`` with a plain ``LoraConfig``.
@@ -77,7 +58,7 @@ def anchor_adapter(model: PeftModel, config: BALoraConfig) -> PeftModel:
             it is anchored already.
     """
     adapter = only_adapter(model)
-    if isinstance(model, _AnchoredMixin):
+    if is_anchored_model(model):
         raise ConfigError(
             "the adapter is anchored already, and anchoring it again would drop its start. Use the "
             "model as it is, or pass the base model and a `LoraConfig`."
@@ -85,8 +66,11 @@ def anchor_adapter(model: PeftModel, config: BALoraConfig) -> PeftModel:
     check_adapter(model, anchored=True)
     for _, layer in lora_layers(model):
         attach(layer, adapter, config)
-    cls: Any = type(model)
-    model.__class__ = _anchored_class(cls)
+    tuner: Any = model.base_model
+    tuner_class: Any = type(tuner)
+    model_class: Any = type(model)
+    tuner.__class__ = anchored_tuner_class(tuner_class)
+    model.__class__ = anchored_model_class(model_class)
     return model
 
 
@@ -105,10 +89,31 @@ def check_adapter(model: PeftModel, *, anchored: bool) -> None:
             for name, neutral in _NEUTRAL.items()
             if (getattr(peft_config, name, neutral) or None) != (neutral or None)
         ]
+        if peft_config.target_parameters:
+            problems.append(
+                f"`target_parameters` is {sorted(peft_config.target_parameters)}, tensors that "
+                "are no linear layers and so have no singular vectors (with `all-linear`, PEFT "
+                "adds the experts of a mixture itself): leave it at None"
+                + _remedy(model, adapter, " and name layers in `lora_target_modules`")
+            )
         if problems:
             raise ConfigError("; ".join(problems) + ".")
     for name, layer in lora_layers(model):
-        check_layer(name, layer, adapter, anchored=anchored)
+        problem = misfit(name, layer, adapter, anchored=anchored)
+        if problem:
+            raise ConfigError(
+                problem + _remedy(model, adapter, ", or name other layers in `lora_target_modules`")
+            )
+
+
+def _remedy(model: PeftModel, adapter: str, sentence: str) -> str:
+    """Return ``sentence`` and the names of the layers that can be adapted, where there are any."""
+    fits: dict[str, bool] = {}
+    for name, layer in lora_layers(model):
+        last = name.rpartition(".")[2]
+        fits[last] = fits.get(last, True) and not misfit(name, layer, adapter, anchored=True)
+    names = sorted(name for name, does_fit in fits.items() if does_fit)
+    return f"{sentence}: [{', '.join(names)}]" if names else ""
 
 
 def only_adapter(model: PeftModel) -> str:
@@ -133,140 +138,34 @@ def lora_layers(model: PeftModel) -> list[tuple[str, Any]]:
 
 
 def initialise(model: PeftModel) -> None:
-    """Compute the singular vectors of every anchored layer that has none yet."""
-    adapter = only_adapter(model)
-    layers = [m for _, m in lora_layers(model) if is_anchored(m) and not is_initialised(m)]
-    for layer in tqdm(layers, desc="PiSSA start", unit="layer", disable=len(layers) < 2):
+    """Compute the start of every anchored adapter that has none yet.
+
+    Raises:
+        ConfigError: If the weights of such an adapter were set before: they would be overwritten.
+    """
+    missing = [
+        (name, layer, adapter)
+        for name, layer in lora_layers(model)
+        for adapter in anchored_adapters(layer)
+        if not layer.lora_variant[adapter].is_initialised
+    ]
+    for name, layer, adapter in missing:
+        if bool(layer.lora_B[adapter].weight.any()):
+            raise ConfigError(
+                f"the adapter `{adapter}` holds weights in `{name}` that its PiSSA start would "
+                "overwrite. Load a checkpoint of this method with `model.load_adapter(folder, "
+                f"{adapter!r})`, or merge what it holds into the base model first."
+            )
+    for _, layer, adapter in tqdm(
+        missing, desc="PiSSA start", unit="layer", disable=len(missing) < 2
+    ):
         initialise_layer(layer, adapter)
 
 
-class _AnchoredMixin:
-    """The two public methods of ``PeftModel`` that know about the anchor."""
-
-    def save_pretrained(self, save_directory: str, *args: Any, **kwargs: Any) -> None:
-        """Write a plain LoRA of rank 2r as PEFT does, and ``anchor.safetensors`` beside it."""
-        initialise(self)
-        state_dict = kwargs.pop("state_dict", None) or self.state_dict()  # type: ignore[attr-defined]
-        with _plain_lora_config(self):
-            kwargs["state_dict"] = _plain_lora_state(self, state_dict)
-            super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        if kwargs.get("is_main_process", True):
-            adapter = only_adapter(self)
-            # PEFT gives an adapter with a name of its own a subfolder
-            folder = Path(save_directory, adapter if adapter != "default" else "")
-            save_file(_anchor_state(self), folder / ANCHOR_FILE)
-
-    def load_adapter(
-        self, model_id: str, adapter_name: str | None = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Load a checkpoint of this very adapter, exactly; anything else as PEFT does."""
-        if adapter_name not in self.peft_config:  # type: ignore[attr-defined]
-            return super().load_adapter(model_id, adapter_name, *args, **kwargs)  # type: ignore[misc]
-        return _load_checkpoint(self, Path(model_id))
-
-
-@lru_cache
-def _anchored_class(cls: Any) -> type[PeftModel]:
-    return type(f"Anchored{cls.__name__}", (_AnchoredMixin, cls), {"__doc__": cls.__doc__})
-
-
-@contextmanager
-def _plain_lora_config(model: Any) -> Iterator[None]:
-    """Describe the adapter as the plain LoRA of rank 2r for as long as PEFT writes it."""
-    adapter = only_adapter(model)
-    original = model.peft_config[adapter]
-    model.peft_config[adapter] = plain_lora_config(model)
-    try:
-        yield
-    finally:
-        model.peft_config[adapter] = original
-
-
-def plain_lora_config(model: PeftModel) -> LoraConfig:
-    r"""Return the config of the rank-2r LoRA: every rank and every alpha doubled.
-
-    With rsLoRA the scaling :math:`s = \alpha / \sqrt{r}` is written as a plain one,
-    :math:`\alpha' = 2 r s`, layer by layer where a pattern makes them differ.
-    """
-    config = deepcopy(model.peft_config[only_adapter(model)])
-    rslora, config.use_rslora = config.use_rslora, False
-    if rslora and (config.rank_pattern or config.alpha_pattern):
-        scalings = {name: (m.r, m.scaling) for name, m in lora_layers(model)}
-        config.alpha_pattern = {
-            name: rank[only_adapter(model)] * scaling[only_adapter(model)]
-            for name, (rank, scaling) in scalings.items()
-        }
-    elif rslora:
-        config.lora_alpha = config.lora_alpha * config.r**0.5
-    config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
-    config.rank_pattern = {key: 2 * rank for key, rank in config.rank_pattern.items()}
-    config.alpha_pattern = {key: 2 * alpha for key, alpha in config.alpha_pattern.items()}
-    config.init_lora_weights = True
-    return config
-
-
-def _plain_lora_state(model: Any, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return ``state_dict`` with every A and B replaced by the rank-2r difference form."""
-    adapter, plain = only_adapter(model), dict(state_dict)
-    for name, layer in model.named_modules():
-        if is_anchored(layer):
-            down, up = difference_factors(layer, adapter)
-            plain[f"{name}.lora_A.{adapter}.weight"] = down.detach()
-            plain[f"{name}.lora_B.{adapter}.weight"] = up.detach()
-    return plain
-
-
-def _anchor_state(model: Any) -> dict[str, Tensor]:
-    adapter, state = only_adapter(model), {}
-    for name, layer in model.named_modules():
-        if is_anchored(layer):
-            state[f"{name}.lora_A.weight"] = layer.lora_A[adapter].weight
-            state[f"{name}.lora_B.weight"] = layer.lora_B[adapter].weight
-            state[f"{name}.anchor_A"], state[f"{name}.anchor_B"] = layer.anchor_A, layer.anchor_B
-    return {key: value.detach().contiguous() for key, value in state.items()}
-
-
-def _load_checkpoint(model: Any, folder: Path) -> Any:
-    if not (folder / ANCHOR_FILE).is_file():
-        raise ConfigError(
-            f"`{folder}` has no {ANCHOR_FILE}, so training cannot go on from it: it is an exported "
-            "adapter or another method's checkpoint. Resume from a checkpoint of this method."
-        )
-    anchor, saved = load_file(folder / ANCHOR_FILE), load_file(folder / ADAPTER_FILE)
-    _check_shapes(model, anchor, folder)
-    for name, layer in model.named_modules():
-        if is_anchored(layer):
-            # where and as A and B are: a difference of two dtypes would not be zero where it should
-            like = layer.lora_A[only_adapter(model)].weight
-            pair = (anchor.pop(f"{name}.anchor_{factor}").to(like) for factor in "AB")
-            set_anchor(layer, *pair)
-    # what is not a LoRA matrix (a classification head, say) comes from PEFT's own file
-    rest = {key: value for key, value in saved.items() if "lora_" not in key}
-    return set_peft_model_state_dict(model, {**rest, **anchor}, only_adapter(model))
-
-
-def _check_shapes(model: Any, anchor: dict[str, Tensor], folder: Path) -> None:
-    own = get_peft_model_state_dict(model, adapter_name=only_adapter(model))
-    expected = {key: tuple(value.shape) for key, value in own.items() if "lora_" in key}
-    found = {key: tuple(value.shape) for key, value in anchor.items() if "lora_" in key}
-    if expected == found:
-        return
-    differing = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
-    key = differing[0]
-    raise ConfigError(
-        f"`{folder}` does not fit the adapter: `{key}` is {found.get(key, 'missing')} there and "
-        f"{expected.get(key, 'absent')} here. Resume with the `lora_r` and `lora_target_modules` "
-        "the checkpoint was trained with."
-    )
-
-
 __all__ = [
-    "ADAPTER_FILE",
-    "ANCHOR_FILE",
     "anchor_adapter",
     "check_adapter",
     "initialise",
     "lora_layers",
     "only_adapter",
-    "plain_lora_config",
 ]

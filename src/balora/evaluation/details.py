@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.anchored import difference_factors, lora_layers, only_adapter
-from balora.anchored.layer import is_anchored, is_initialised
+from balora.anchored.layer import is_anchored
 from balora.errors import ConfigError
 from balora.evaluation.batches import (
     Row,
@@ -222,9 +222,7 @@ def _adapter_changes(tuned: PeftModel, base: PreTrainedModel) -> Iterator[tuple[
 
 def _update_norm(name: str, layer: Any, adapter: str) -> float:
     """Return the Frobenius norm of what the adapter of one layer adds to its weight."""
-    if is_anchored(layer):
-        if not is_initialised(layer):
-            return 0.0
+    if is_anchored(layer, adapter):
         down, up = difference_factors(layer, adapter)
     elif (variant := layer.lora_variant.get(adapter)) is not None:
         raise ValueError(

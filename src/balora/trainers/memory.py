@@ -35,12 +35,9 @@ class MemoryReport(NamedTuple):
 
 
 def memory_report(model: nn.Module) -> MemoryReport:
-    """Count the bytes of ``model``'s weights by what they are for; shared tensors count once.
-
-    The anchor of a layer that is not initialised yet counts as nothing.
-    """
+    """Count the bytes of ``model``'s weights by what they are for; shared tensors count once."""
     buffers = dict(model.named_buffers())
-    anchors = {name: b for name, b in buffers.items() if name.split(".")[-1] in ANCHOR_BUFFERS}
+    anchors = {name: b for name, b in buffers.items() if name.split(".")[-2] in ANCHOR_BUFFERS}
     others = [buffer for name, buffer in buffers.items() if name not in anchors]
     parameters = list(model.parameters())
     return MemoryReport(
