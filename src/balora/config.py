@@ -261,7 +261,7 @@ class DataConfig:
     """Which rows to train on, and how a row becomes a prompt and a response."""
 
     dataset_name: Annotated[str, PathTo("data")]
-    """A Hugging Face hub id, a local .jsonl, .json, .csv or .parquet file, or a folder of them."""
+    """A hub id, a local .jsonl, .json, .csv, .tsv or .parquet file, or a folder of them."""
 
     dataset_config: str | None = None
     """Configuration (subset) of `dataset_name`, where that is a data set on the hub."""

@@ -38,6 +38,18 @@ def read_text(path: Path, name: str) -> str:
         raise ConfigError(f"{name} {str(path)!r} cannot be read: {error}.") from error
 
 
+def read_filled_text(path: Path, name: str) -> str:
+    """Return the text of a UTF-8 file that must have something in it, as `read_text` does.
+
+    Raises:
+        ConfigError: If it cannot be read or holds nothing but space.
+    """
+    text = read_text(path, name)
+    if not text.strip():
+        raise ConfigError(f"{name} is {str(path)!r}, which is empty; name a file of plain text.")
+    return text
+
+
 def write_text(path: Path, text: str, *, name: str = "the file") -> None:
     """Write a file of UTF-8 with line feeds by rename; its folder exists.
 

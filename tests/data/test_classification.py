@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
@@ -195,7 +198,12 @@ def test_classes_of_the_settings_have_their_order_and_their_numbers(write):
     assert rows.class_names == ("b", "c", "a")
     assert rows.notes == ("rows.jsonl (train) has no row of the classes c.",)
     write("rows.jsonl", labelled([1, 0]))
-    assert load_training_rows(config(class_names=["b", "a"])).dataset["label"][:] == [1, 0]
+    rows = load_training_rows(config(class_names=["b", "a"]))
+    assert rows.dataset["label"][:] == [1, 0]
+    assert rows.notes == (
+        "`label` of rows.jsonl (train) has numbers for the classes, read in the order of "
+        "`class_names`: 0 as b, 1 as a. If they mean others, write the names.",
+    )
     # a name that is a number is a name, not an index
     assert load_training_rows(config(class_names=[1, 0])).dataset["label"][:] == [0, 1]
     assert "`label` is `0`, which is none of the classes 1, 2" in refusal(
@@ -226,6 +234,64 @@ def test_a_label_outside_the_classes_is_refused_by_its_line(write):
 def test_what_names_no_class_is_refused(write, first, label, problem):
     write("rows.jsonl", labelled([first, label]))
     assert refusal(config()) == f"rows.jsonl, line 2: {problem}. Correct or remove them."
+
+
+@pytest.mark.parametrize("other", [5, 5.0, 0.0])
+def test_whole_numbers_of_any_size_are_classes_of_their_own(write, other):
+    write("rows.jsonl", labelled([5, 2**63, 2**63 + 1, 2**53, 2**53 + 1, -(2**80), other]))
+    rows = load_training_rows(config())
+    names = {-(2**80), 5, 2**53, 2**53 + 1, 2**63, 2**63 + 1} | {int(other)}
+    assert rows.class_names == tuple(map(str, sorted(names)))
+    assert len(set(rows.dataset["label"][:6])) == 6
+
+
+def test_a_number_with_a_point_names_a_class_while_it_is_exact(write):
+    write("rows.jsonl", labelled([1, 1.0, "1", 2.0**53, True]))
+    assert load_training_rows(config()).class_names == ("1", str(2**53), "true")
+    write("rows.jsonl", labelled([1, 2.0**53 + 2]))
+    assert refusal(config()).startswith(
+        "rows.jsonl, line 2: `label` is 9007199254740994.0, which names no class: numbers with a "
+        "point have not all their digits from 2^53 on, so write it as text."
+    )
+
+
+def test_text_that_looks_like_a_date_or_a_number_is_a_class(write):
+    write("rows.jsonl", labelled(["2020-01-01", "2021-01-01", "2020-01-01"]))
+    assert load_training_rows(config()).class_names == ("2020-01-01", "2021-01-01")
+    write("rows.jsonl", labelled(["007", "7", 7]))
+    assert load_training_rows(config()).dataset["label"][:] == [0, 1, 1]
+
+
+def decimals(*values: str) -> pa.Table:
+    label = pa.array([Decimal(value) for value in values], pa.decimal128(30, 2))
+    return pa.table({"text": [f"t{n}" for n in range(len(values))], "label": label})
+
+
+def test_decimals_are_targets_and_classes(write):
+    pq.write_table(decimals("0.10", "2.00", "-3.25"), write("rows.parquet", b""))
+    given = config("rows.parquet", task="regression")
+    assert load_training_rows(given).dataset["label"][:] == [0.1, 2.0, -3.25]
+    big = "1234567890123456789012345678.00"
+    pq.write_table(decimals("1.50", big, "1.50", big[:-4] + "9.00"), "rows.parquet")
+    rows = load_training_rows(config("rows.parquet"))
+    assert rows.class_names[0] == "1.50"
+    assert set(rows.class_names[1:]) == {big, big[:-4] + "9.00"}
+
+
+def test_the_categories_of_a_parquet_file_are_their_text(write):
+    text = pa.array(["a", "b", "a"]).dictionary_encode()
+    pq.write_table(pa.table({"text": text, "label": text}), write("rows.parquet", b""))
+    rows = load_training_rows(config("rows.parquet"))
+    assert (rows.class_names, rows.dataset["text"][:]) == (("a", "b"), ["a", "b", "a"])
+
+
+def test_rows_beside_those_left_out_are_text_as_it_stands(write):
+    rows = [{"text": n if n == 1 else f'"{n}"', "label": f"{n}"} for n in range(3)]
+    write("rows.jsonl", rows)
+    label_map = {"0": "neg", "1": None, "2": "pos"}
+    entry = {"name": "o", "dataset_name": "rows.jsonl", "label_map": label_map}
+    found = load_out_of_domain_rows(config(out_of_domain=[entry]), ("neg", "pos"))["o"]
+    assert found.dataset["text"][:] == ['"0"', '"2"']
 
 
 def test_a_list_names_no_class(write):
@@ -381,6 +447,7 @@ def test_numbers_stand_only_for_classes_that_were_declared(write):
     declared = config(class_names=["pos", "neg"], **settings)
     rows = load_evaluation_rows(declared, ("pos", "neg"))["validation"]
     assert rows.dataset["label"][:] == [0, 1]
+    assert "0 as pos, 1 as neg. If they mean others" in rows.notes[0]
     with pytest.raises(DataError, match="line 1: `label` is `0`, which is none of the classes neg"):
         load_evaluation_rows(config(**settings), ("neg", "pos"))
 

@@ -54,6 +54,49 @@ def test_folders_without_data_or_with_several_kinds_are_refused(write):
     )
 
 
+@pytest.mark.parametrize("hidden", [".train-checkpoint.jsonl", "._train.jsonl", "~$train.jsonl"])
+def test_hidden_files_of_a_folder_are_no_data(write, hidden):
+    write("data/train.jsonl", QA)
+    write(f"data/{hidden}", b"\x00\xff")
+    config = DataConfig(dataset_name="data")
+    assert len(load_examples(config, split="train").dataset) == 10
+    write(".hidden.jsonl", QA)  # as long as nobody names it
+    assert len(load_examples(DataConfig(dataset_name=".hidden.jsonl"), split="train").dataset) == 10
+
+
+def test_compressed_parquet_and_archives_are_refused(write):
+    for name in ("rows.parquet.gz", "rows.zip", "rows.jsonl.lz4"):
+        assert f"is {name}, which ends in `.{name.split('.')[-1]}`; data" in refusal(
+            write(name, "x")
+        )
+
+
+def test_many_columns_are_listed_by_the_first_few(write):
+    write("rows.json", json.dumps({str(n): {"query": "q", "response": "a"} for n in range(1000)}))
+    message = refusal("rows.json")
+    assert "`8`, `9`, ... (1000 in all; is the file a list of rows?)" in message
+    assert len(message) < 500
+
+
+def test_a_table_with_the_index_of_pandas_is_read(write):
+    write("rows.csv", ",prompt,completion\n" + "".join(f"{n},ask {n},tell {n}\n" for n in range(6)))
+    rows = load_examples(DataConfig(dataset_name="rows.csv"), split="train").dataset
+    assert (len(rows), rows[0]) == (6, {"prompt": "ask 0", "completion": "tell 0"})
+
+
+def test_errors_name_the_setting_that_was_typed(write):
+    write("rows.jsonl", QA)
+    write("both/train.jsonl", QA)
+    gone = DataConfig(dataset_name="rows.jsonl", eval_dataset_name="gone.jsonl")
+    with pytest.raises(
+        DataError, match=r"^`eval_dataset_name` is gone.jsonl, which does not exist"
+    ):
+        load_examples(gone, split="train", name="eval")
+    given = DataConfig(dataset_name="rows.jsonl", eval_dataset_name="both")
+    with pytest.raises(DataError, match=r"no split `dev`, only train; set `dataset_test_split` to"):
+        load_examples(given, split="dev", name="eval")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [

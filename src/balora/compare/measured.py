@@ -24,7 +24,7 @@ from balora.evaluation.details import logit_spectrum, sample_pairs, update_sizes
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure, name_of_dtype
 from balora.evaluation.results import read_results
 from balora.evaluation.run import prompt_pairs
-from balora.files import read_text, write_json
+from balora.files import read_filled_text, write_json
 from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.run_folder import load_run
 from balora.models.source import source_of
@@ -152,7 +152,7 @@ def _generation_metrics(
         models.base,
         models.tokenizer,
         pairs,
-        None if file is None else read_text(Path(file), "`--retention_file`"),
+        None if file is None else read_filled_text(Path(file), "`--retention_file`"),
         options=options,
     )
     if not needs_card:

@@ -16,7 +16,7 @@ from balora.compare.methods import BASE, method_fields, recipe_without
 from balora.config import DataConfig
 from balora.errors import ConfigError
 from balora.field_types import suggestion
-from balora.files import read_text
+from balora.files import read_filled_text
 from balora.models.names import check_model_name
 from balora.recipes.kinds import GENERATION
 from balora.recipes.load import check_recipe
@@ -64,7 +64,7 @@ class Plan:
         """
         text = self.comparison.evaluation.get("retention_file")
         if text is not None:  # each cell would find out when it has trained
-            read_text(Path(text), "`retention_file`")
+            read_filled_text(Path(text), "`retention_file`")
         found: dict[str, list[str]] = {}
         cells = itertools.product(self.comparison.conditions, self._methods)
         for condition, method in cells:

@@ -80,8 +80,8 @@ def load_training_rows(config: ClassificationConfig) -> ClassificationRows:
         targets = read_targets(rows, columns.label, task=config.task, purpose="trained on")
         done = transform_targets(targets, noise=config.label_noise, seed=config.transform_seed)
     else:
-        labels, names = _training_labels(rows, columns, config)
-        notes += _check_classes(rows, columns, labels, names)
+        labels, names, numbers = _training_labels(rows, columns, config)
+        notes += numbers + _check_classes(rows, columns, labels, names)
         _check_fractions(config, names)
         done = transform_classes(
             labels,
@@ -170,15 +170,15 @@ def _read_out_of_domain(
 
 def _training_labels(
     rows: LocatedRows, columns: InputColumns, config: ClassificationConfig
-) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Return class indices and the names of the classes."""
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...], list[str]]:
+    """Return class indices, the names of the classes, and notes on the labels."""
     labels = read_names(rows, columns.label, purpose="trained on")
     is_glue = config.task in GLUE_TASKS
     declared = GLUE_TASKS[config.task].class_names if is_glue else config.named_classes
     names = declared or names_of_classes(rows, columns.label, labels)
     lookup = class_lookup(names, with_numbers=True)  # found names cover every label already
     indices = class_indices(rows, labels, lookup, names, column=columns.label, purpose="trained on")
-    return indices, names
+    return indices, names, _numbers_note(rows, columns, labels, names, task=config.task)
 
 
 def _check_classes(
@@ -219,15 +219,35 @@ def _read_labelled(
     if class_names is None:
         targets = read_targets(rows, columns.label, task=source.task, purpose="evaluated on")
         return _assemble(rows, columns, targets, notes)
+    labels = read_names(rows, columns.label, purpose="evaluated on")
     indices = class_indices(
         rows,
-        read_names(rows, columns.label, purpose="evaluated on"),
+        labels,
         class_lookup(class_names, with_numbers=with_numbers),
         class_names,
         column=columns.label,
         purpose="evaluated on",
     )
+    notes += _numbers_note(rows, columns, labels, class_names, task=source.task)
     return _assemble(rows, columns, indices, notes, class_names=tuple(class_names))
+
+
+def _numbers_note(
+    rows: LocatedRows,
+    columns: InputColumns,
+    labels: Sequence[str],
+    class_names: Sequence[str],
+    *,
+    task: str,
+) -> list[str]:
+    """Say which classes the numbers in own data are taken for; those of GLUE's tasks are known."""
+    if task in GLUE_TASKS or set(labels) <= set(class_names):
+        return []
+    meaning = shown([f"{index} as {name}" for index, name in enumerate(class_names)])
+    return [
+        f"`{columns.label}` of {rows.name} ({rows.split}) has numbers for the classes, read in the "
+        f"order of `class_names`: {meaning}. If they mean others, write the names."
+    ]
 
 
 def _read_mapped(

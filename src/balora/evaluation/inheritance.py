@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from balora.errors import ConfigError
 from balora.evaluation.answers import extract_answer
 from balora.evaluation.batches import (
     Row,
@@ -192,12 +193,15 @@ def text_loss(
     is not scored.
 
     Raises:
-        ValueError: If the text has fewer than two tokens.
+        ConfigError: If the text has fewer than two tokens.
     """
     ids = tokenizer(text, return_tensors="pt", verbose=False).input_ids[0]
     windows = [window for window in ids.split(block) if len(window) > 1]
     if not windows:
-        raise ValueError("the retention text has fewer than two tokens.")
+        raise ConfigError(
+            "the text of `retention_file` has fewer than two tokens, which leaves none to predict; "
+            "name a longer one."
+        )
     total, count = 0.0, 0
     for window in tqdm(windows, desc="Reading text", leave=False):
         window = window.to(model.device)[None]

@@ -14,7 +14,7 @@ from balora.data import load_examples
 from balora.errors import ConfigError
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
 from balora.field_types import field_hints, suggestion, type_problem
-from balora.files import read_text
+from balora.files import read_filled_text
 from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.run_folder import check_base, load_run
 from balora.models.source import ModelSource
@@ -50,7 +50,7 @@ def evaluate_runs(
     """
     check_runs(runs)
     retention_text = (
-        None if retention_file is None else read_text(retention_file, "`--retention_file`")
+        None if retention_file is None else read_filled_text(retention_file, "`--retention_file`")
     )
     examples = load_examples(data, split=data.dataset_test_split or "train", name="eval")
     dataset = examples.dataset

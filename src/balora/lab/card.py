@@ -16,7 +16,7 @@ from balora.evaluation.batches import evaluating, max_positions
 from balora.evaluation.inheritance import measure_exact_match
 from balora.evaluation.run import prompt_pairs
 from balora.evaluation.table import aligned
-from balora.files import read_text
+from balora.files import read_filled_text
 from balora.lab.diversity import distinct, sample_texts, self_similarity, word_entropy
 from balora.lab.planted import GENERIC_FRAMES, HELD_OUT_FRAMES
 from balora.lab.probes import measure_recall, measure_stereotype
@@ -177,7 +177,7 @@ def _retention_loss(
     file: Path,
     options: CardOptions,
 ) -> float:
-    text, most = read_text(file, "`--retention_file`"), options.retention_characters
+    text, most = read_filled_text(file, "`--retention_file`"), options.retention_characters
     if len(text) > most:
         text = text[: text.rfind("\n", 0, most) + 1] or text[:most]
     with evaluating(model):
