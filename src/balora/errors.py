@@ -17,6 +17,10 @@ class NonFiniteError(BaloraError, FloatingPointError):
     """A loss that became NaN or infinite: exit status 1."""
 
 
+class WriteError(BaloraError):
+    """A place that cannot be written, as when the disk is full: exit status 1."""
+
+
 class ConfigError(BaloraError, ValueError):
     """A recipe, an option or an argument that cannot work: exit status 2."""
 

@@ -61,7 +61,7 @@ def write_text(path: Path, text: str, *, name: str = "the file") -> None:
         name: What the user calls it, for the error.
 
     Raises:
-        BaloraError: If it cannot be written, as when the disk is full; the old one is still whole.
+        WriteError: If it cannot be written, as when the disk is full; the old one is still whole.
     """
     with writing(path, name):
         if path.exists() and not path.is_file():

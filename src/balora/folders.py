@@ -15,7 +15,7 @@ from balora.errors import ConfigError
 from balora.staging import is_full, recover, staged_folder, writing
 
 _MARKS = ("adapter_config.json", "config.json")
-_OF_A_MODEL = re.compile(
+OF_A_MODEL = re.compile(
     r"(adapter_)?config\.json|generation_config\.json|(adapter_)?model.*\.(safetensors|json)"
     r"|(pytorch|adapter)_model.*\.(bin|json)|tokenizer.*|special_tokens_map\.json"
     r"|added_tokens\.json|vocab.*|merges\.txt|spiece\.model|sentencepiece.*"
@@ -106,7 +106,7 @@ def made_folder(path: Path, setting: str, *, shown: Path | None = None) -> Itera
 
     Raises:
         ConfigError: If it is no folder or cannot be made or written.
-        BaloraError: If the disk is full.
+        WriteError: If the disk is full.
     """
     made = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     try:
@@ -127,11 +127,11 @@ def _refusing(path: Path, setting: str) -> Iterator[None]:
     with writing(path, setting):
         try:
             yield
-        except FileExistsError as error:
-            raise ConfigError(f"{setting} {str(path)!r} {_in_the_way(path)}.") from error
         except (OSError, ValueError) as error:
             if is_full(error):
                 raise
+            if not os.path.isdir(_nearest(path)):
+                raise ConfigError(f"{setting} {str(path)!r} {_in_the_way(path)}.") from error
             raise _unwritable(path, setting, error) from error
 
 
@@ -171,7 +171,7 @@ def new_folder(
 
     Raises:
         ConfigError: If it is anything else; nothing is touched then.
-        BaloraError: If the disk is full.
+        WriteError: If the disk is full.
     """
     check_apart(destination, setting, reads)
     place = _real(destination)
@@ -217,5 +217,5 @@ def _foreign(folder: Path, names: Sequence[str]) -> str | None:
     if not any(mark in names for mark in _MARKS):
         return next(iter(names), None)
     return next(
-        (n for n in names if not _OF_A_MODEL.fullmatch(n) or os.path.isdir(folder / n)), None
+        (n for n in names if not OF_A_MODEL.fullmatch(n) or os.path.isdir(folder / n)), None
     )

@@ -25,7 +25,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from balora.errors import BaloraError
+from balora.errors import BaloraError, WriteError
 
 _PREFIX = ".balora-"
 _NAME = re.compile(re.escape(_PREFIX) + r"\w{8}")
@@ -54,7 +54,7 @@ def writing(place: Path | str, setting: str) -> Iterator[None]:
         setting: What it was given as, such as ```--to```; ticks included.
 
     Raises:
-        BaloraError: The run has failed. What is not about writing passes as it is.
+        WriteError: The run has failed. What is not about writing passes as it is.
     """
     try:
         yield
@@ -64,7 +64,7 @@ def writing(place: Path | str, setting: str) -> Iterator[None]:
         reason = _reason(error, Path(place))
         if reason is None:
             raise
-        raise BaloraError(
+        raise WriteError(
             f"{setting} {str(place)!r} cannot be written: {reason}. Free some space, or name a "
             "place on another disk."
         ) from error

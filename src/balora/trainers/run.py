@@ -14,6 +14,7 @@ from balora.trainers.output import (
     checkpoint_to_resume,
     remove_traces,
 )
+from balora.trainers.place import output_folder
 from balora.trainers.run_classification import prepare_classification
 from balora.trainers.run_generation import prepare_generation
 
@@ -27,7 +28,13 @@ def run_recipe(recipe: Recipe) -> Trainer:
         ConfigError: If a setting cannot work; before anything is written.
         DataError: If the data cannot be trained on, naming file and line.
         NonFiniteError: If the loss becomes NaN or infinite, naming step and term.
+        WriteError: If the disk becomes full.
     """
+    with output_folder(recipe):
+        return _run(recipe)
+
+
+def _run(recipe: Recipe) -> Trainer:
     args = training_arguments(recipe)
     output_dir = Path(args.output_dir)
     resume = checkpoint_to_resume(args, output_dir)

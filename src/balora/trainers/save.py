@@ -17,7 +17,7 @@ class StagedSaveMixin:
         """Save as transformers' Trainer does; a crash on the way leaves the target as it was.
 
         Raises:
-            BaloraError: If the disk is full; what was there is still whole.
+            WriteError: If the disk is full; what was there is still whole.
         """
         target = output_dir or self.args.output_dir  # type: ignore[attr-defined]
         if self.args.should_save:  # type: ignore[attr-defined]
