@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,6 +16,8 @@ from balora.evaluation import MeasureOptions, format_table
 from balora.evaluation.run import evaluate_runs
 from balora.models.source import source_of
 from balora.recipes import load_recipe
+from balora.staging import work_folder, writing
+from balora.state import read_json
 from balora.trainers import BALoraSFTTrainer
 from balora.trainers.run import run_recipe
 
@@ -27,8 +28,8 @@ from transformers import AutoModelForCausalLM
 base, adapter, inputs, expected = sys.argv[1:]
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
 with torch.no_grad():
-    logits = model(input_ids=torch.load(inputs)).logits
-expected = torch.load(expected)
+    logits = model(input_ids=torch.load(inputs, weights_only=True)).logits
+expected = torch.load(expected, weights_only=True)
 assert "balora" not in sys.modules
 print(f"{float((logits - expected).abs().max() / expected.abs().max()):.1e}")
 """
@@ -75,7 +76,7 @@ def quickstart(given: Mapping[str, str]) -> str:
 
 
 def _pretraining_line(base: Path) -> str:
-    log = json.loads((base / "pretrain_log.json").read_text(encoding="utf-8"))
+    log = read_json(base / "pretrain_log.json", "Install balora again.")
     return (
         f"The embedded model ({log['num_parameters']:,} parameters) has a held-out loss of "
         f"{log['held_out_loss']:.3f} nats per token; untrained it was "
@@ -104,16 +105,13 @@ def plain_peft_error(trainer: BALoraSFTTrainer) -> str:
     input_ids = torch.arange(2, 34, device=model.device)[None]
     with torch.no_grad():
         logits = model(input_ids=input_ids).logits
-    files = [run / ".tmp-inputs.pt", run / ".tmp-logits.pt"]
-    try:
+    with writing(run, "`output_dir`"), work_folder(run) as work:
+        files = [work / "new" / "inputs.pt", work / "new" / "logits.pt"]
         for file, tensor in zip(files, (input_ids, logits), strict=True):
             torch.save(tensor.cpu(), file)
         words = [model.config.name_or_path, str(run), *map(str, files)]
         command = [sys.executable, "-c", _PLAIN_PEFT, *words]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-    finally:
-        for file in files:
-            file.unlink(missing_ok=True)
     if result.returncode:
         raise BaloraError(f"plain PEFT cannot load {run}: {result.stderr.strip().splitlines()[-1]}")
     return result.stdout.strip()

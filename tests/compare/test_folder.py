@@ -199,7 +199,7 @@ def test_an_empty_folder_and_none_are_fine(folder, comparison):
     folder.check(comparison())
     # a start that was killed in its first write
     (folder.path / ".lock").touch()
-    (folder.path / ".tmp-comparison.yaml").touch()
+    (folder.path / ".balora-abcd1234").mkdir()
     folder.check(comparison())
 
 

@@ -80,16 +80,25 @@ def test_the_card_of_the_base_and_of_a_run_beside_it(recipe, tmp_path):
     assert figures["lora"]["retention_loss"] != figures["base"]["retention_loss"]
     assert figures["lora"]["memorised_noise"] is not None
     cards = {name: DefectCard(**own) for name, own in figures.items()}
-    assert text.endswith(f"{format_card(cards)}\nComputed in float32.")
-    assert f"Model: {built.model}" in text
-    assert str(built.noisy_file) in text
+    assert text.startswith(f"{format_card(cards)}\nComputed in float32.\n\nThe model is ")
+    assert f"The model is {built.model}." in text
+    files = (built.train_file, built.test_file, built.retention_file, built.noisy_file)
+    assert all(str(file.relative_to(built.model.parent)) in text for file in files)
+
+
+def test_the_users_own_folder_is_short(recipe, cache, monkeypatch):
+    monkeypatch.setenv("HOME", str(cache.parent))
+    built = build_lab(LabConfig(**TINY))
+    text = lab([], recipe, {})
+    assert f"The model is ~/{built.model.relative_to(cache.parent)}." in text
+    assert str(cache) not in text
 
 
 def test_options_replace_the_fields_of_the_recipe(recipe, cache):
     before = len(list((cache / "lab").iterdir()))
     text = lab([], recipe, {"label_noise": "0", "num_test": "3"})
     built = build_lab(LabConfig(**{**TINY, "label_noise": 0.0, "num_test": 3}))
-    assert str(built.test_file) in text
+    assert str(built.test_file.relative_to(built.model.parent)) in text
     assert "memorised noisy labels" not in text
     # the task is another one, the model is not
     assert len(list((cache / "lab").iterdir())) == before

@@ -25,6 +25,7 @@ from balora.compare.comparison import COMPARE, Comparison
 from balora.errors import ConfigError
 from balora.files import read_text, write_json, write_text
 from balora.recipes.values import dump_mapping, read_mapping
+from balora.staging import is_stage
 
 COMPARISON_FILE = "comparison.yaml"
 RESULTS_FILE = "results.jsonl"
@@ -235,7 +236,7 @@ def _as_known(cell: Cell, made: Cell) -> Cell:
 
 def _is_foreign(path: Path) -> bool:
     """Say whether a file is none that a start of a comparison that was killed leaves."""
-    return path.name != ".lock" and not path.name.startswith(".tmp-")
+    return path.name != ".lock" and not is_stage(path)
 
 
 def _shared(comparison: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ rows to train on are loaded, is not.
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from balora.data.located import iterate_rows
 from balora.data.reading import read_input
 from balora.data.sources import find_local, load_rows
 from balora.errors import ConfigError
+from balora.staging import staged_file
 
 _SEED = 0
 """Which rows are held out is the same in every comparison of the same rows."""
@@ -73,11 +73,9 @@ def _write(rows: Dataset, file: Path) -> None:
         for column, feature in rows.features.items()
         if isinstance(feature, ClassLabel)
     }
-    stage = file.with_name(f".tmp-{file.name}")
-    with stage.open("w", encoding="utf-8", newline="\n") as lines:
+    with staged_file(file) as stage, stage.open("w", encoding="utf-8", newline="\n") as lines:
         for row in iterate_rows(rows, rows.column_names):
             for column, feature in names.items():
                 label = row[column]
                 row[column] = label if label is None or label < 0 else feature.int2str(label)
             lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-    os.replace(stage, file)

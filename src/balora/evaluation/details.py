@@ -6,7 +6,6 @@ features of a layer, ``R`` rank of its update.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -39,6 +38,7 @@ from balora.fused.spectral import HeadFactor
 from balora.models.head import LMHead, check_head, head_of
 from balora.objective import next_token_targets
 from balora.regularizers.spectral import evenly_spaced_rows, singular_values
+from balora.state import damaged, read_json
 
 STATE_FILE = "trainer_state.json"
 """Transformers' own name for the log and the state of a run."""
@@ -311,10 +311,10 @@ def learning_curves(run: Path) -> list[dict[str, float]]:
     path = run / STATE_FILE
     if not path.is_file():
         raise ConfigError(f"`{run}` has no {STATE_FILE}; name the folder of a finished run.")
-    try:
-        history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"`{path}` cannot be read: {error}.") from error
+    fix = "Name the folder of another run, or train it again."
+    history = read_json(path, fix, fields={"log_history": list})["log_history"]
+    if not all(isinstance(row, dict) for row in history):
+        raise damaged(path, "is damaged: `log_history` has no rows", fix)
     return [
         {"step": row["step"], **{n: row[n] for n in row if n == "loss" or n.endswith("_loss")}}
         for row in history

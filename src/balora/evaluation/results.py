@@ -5,7 +5,6 @@ A results mapping holds JSON values only; a figure that is undefined is None.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,16 @@ from typing import Any
 from balora.errors import ConfigError
 from balora.evaluation.table import aligned
 from balora.files import write_json
+from balora.state import read_json
 
 RESULTS_FILE = "results.json"
+
+_OF_RESULTS = {
+    **{"task": str, "method": str, "seed": int, "primary_metric": str, "selection": str},
+    **{"per_evaluation": dict, "best": dict, "last": dict},
+    **{"final_model": str, "final": dict, "out_of_domain": dict},
+}
+"""What every file of results has, of which type."""
 
 _SPEED = ("_runtime", "_per_second")
 _TITLES = {
@@ -91,12 +98,13 @@ def read_results(folder: Path) -> dict[str, Any]:
     """Read what :func:`write_results` wrote.
 
     Raises:
-        ConfigError: If the folder has no such file.
+        ConfigError: If the folder has no such file, or a damaged one.
     """
     path = folder / RESULTS_FILE
     if not path.is_file():
         raise ConfigError(f"`{folder}` has no {RESULTS_FILE}; name a finished classification run.")
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    fix = "Name another run, or remove it and train the run again."
+    results: dict[str, Any] = read_json(path, fix, fields=_OF_RESULTS)
     return results
 
 

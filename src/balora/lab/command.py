@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.run_folder import check_base, load_run
 from balora.models.source import ModelSource, base_of_runs
 from balora.recipes.values import read_mapping
+from balora.state import read_json
 
 
 def lab(
@@ -49,7 +49,7 @@ def lab(
     if json_file is not None:
         figures = {name: asdict(card) | {"dtype": dtype} for name, card in cards.items()}
         write_json(json_file, figures)
-    return "\n".join([*_where(built), "", format_card(cards), f"Computed in {dtype}."])
+    return "\n".join([format_card(cards), f"Computed in {dtype}.", "", *_where(built)])
 
 
 def _from_recipe(path: Path | str | None) -> dict[str, Any]:
@@ -83,8 +83,9 @@ def _base_of(run: Path) -> str | None:
     if recipe.is_file():
         return read_mapping(recipe).get("model_name_or_path")
     if adapter.is_file():
-        name: str | None = json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path")
-        return name
+        fix = "Save or download the adapter again."
+        name = read_json(adapter, fix).get("base_model_name_or_path")
+        return None if name is None else str(name)
     return None
 
 
@@ -112,9 +113,19 @@ def _base_source(built: BuiltLab, runs: Sequence[Path]) -> ModelSource:
 
 
 def _where(built: BuiltLab) -> list[str]:
-    noisy = "" if built.noisy_file is None else f", wrong answers in {built.noisy_file}"
+    """Return where the files are: the entry of the cache, and their names in it."""
+    entry = built.model.parent
+    files = [built.train_file, built.test_file, built.retention_file]
+    names = ", ".join(str(file.relative_to(entry)) for file in files)
+    noisy = built.noisy_file
+    wrong = "" if noisy is None else f"; wrong answers: {noisy.relative_to(entry)}"
     return [
-        f"Model: {built.model}",
-        f"Task: {built.train_file}, {built.test_file}{noisy}",
-        f"Retained text: {built.retention_file}",
+        f"The model is {_short(built.model)}.",
+        f"Beside it, in the same folder: {names}{wrong}.",
     ]
+
+
+def _short(path: Path) -> str:
+    """Return a path with ``~`` for the user's own folder."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
