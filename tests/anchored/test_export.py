@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import balora.anchored.export as export
 from balora.anchored import ADAPTER_FILE, ANCHOR_FILE
-from balora.anchored.export import export_adapter, export_merged, truncate
+from balora.anchored.export import export_adapter, export_merged
+from balora.anchored.truncate import truncate
 from balora.errors import BaloraError, ConfigError
 from tiny_adapters import (
     anchored_model,
@@ -50,6 +51,7 @@ class Run:
         train(model, self.batch)
         model.save_pretrained(self.source)
         make_tokenizer().save_pretrained(self.source)
+        (self.source / "recipe.yaml").write_text("lora_target_modules: all-linear\n")
         self.updates, self.logits = dense_updates(model), logits_of(model, self.batch)
 
     def reload(self, folder):
@@ -130,7 +132,7 @@ def test_truncation_of_an_update_of_low_rank_loses_nothing(rng):
         down: torch.cat([a, torch.zeros(2, 9)]),
         up: torch.cat([b, torch.ones(7, 2)], dim=1),
     }
-    truncated, truncation = truncate(LoraConfig(r=6, lora_alpha=3), tensors, 4)
+    _, truncated, truncation = truncate(LoraConfig(r=6, lora_alpha=3), tensors, 4)
     product = truncated[up] @ truncated[down]
     torch.testing.assert_close(product, 0.5 * b @ a, rtol=1e-4, atol=1e-5)
     assert truncation.relative_error < 1e-6
@@ -184,9 +186,10 @@ def test_merging_into_bf16_rounds_once(tmp_path):
 
 
 OTHER_BASES = {
-    "another depth": ({"num_hidden_layers": 1}, "layers.1.mlp.down_proj`.*no such layer"),
-    "another width": ({"intermediate_size": 40}, "down_proj` of shape (32, 48).*(32, 40)"),
-    "other heads": ({"num_key_value_heads": 4}, "k_proj` of shape (16, 32).*shape (32, 32)"),
+    "fewer layers": ({"num_hidden_layers": 1}, r"does not fit `--base` .*no such layer"),
+    "more layers": ({"num_hidden_layers": 3}, r"does not fit `--base` .*layers\.2"),
+    "another width": ({"intermediate_size": 40}, r"down_proj` has shape \(32, 48\).*\(32, 40\)"),
+    "other heads": ({"num_key_value_heads": 4}, r"does not fit `--base` .*\(16, 32\).*\(32, 32\)"),
 }
 
 
@@ -195,9 +198,19 @@ OTHER_BASES = {
 def test_base_that_does_not_fit_is_refused(run, other, export_to, tmp_path):
     overrides, sentence = OTHER_BASES[other]
     make_model("llama", **overrides).save_pretrained(tmp_path / "base")
-    pattern = ".*".join(map(re.escape, sentence.split(".*")))
-    with pytest.raises(ConfigError, match=f"does not fit `--base` .*{pattern}"):
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    with pytest.raises(ConfigError, match=sentence):
         export_to(run.source, str(tmp_path / "base"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("export_to", [export_adapter, export_merged])
+def test_the_run_and_another_adapter_are_no_base(run, export_to, tmp_path):
+    anchored_model("llama").save_pretrained(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"`--base` .* is the run itself"):
+        export_to(run.source, str(run.source), tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"`--base` .* is an adapter, not a pre-trained model"):
+        export_to(run.source, str(tmp_path / "other"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,42 +1,54 @@
-r"""From a trained run to what others load: a plain LoRA, a smaller one, or a merged model.
+"""From a trained run to what others load: a plain LoRA, a smaller one, or a merged model.
 
-A run folder holds the plain LoRA of rank 2r already. Truncation to rank R keeps, layer by layer,
-the best approximation of the update :math:`s B A` (Eckart and Young), found without building it:
-with :math:`B = Q_B R_B` and :math:`A^\top = Q_A R_A` its singular values are those of the small
-:math:`s R_B R_A^\top`. Merging is done in float32 and cast last.
+A run folder holds the plain LoRA of rank 2r already; an export of it has one rank and one scale
+(:mod:`balora.anchored.plain`). Merging is done in float32 and cast last. Language models and
+classifiers, whose head and class names go into the merged model, are exported alike.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import torch
-from peft import LoraConfig, PeftModel
-from peft.utils.other import get_pattern_key
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from peft import LoraConfig
+from safetensors.torch import save_file
 
+from balora.anchored.beside import BASE_UNTOUCHED
+from balora.anchored.plain import uniform, uniform_config, updates_of, with_factors
 from balora.anchored.save import ADAPTER_FILE
+from balora.anchored.truncate import Truncation, truncate
 from balora.errors import ConfigError
 from balora.folders import Read, new_folder
-from balora.models.names import check_model_name
+from balora.models.adapter import CONFIG_FILE, read_adapter
+from balora.models.fits import check_adapter_fits
+from balora.models.load import load_config
+from balora.models.run_folder import classes_of, load_run
+from balora.models.source import ModelSource, base_of_runs
+from balora.state import read_tensors
 
 _TOKENIZER_FILES = re.compile(r"tokenizer.*|special_tokens_map\.json|chat_template\.jinja|vocab.*")
 
+_OTHER_KINDS = (
+    "use_dora",
+    "lora_bias",
+    "target_parameters",
+    "layer_replication",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "alora_invocation_tokens",
+    "velora_config",
+    "monteclora_config",
+    "kasa_config",
+    "megatron_config",
+)
+"""Settings of ``LoraConfig`` with which the update of a layer is not, or not only, s B A."""
 
-class Truncation(NamedTuple):
-    """How much of the update a truncation lost."""
-
-    rank: int
-    relative_error: float
-    """Frobenius norm of what was cut off over that of the whole update, all layers together."""
-    worst_layer: str
-    worst_error: float
-    """The same for the layer that lost most."""
+_MERGED_BY_PEFT = ("use_dora", "lora_bias", "target_parameters")
+"""Those that PEFT merges all the same."""
 
 
 def export_adapter(
@@ -48,21 +60,29 @@ def export_adapter(
         source: A folder that ``save_model`` or a checkpoint left.
         base: The model it was trained on, id or folder; the adapter must fit it.
         destination: The new folder; it appears whole, by rename.
-        rank: At most this rank in every layer; None keeps it as it is.
+        rank: The rank of every layer; None keeps the largest that a layer has.
         overwrite: Whether a ``destination`` that exists is replaced.
 
     Returns:
         What the truncation lost, None without one.
 
     Raises:
-        ConfigError: If ``source`` is no adapter, does not fit ``base``, ``rank`` is below 1 or not
+        ConfigError: If ``source`` is no LoRA, does not fit ``base``, ``rank`` is below 1 or not
             below the adapter's own, or ``destination`` exists or holds the ``source`` or ``base``.
     """
-    config, tensors = _load_plain_adapter(source)
-    _check_fits(tensors, base, source)
+    config = _lora_config(source)
+    _check_fits(source, base_of_runs([source], base))
+    others = _other_kinds(config)
     truncation = None
+    tensors = read_tensors(source / ADAPTER_FILE, "Save it again, or take another checkpoint.")
     if rank is not None:
-        tensors, truncation = truncate(config, tensors, rank)
+        if others:
+            raise _of_another_kind(source, others, f"`--rank` is {rank}", "Leave `--rank` out")
+        config, tensors, truncation = truncate(config, tensors, rank)
+    elif not others and (config.rank_pattern or config.alpha_pattern or config.use_rslora):
+        plain = uniform(updates_of(config, tensors))
+        config = uniform_config(config, plain.rank, plain.alpha)
+        tensors = with_factors(tensors, plain.factors)
     config.base_model_name_or_path, config.inference_mode = base, True
     reads = _reads(source, base)
     with new_folder(destination, "`--to`", overwrite=overwrite, reads=reads) as stage:
@@ -75,107 +95,89 @@ def export_adapter(
 def export_merged(source: Path, base: str, destination: Path, *, overwrite: bool = False) -> None:
     """Write ``base`` with the adapter merged into its weights: in float32, cast last.
 
+    A classifier is written with its trained head and the names of its classes.
+
     Args:
         source: A folder that ``save_model`` or a checkpoint left.
-        base: The model it was trained on, id or folder.
+        base: The model it was trained on, id or folder; it is written in its own dtype.
         destination: The new folder; it appears whole, by rename.
         overwrite: Whether a ``destination`` that exists is replaced.
 
     Raises:
-        ConfigError: As for :func:`export_adapter`.
+        ConfigError: As for :func:`export_adapter`, and if ``base`` is quantised.
     """
-    _, tensors = _load_plain_adapter(source)
-    _check_fits(tensors, base, source)
+    config = _lora_config(source)
+    others = [name for name in _other_kinds(config) if name not in _MERGED_BY_PEFT]
+    if others:
+        raise _of_another_kind(source, others, "`--merge` is set", "Leave `--merge` out")
+    model_source = _as_saved(base_of_runs([source], base))
+    _check_fits(source, model_source)
+    _check_is_not_quantised(model_source)
     reads = _reads(source, base)
     with new_folder(destination, "`--to`", overwrite=overwrite, reads=reads) as stage:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-        dtype = model.dtype
-        merged = PeftModel.from_pretrained(model.float(), str(source)).merge_and_unload()
+        run = load_run(source, model_source)
+        model: Any = run.model
+        dtype = model.get_base_model().dtype
+        merged = model.float().merge_and_unload()
         merged.to(dtype).save_pretrained(str(stage))
-        _save_tokenizer(source, base, stage)
+        _copy_tokenizer(source, stage)
+        if not any(stage.glob("tokenizer*")):
+            run.tokenizer.save_pretrained(str(stage))
 
 
-def truncate(
-    config: LoraConfig, tensors: dict[str, Tensor], rank: int
-) -> tuple[dict[str, Tensor], Truncation]:
-    """Return the best approximation of rank ``rank``; ``config`` is changed to describe it.
+def _lora_config(source: Path) -> LoraConfig:
+    """Return the settings of the LoRA in a folder.
 
-    The scaling moves into the factors, so that every layer has alpha equal to its rank.
+    Raises:
+        ConfigError: If the folder holds none, or an adapter of another method.
     """
-    own_rank = max(len(t) for key, t in tensors.items() if key.endswith("lora_A.weight"))
-    if not 1 <= rank < own_rank:
+    config = read_adapter(source).config
+    if not isinstance(config, LoraConfig) or config.peft_type != "LORA":
         raise ConfigError(
-            f"`--rank` is {rank}, but the adapter has rank {own_rank}. Give a rank from 1 to "
-            f"{own_rank - 1}, or leave `--rank` out to keep it whole."
+            f"`{source / CONFIG_FILE}` has `peft_type` {str(config.peft_type.value)!r}, and export "
+            "knows LORA only. Use peft itself for this adapter."
         )
-    truncated, lost, whole = dict(tensors), {}, {}
-    ranks = {}
-    for key in [k for k in tensors if k.endswith("lora_A.weight")]:
-        layer = key.removesuffix(".lora_A.weight")
-        down, up = tensors[key], tensors[f"{layer}.lora_B.weight"]
-        name = layer.removeprefix("base_model.model.")
-        u, s, vh = _svd_of_product(up, down * _scaling(config, name))
-        ranks[name] = min(rank, len(s))
-        root = s[: ranks[name]].sqrt()
-        truncated[key] = (root[:, None] * vh[: ranks[name]]).to(down.dtype).contiguous()
-        truncated[f"{layer}.lora_B.weight"] = (u[:, : ranks[name]] * root).to(up.dtype).contiguous()
-        lost[name], whole[name] = float(s[rank:].square().sum()), float(s.square().sum())
-    config.r = config.lora_alpha = rank
-    config.use_rslora = False
-    config.rank_pattern = {name: r for name, r in ranks.items() if r != rank}
-    config.alpha_pattern = dict(config.rank_pattern)
-    errors = {name: (lost[name] / whole[name]) ** 0.5 if whole[name] else 0.0 for name in lost}
-    worst = max(errors, key=lambda name: errors[name])
-    total = sum(whole.values())
-    overall = (sum(lost.values()) / total) ** 0.5 if total else 0.0
-    return truncated, Truncation(rank, overall, worst, errors[worst])
+    return config
 
 
-def _svd_of_product(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    q_up, r_up = torch.linalg.qr(up.double())
-    q_down, r_down = torch.linalg.qr(down.double().mT)
-    u, s, vh = torch.linalg.svd(r_up @ r_down.mT, full_matrices=False)
-    return q_up @ u, s, vh @ q_down.mT
+def _other_kinds(config: LoraConfig) -> list[str]:
+    """Return the settings that make the adapter another thing than s B A on the base as it is."""
+    names = [name for name in _OTHER_KINDS if getattr(config, name, None)]
+    changes_base = config.init_lora_weights not in BASE_UNTOUCHED
+    return [*names, "init_lora_weights"] if changes_base else names
 
 
-def _scaling(config: LoraConfig, layer: str) -> float:
-    """Return alpha / r of one layer, by PEFT's own rule for the patterns."""
-    rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern, layer), config.r)
-    alpha_key = get_pattern_key(config.alpha_pattern, layer)
-    alpha = config.alpha_pattern.get(alpha_key, config.lora_alpha)
-    return float(alpha / (rank**0.5 if config.use_rslora else rank))
+def _of_another_kind(source: Path, names: list[str], what_is_set: str, remedy: str) -> ConfigError:
+    config = read_adapter(source).config
+    values = ", ".join(f"`{name}` is {getattr(config, name)!r}" for name in names)
+    return ConfigError(
+        f"{what_is_set}, which goes with a plain LoRA on an unchanged base only, and in "
+        f"`{source / CONFIG_FILE}` {values}. {remedy}: the copy is the adapter as it is."
+    )
 
 
-def _load_plain_adapter(source: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
-    if not (source / "adapter_config.json").is_file() or not (source / ADAPTER_FILE).is_file():
+def _check_fits(source: Path, base: ModelSource) -> None:
+    num_labels = None
+    if read_adapter(source).is_classifier:
+        num_labels = len(classes_of(source) or ("target",))
+    check_adapter_fits(source, base, num_labels=num_labels)
+
+
+def _as_saved(base: ModelSource) -> ModelSource:
+    """Return ``base`` in the types of its checkpoint, whatever training loaded it for."""
+    options = {k: v for k, v in base.options.items() if k != "quantization_config"}
+    return replace(base, dtype="auto", attn_implementation=None, options=options)
+
+
+def _check_is_not_quantised(base: ModelSource) -> None:
+    settings = getattr(load_config(base), "quantization_config", None)
+    if settings is not None:
+        kind = settings.get("quant_method") if isinstance(settings, dict) else settings.quant_method
         raise ConfigError(
-            f"`{source}` holds no adapter (adapter_config.json and {ADAPTER_FILE}). Name the "
-            "folder that `balora train` wrote."
+            f"{base.words} is quantised ({getattr(kind, 'value', kind)}), and merging would round "
+            "the update to its few bits. Name the model that it was made from, or export the "
+            "adapter without `--merge`."
         )
-    return LoraConfig.from_pretrained(str(source)), load_file(source / ADAPTER_FILE)
-
-
-def _check_fits(tensors: dict[str, Tensor], base: str, source: Path) -> None:
-    check_model_name(base, "`--base`")
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"`--base` {base!r} cannot be loaded: {reason}") from error
-    weights = dict(model.named_parameters(remove_duplicate=False))  # a tied head too
-    for key in [k for k in tensors if k.endswith("lora_A.weight")]:
-        name = key.removesuffix(".lora_A.weight")
-        layer = name.removeprefix("base_model.model.")
-        shape = (len(tensors[f"{name}.lora_B.weight"]), tensors[key].shape[1])
-        weight = weights.get(f"{layer}.weight")
-        # GPT-2's Conv1D holds the transpose
-        if weight is None or tuple(weight.shape) not in (shape, shape[::-1]):
-            found = "no such layer" if weight is None else f"shape {tuple(weight.shape)}"
-            raise ConfigError(
-                f"the adapter in `{source}` does not fit `--base` {base!r}: it adapts `{layer}` "
-                f"of shape {shape}, and the model has {found}. Name the model it was trained on."
-            )
 
 
 def _reads(source: Path, base: str) -> tuple[Read, ...]:
@@ -186,9 +188,3 @@ def _copy_tokenizer(source: Path, destination: Path) -> None:
     for path in source.iterdir():
         if path.is_file() and _TOKENIZER_FILES.fullmatch(path.name):
             shutil.copy2(path, destination / path.name)
-
-
-def _save_tokenizer(source: Path, base: str, destination: Path) -> None:
-    _copy_tokenizer(source, destination)
-    if not any(destination.glob("tokenizer*")):
-        AutoTokenizer.from_pretrained(base).save_pretrained(str(destination))

@@ -148,8 +148,20 @@ def set_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def align_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Tell ``model`` what ``tokenizer`` pads with: a decoder pools the last token before it."""
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    """Tell ``model`` what ``tokenizer`` pads with: a decoder pools the last token before it.
+
+    RoBERTa and its kin are left alone. They count positions from the padding token they were built
+    with, so that a config with another one would give the model other positions when it is loaded.
+    """
+    if not _counts_from_padding(model):
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def _counts_from_padding(model: PreTrainedModel) -> bool:
+    return any(
+        name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+        for name, module in model.named_modules()
+    )
 
 
 def _modules_to_train(model: PreTrainedModel, random: set[str]) -> tuple[str, ...]:
