@@ -232,6 +232,18 @@ def test_checkpoint_of_another_shape_is_refused_and_changes_nothing(
     assert_same_bits(anchors_of(other), before)
 
 
+@pytest.mark.parametrize("name", [ANCHOR_FILE, ADAPTER_FILE])
+@pytest.mark.parametrize("size", [0, 50, -10])
+def test_a_damaged_checkpoint_is_refused_and_changes_nothing(name, size, tmp_path):
+    anchored_model("llama").save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:size])
+    other = initialised("llama")
+    before = anchors_of(other)
+    with pytest.raises(ConfigError, match=rf"^`{tmp_path / name}` is .* an earlier checkpoint"):
+        other.load_adapter(str(tmp_path), "default")
+    assert_same_bits(anchors_of(other), before)
+
+
 def test_other_process_writes_no_anchor(tmp_path):
     anchored_model("llama").save_pretrained(str(tmp_path), is_main_process=False)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -29,6 +29,7 @@ from balora.trainers.reference import (
     compute_reference,
     initial_head,
     keep_reference,
+    load_reference,
     reference_key,
     with_row_numbers,
 )
@@ -361,7 +362,7 @@ def test_a_file_that_cannot_be_linked_is_written(tmp_path):
     one, two = (load_file(path) for path in (first, other))
     assert is_equal(one, two)
     assert other.stat().st_ino != first.stat().st_ino
-    assert not list(tmp_path.glob("**/.tmp-*"))
+    assert not list(tmp_path.glob("**/.balora-*"))
 
 
 # never stale
@@ -432,6 +433,15 @@ def test_other_labels_or_unread_columns_do_not(finished):
     other = other.add_column("text", ["x"] * 17)
     trainer = long_run(finished, "balora", rows=other)
     trainer.train(resume_from_checkpoint=str(finished / "checkpoint-6"))
+
+
+@pytest.mark.parametrize("size", [0, 50, -10])
+def test_a_damaged_reference_is_refused(finished, size, tmp_path):
+    checkpoint = shutil.copytree(finished / "checkpoint-3", tmp_path / "checkpoint-3")
+    file = checkpoint / REFERENCE_FILE
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ConfigError, match=rf"^`{file}` is .* an earlier checkpoint"):
+        load_reference(checkpoint, make_trainer(tmp_path).model, {})
 
 
 def test_another_space_or_precision_refuses_it(finished):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from balora.anchored.layer import (
@@ -24,6 +24,7 @@ from balora.anchored.layer import (
 )
 from balora.anchored.plain import Update, uniform, uniform_config
 from balora.errors import ConfigError
+from balora.state import read_tensors
 
 ANCHOR_FILE = "anchor.safetensors"
 """A, B, A0 and B0 of every layer, exactly; written beside ``adapter_model.safetensors``."""
@@ -114,8 +115,9 @@ def load_checkpoint(model: Any, adapter: str, folder: Path) -> Any:
             f"`{folder}` has no {ANCHOR_FILE}, so training cannot go on from it: it is an exported "
             "adapter or another method's checkpoint. Resume from a checkpoint of this method."
         )
-    anchor = _in_peft_keys(load_file(folder / ANCHOR_FILE))
-    saved = load_file(folder / ADAPTER_FILE)
+    fix = "Resume from an earlier checkpoint, or start anew."
+    anchor = _in_peft_keys(read_tensors(folder / ANCHOR_FILE, fix))
+    saved = read_tensors(folder / ADAPTER_FILE, fix)
     _check_shapes(model, adapter, anchor, folder)
     for layer in model.modules():
         if is_anchored(layer, adapter):

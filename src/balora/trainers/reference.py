@@ -25,7 +25,6 @@ import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
 from datasets import Dataset
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -34,6 +33,8 @@ from transformers import PreTrainedModel
 
 from balora.anchored import reference_mode
 from balora.errors import ConfigError, DataError, NonFiniteError
+from balora.staging import staged_file
+from balora.state import open_tensors
 
 REFERENCE_FILE = "reference.safetensors"
 """The rows, the head they came from, and what else they depend on."""
@@ -184,13 +185,12 @@ def save_reference(folder: Path, reference: Reference) -> None:
     """Write the reference into ``folder``, which exists; the file appears by rename."""
     head = {f"{_HEAD}{name}": weight for name, weight in reference.head.items()}
     tensors = {"rows": reference.rows, **head}
-    stage = folder / f".tmp-{REFERENCE_FILE}"
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        stage,
-        metadata=reference.key,
-    )
-    os.replace(stage, folder / REFERENCE_FILE)
+    with staged_file(folder / REFERENCE_FILE) as stage:
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            stage,
+            metadata=reference.key,
+        )
 
 
 def keep_reference(folder: Path, reference: Reference, like: Path | None) -> Path:
@@ -234,8 +234,9 @@ def load_reference(folder: Path, model: nn.Module, key: dict[str, str]) -> Refer
             f"`{folder}` has no {REFERENCE_FILE}, so the head that the consistency term started "
             "from is lost. Start from the beginning, or set `consistency_coef: 0`."
         )
-    with safe_open(path, framework="pt") as file:
-        found = file.metadata()
+    fix = "Resume from an earlier checkpoint, or start from the beginning."
+    with open_tensors(path, fix) as file:
+        found = file.metadata() or {}
         other = [name for name, value in key.items() if found.get(name) != value]
         if other:
             raise ConfigError(
