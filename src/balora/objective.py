@@ -66,19 +66,23 @@ class LossTerms(NamedTuple):
 
 
 class TokenCounts(NamedTuple):
-    """Sums over the valid tokens of one micro-step, without a graph, each of shape ``()``."""
+    """Sums over the valid tokens of one micro-step, without a graph, tensors of shape ``()``."""
 
     num_tokens: Tensor
     entropy: Tensor
     num_correct: Tensor
+    num_svd_rows: int | None = None
+    """Rows that the SVD term saw, of all processes; ``None`` while it is off."""
 
 
 class ExampleCounts(NamedTuple):
-    """Sums over the examples of one micro-step, without a graph, each of shape ``()``."""
+    """Sums over the examples of one micro-step, without a graph, tensors of shape ``()``."""
 
     num_examples: Tensor
     num_correct: Tensor | None
     """``None`` for regression."""
+    num_svd_rows: int | None = None
+    """Rows that the SVD term saw, of all processes; ``None`` while it is off."""
 
 
 class Objective(NamedTuple):
@@ -193,21 +197,24 @@ def nlg_objective(
     if coefficients.diversity:
         mean = nlg.diversity_loss(logits, top_k=config.entropy_top_k)
         diversity = normalizer.token_mean(mean * num_tokens)
+    counts = _token_counts(logits, targets)
     if coefficients.svd:
-        svd = normalizer.step_mean(_svd_term(hidden, head, config))
+        rows = spectral_rows(hidden, config)
+        svd = normalizer.step_mean(_svd_term(rows, head, config))
+        counts = counts._replace(num_svd_rows=len(rows))
     terms = LossTerms(task, consistency, diversity, svd)
-    return Objective(terms.total(coefficients), terms, _token_counts(logits, targets))
+    return Objective(terms.total(coefficients), terms, counts)
 
 
-def _svd_term(hidden: Tensor, head: Callable[[Tensor], Tensor], config: BALoraConfig) -> Tensor:
+def _svd_term(rows: Tensor, head: Callable[[Tensor], Tensor], config: BALoraConfig) -> Tensor:
     """Return the SVD term of the rows of all processes, on logits before any soft cap."""
     linear = head.linear if isinstance(head, LMHead) else head
     return nlg.svd_loss(
-        linear(spectral_rows(hidden, config)),
+        linear(rows),
         k=config.svd_k,
         variance_coef=config.svd_variance_coef,
         denominator=config.svd_denominator,
-        max_rank=head.max_rank if isinstance(head, LMHead) else hidden.shape[1],
+        max_rank=head.max_rank if isinstance(head, LMHead) else rows.shape[1],
     )
 
 
@@ -266,6 +273,7 @@ def nlu_objective(
     """
     rows = _rows_of(config.space, logits, features)
     task = normalizer.token_mean(task_loss(logits, targets))
+    counts = _example_counts(logits, targets)
     consistency = diversity = svd = None
     if coefficients.consistency:
         if reference is None:
@@ -280,9 +288,10 @@ def nlu_objective(
             diversity = normalizer.step_mean(nlu.diversity_loss(together))
         if coefficients.svd:
             svd = normalizer.step_mean(_nlu_svd(together, config))
+            counts = counts._replace(num_svd_rows=len(together))
     terms = LossTerms(task, consistency, diversity, svd)
     _check_finite(logits, rows, terms, config.space)
-    return Objective(terms.total(coefficients), terms, _example_counts(logits, targets))
+    return Objective(terms.total(coefficients), terms, counts)
 
 
 def _rows_of(space: str, logits: Tensor, features: Tensor | None) -> Tensor:

@@ -201,7 +201,7 @@ def test_half_precision_costs_its_rounding(head_settings, dtype, rng):
     found = token_terms(hidden, reference, targets, head=head, settings=TOGETHER)
     values = [x.item() for x in found[1:4]]
     assert values == pytest.approx([x.item() for x in expected], rel=rounding / 4)
-    assert {x.dtype for x in (*found[:4], *found.counts)} == {torch.float32}
+    assert {x.dtype for x in (*found[:4], *found.counts[:3])} == {torch.float32}
     (grad,) = torch.autograd.grad(found.loss, hidden)
     (expected_grad,) = torch.autograd.grad(sum(expected), rows)
     assert grad.dtype == dtype

@@ -85,12 +85,15 @@ class FusedObjective:
             normalizer.token_mean(tokens.task),
             *(None if term is None else normalizer.token_mean(term) for term in regularizers),
         )
+        counts = tokens.counts
         if coefficients.svd:
-            svd = normalizer.step_mean(self._svd_term(hidden, head))
+            rows = spectral_rows(hidden, self.config)
+            counts = counts._replace(num_svd_rows=len(rows))
+            svd = normalizer.step_mean(self._svd_term(rows, head))
             check_terms({"svd": svd})
             loss = loss + coefficients.svd * svd
             terms = terms._replace(svd=svd.detach())
-        return Objective(loss, terms, tokens.counts)
+        return Objective(loss, terms, counts)
 
     def _token_settings(self, coefficients: Coefficients) -> TokenSettings:
         return TokenSettings(
@@ -99,14 +102,14 @@ class FusedObjective:
             self.config.entropy_top_k,
         )
 
-    def _svd_term(self, hidden: Tensor, head: LMHead) -> Tensor:
+    def _svd_term(self, rows: Tensor, head: LMHead) -> Tensor:
         if self._factor is None or not self._factor.is_of(head):
             self._factor = HeadFactor(head)
         term = nlg.spectrum_loss(
-            self._factor.singular_values(spectral_rows(hidden, self.config)),
+            self._factor.singular_values(rows),
             k=self.config.svd_k,
             variance_coef=self.config.svd_variance_coef,
             denominator=self.config.svd_denominator,
             max_rank=min(len(head.weight), head.max_rank),
         )
-        return term.to(torch.promote_types(hidden.dtype, torch.float32))
+        return term.to(torch.promote_types(rows.dtype, torch.float32))

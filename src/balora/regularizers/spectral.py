@@ -95,6 +95,24 @@ def resolve_k(k: int | float, max_rank: int) -> int:
     )
 
 
+def ratio_is_constant(
+    k: int | float, max_rank: int, *, denominator: Denominator = "nuclear"
+) -> bool:
+    """Return whether :func:`top_k_ratio` is 1 for every matrix of ``max_rank``: it has no gradient.
+
+    The nuclear ratio is when ``k`` reaches the rank; the Frobenius one for a single value only.
+
+    Args:
+        k: As in :func:`resolve_k`.
+        max_rank: The largest rank that the matrix can have, 1 or greater.
+        denominator: As in :func:`top_k_ratio`.
+
+    Raises:
+        ValueError: As :func:`resolve_k`.
+    """
+    return resolve_k(k, max_rank) == max_rank and (denominator == "nuclear" or max_rank == 1)
+
+
 def top_k_ratio(sigma: Tensor, k: int, *, denominator: Denominator = "nuclear") -> Tensor:
     r"""Return the share of the leading singular values, the ratio of BA-LoRA's Eq. 8 and 12.
 

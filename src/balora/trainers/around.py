@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from copy import copy
 from typing import Any, TypeVar
 
@@ -11,7 +13,10 @@ from transformers import TrainingArguments
 from balora.anchored import anchor_adapter
 from balora.config import BALoraConfig
 from balora.objective import Coefficients, Normalizer, coefficients_at
+from balora.regularizers.spectral import ratio_is_constant
 from balora.trainers.memory import ReportMemory
+
+logger = logging.getLogger(__name__)
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -20,6 +25,7 @@ class ObjectiveMixin:
     """The part of a trainer that does not depend on what its model predicts."""
 
     balora_config: BALoraConfig
+    _said_constant_svd = False
 
     def _anchor(self) -> None:
         """Make the adapter an anchored one where it starts from PiSSA, and report its memory."""
@@ -48,6 +54,38 @@ class ObjectiveMixin:
             num_items_in_batch,
             trainer.accelerator.num_processes if is_global else 1,
             trainer.current_gradient_accumulation_steps,
+        )
+
+    def _say_constant_svd(self, num_rows: int, of: str, limits: Mapping[str, int]) -> None:
+        """Say once in a run that ``svd_k`` has reached the rank, where the ratio is always 1.
+
+        Args:
+            num_rows: Rows that the SVD term saw in this micro-step, 1 or more.
+            of: What a row is, in the plural.
+            limits: What else bounds the rank, by name.
+        """
+        config = self.balora_config
+        is_batch = num_rows < config.svd_max_tokens
+        rows = f"{of} in this micro-step" if is_batch else "rows that `svd_max_tokens` leaves"
+        bounds = {rows: num_rows, **limits}
+        what, rank = min(bounds.items(), key=lambda item: item[1])
+        is_constant = ratio_is_constant(config.svd_k, rank, denominator=config.svd_denominator)
+        if self._said_constant_svd or not is_constant:
+            return
+        self._said_constant_svd = True
+        if not self.is_world_process_zero():  # type: ignore[attr-defined]
+            return
+        lower = f"set `svd_k` to a count below {rank} or to a fraction such as 0.3"
+        fixes = ["use larger batches"] * (what == rows and is_batch) + [lower] * (rank > 1)
+        logger.warning(
+            "step %d: `svd_k` is %s, but there are at most %d singular values, the number of %s: "
+            "the ratio of the SVD term is the constant 1, without a gradient. To let it act, %s; "
+            "else set `svd_coef: 0`. This is said once.",
+            self.state.global_step + 1,  # type: ignore[attr-defined]
+            config.svd_k,
+            rank,
+            what,
+            " or ".join(fixes) or "raise `svd_max_tokens`",
         )
 
 

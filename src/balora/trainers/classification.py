@@ -112,6 +112,10 @@ class BALoraTrainer(ObjectiveMixin, StagedSaveMixin, Trainer):  # type: ignore[m
             align_pad_token(self._base, self.processing_class)
         self._head = ClassifierHead(self._base)
         self._check_model()
+        space = self.balora_config.space
+        columns = "classes" if space == "logits" else "features"
+        self._svd_limits = {columns: self._head.width(space)}
+        self._say_single_column()
         for name, dataset in (("train", self.train_dataset), ("eval", self.eval_dataset)):
             check_labels(dataset, self._base.config.num_labels, name)
         if has_adapter:
@@ -260,6 +264,9 @@ class BALoraTrainer(ObjectiveMixin, StagedSaveMixin, Trainer):  # type: ignore[m
         except NonFiniteError as error:
             where = "" if row is None else f", rows {', '.join(map(str, row.tolist()))}"
             raise NonFiniteError(f"step {self.state.global_step + 1}{where}: {error}") from None
+        num_rows = counts.num_svd_rows or 0
+        if num_rows > 1:  # the term of a single row is 0
+            self._say_constant_svd(num_rows, "examples", self._svd_limits)
         self._step_log.add(terms, coefficients, counts, num_micro_steps=normalizer.num_micro_steps)
         return loss
 
@@ -268,6 +275,23 @@ class BALoraTrainer(ObjectiveMixin, StagedSaveMixin, Trainer):  # type: ignore[m
         labelled = [batch for batch in batch_samples if "labels" in batch]
         examples = [{"labels": torch.zeros(len(batch["labels"]))} for batch in labelled]
         return super()._get_num_items_in_batch(examples, device)
+
+    def _say_single_column(self) -> None:
+        """Say which terms are constant for a regression on its logits, which are one column."""
+        values = {"diversity": 0, "svd": -1}
+        on = [name for name in values if getattr(self.balora_config, f"{name}_coef")]
+        is_column = self.balora_config.space == "logits" and self._base.config.num_labels == 1
+        if not (on and is_column):
+            return
+        self._said_constant_svd = True
+        if not self.is_world_process_zero():
+            return
+        logger.warning(
+            "a regression has one column of logits, of which %s: nothing is trained by it. Set "
+            "`space: features`, or %s.",
+            " and ".join(f"{name} is the constant {values[name]}" for name in on),
+            " and ".join(f"`{name}_coef: 0`" for name in on),
+        )
 
     def _say_single_row(self, num_rows: int) -> None:
         """Say once which terms are 0 in a batch of one example: those that compare examples."""

@@ -29,6 +29,7 @@ class StepLog:
         """Add one micro-step of an optimizer step of ``num_micro_steps``."""
         share = 1 / num_micro_steps
         values: dict[str, Any] = counts._asdict() | {"steps": share, "task_loss": terms.task}
+        del values["num_svd_rows"]  # no sum
         for name, coefficient in coefficients._asdict().items():
             term = getattr(terms, name)
             if term is not None:

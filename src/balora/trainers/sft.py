@@ -14,6 +14,7 @@ from trl import SFTConfig, SFTTrainer
 from balora.anchored import check_adapter, initialise
 from balora.config import BALoraConfig
 from balora.errors import ConfigError, NonFiniteError
+from balora.models.head import head_of
 from balora.objective import Normalizer
 from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.checks import (
@@ -99,6 +100,11 @@ class BALoraSFTTrainer(ObjectiveMixin, StagedSaveMixin, SFTTrainer):  # type: ig
         base = self.model.get_base_model() if has_adapter else self.model
         if has_adapter:
             self._anchor()
+        head = head_of(base)
+        self._svd_limits = {
+            "tokens in the vocabulary": len(head.weight),
+            "entries in a hidden state": head.max_rank,
+        }
         add_objective(base, self.balora_config)
 
     def _check_model(self) -> None:
@@ -137,6 +143,8 @@ class BALoraSFTTrainer(ObjectiveMixin, StagedSaveMixin, SFTTrainer):  # type: ig
             loss, terms, counts = model(**inputs, objective_step=step)
         except NonFiniteError as error:
             raise NonFiniteError(f"step {self.state.global_step + 1}: {error}") from None
+        if counts.num_svd_rows:
+            self._say_constant_svd(counts.num_svd_rows, "scored tokens", self._svd_limits)
         self._step_log.add(
             terms,
             step.coefficients,
