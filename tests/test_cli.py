@@ -319,6 +319,31 @@ def test_export_refuses_a_base_that_is_not_there(train, tmp_path, capsys):
     )
 
 
+def test_a_run_stops_early_where_nothing_improves(train, tmp_path, capsys):
+    words = ("--eval_dataset_name", str(write_rows(tmp_path / "held_out.jsonl")))
+    words += ("--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps")
+    words += ("--save_steps", "1", "--load_best_model_at_end", "--max_steps", "6")
+    words += ("--early_stopping_patience", "1", "--learning_rate", "0")
+    assert train(*words) == 0
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert state["global_step"] == 2
+    assert "early_stopping_patience: 1" in (tmp_path / "out" / "recipe.yaml").read_text()
+
+
+def test_a_recipe_is_named_once_and_an_option_is_not_empty(capsys):
+    for words, sentence in (
+        (["train", "--config", "a", "--config", "b"], "`--config` is given twice; keep one."),
+        (["train", "--config="], "`--config` is empty"),
+        (["train", "--learning_rate="], "`--learning_rate` is empty"),
+        (["eval", "x", "--base", "y", "--max_new_tokens", "0"], "`--max_new_tokens` must be 1 or"),
+        (["eval", "x", "--base", "y", "--num_rows", "-1"], "`--num_rows` must be 1 or greater"),
+        (["eval", "x", "--base", "y", "--batch_size", "0"], "`--batch_size` must be 1 or greater"),
+        (["export", "x", "--base", "y", "--rank", "2", "--merge"], "`--rank` is 2 and `--merge`"),
+    ):
+        assert main(words) == 2
+        assert sentence in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback(train):
     with pytest.raises(ConfigError):
         main(["train", "--debug", "--config", "nowhere.yaml"])
@@ -362,7 +387,7 @@ def test_eval_takes_the_data_of_the_run_and_compares_several(train, model_folder
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--base", "./nowhere"], "the model './nowhere' cannot be loaded"),
+        (["--base", "./nowhere"], "`--base` './nowhere' cannot be loaded"),
         (["--dataset_nam", "x"], "did you mean `dataset_name`"),
         (
             ["--retention_file", "nowhere.txt"],

@@ -21,6 +21,7 @@ __all__ = [
     "FieldDescription",
     "ModelConfig",
     "RunConfig",
+    "StoppingConfig",
     "describe",
 ]
 
@@ -222,10 +223,10 @@ class AdapterConfig:
     """Published numbers for the terms of method balora; null means paper."""
 
     lora_r: Count = 128
-    """Rank r, at most the smaller side of every adapted matrix; in classification 8."""
+    """Rank r, at most the smaller side of every adapted matrix."""
 
     lora_alpha: Count = 128
-    """Scale of the adapter: its output is multiplied by alpha / r; in classification 8."""
+    """Scale of the adapter: its output is multiplied by alpha / r."""
 
     lora_target_modules: Annotated[
         str | list[str], Pattern(), NotEmpty("write all-linear or a list of names"), _TARGETS
@@ -325,6 +326,28 @@ class DataConfig:
                 "add {input} to it or leave `input_column` out"
             ]
         return []
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoppingConfig:
+    """When a run ends before its last step."""
+
+    early_stopping_patience: Count | None = None
+    """Stop when this many evaluations in a row have not improved the metric; null never stops."""
+
+    early_stopping_threshold: Annotated[float, Interval(ge=0)] = 0.0
+    """How much the metric must improve by to count; needs `early_stopping_patience`."""
+
+    def __post_init__(self) -> None:
+        refuse("run", field_problems(self, self._threshold_problems))
+
+    def _threshold_problems(self) -> list[str]:
+        if self.early_stopping_patience is not None or not self.early_stopping_threshold:
+            return []
+        return [
+            f"`early_stopping_threshold` is {self.early_stopping_threshold}, so "
+            "`early_stopping_patience` must be set too"
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -85,6 +85,13 @@ class OneOf(Rule):
 
     names: tuple[str, ...]
 
+    @property
+    def words(self) -> str:
+        """The names."""
+        from balora.field_types import choice_words
+
+        return choice_words(self.names)
+
     def problem(self, value: Any) -> str | None:
         """Return the first text that is none of the names."""
         from balora.field_types import choice_words, suggestion

@@ -18,6 +18,7 @@ from balora.field_types import (
     describe,
     field_hints,
     missing_path,
+    rules_of,
     spelled_default,
     type_problem,
 )
@@ -112,12 +113,13 @@ def add_options(parser: argparse.ArgumentParser, options: type) -> None:
         if accepts(hints[entry.name], bool):
             parser.add_argument(f"--{entry.name}", action="store_true", help=entry.sentence)
             continue
-        default = "" if entry.name in required else f", {spelled_default(entry.default)}"
+        is_unset = entry.name in required or entry.default is None
+        default = "" if is_unset else f"; {spelled_default(entry.default)}"
         parser.add_argument(
             f"--{entry.name}",
             action=Once,
             required=entry.name in required,
-            metavar=entry.name.upper(),
+            metavar=_metavar(hints[entry.name]),
             help=f"{entry.sentence} ({entry.type}{default})",
         )
 
@@ -146,6 +148,13 @@ def read_options(options: type[T], given: argparse.Namespace) -> T:
     if problems:
         raise ConfigError("; ".join(problems) + ".")
     return options(**values)
+
+
+def _metavar(annotation: Any) -> str:
+    paths = [rule.what for rule in rules_of(annotation) if isinstance(rule, PathTo)]
+    if paths:
+        return paths[0].split()[-1].upper()
+    return "N" if accepts(annotation, int) else "VALUE"
 
 
 def _required(options: type) -> set[str]:

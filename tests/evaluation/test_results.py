@@ -11,6 +11,7 @@ from balora.errors import ConfigError
 from balora.evaluation.results import (
     RESULTS_FILE,
     best_row,
+    doubts,
     format_figures,
     format_results,
     per_evaluation,
@@ -142,3 +143,28 @@ def test_the_majority_class_stands_in_the_table():
         ["accuracy,", "majority", "class", "0.5420", "-"]
     ]
     assert "majority" not in format_figures({"dev": {"accuracy": 0.7}})
+
+
+def figures(accuracy: float, num_rows: int, **predicted: int) -> dict:
+    return {"accuracy": accuracy, "num_rows": num_rows, "predicted": predicted}
+
+
+def test_a_constant_answer_and_one_below_chance_are_said():
+    (line,) = doubts({"dev": figures(0.5, 100, neg=0, pos=100)})
+    assert line.startswith("dev: every row is given the class `pos`, so nothing was learned")
+    (line,) = doubts({"far": figures(0.312, 200, neg=120, pos=80)})
+    assert "far: an accuracy of 31.2% is below chance (50.0%): are the labels swapped?" in line
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        figures(0.466, 148, neg=70, pos=78),  # within what chance explains
+        figures(0.3, 200, a=70, b=70, c=60),  # three classes
+        figures(0.9, 10, neg=5, pos=5),
+        {"pearson": 0.1, "num_rows": 10},
+        {"accuracy": 0.1, "num_rows": 100},  # an epoch's row, of the trainer's log
+    ],
+)
+def test_nothing_is_said_of_what_may_be_chance(column):
+    assert doubts({"dev": column}) == []

@@ -33,6 +33,12 @@ def test_values_of_the_recipe_arrive(arguments):
     assert args.lr_scheduler_type == "cosine"
 
 
+def test_a_whole_number_arrives_as_a_float_where_that_is_declared(arguments):
+    args = arguments(router_aux_loss_coef="0", warmup_steps="2", num_train_epochs="3")
+    for name in ("router_aux_loss_coef", "warmup_steps", "num_train_epochs"):
+        assert type(getattr(args, name)) is float
+
+
 def test_checkpointing_is_on_where_the_recipe_says_so(arguments):
     assert arguments(gradient_checkpointing="true").gradient_checkpointing is True
     args = arguments(
@@ -77,6 +83,11 @@ def test_the_cpu_is_chosen_only_without_an_accelerator(monkeypatch, available):
         (
             {"fp16": "true", "bf16": "true"},
             "`fp16` is true and `bf16` is true, which cannot work: ",
+        ),
+        (
+            {"early_stopping_patience": "2"},
+            "`early_stopping_patience` is 2, so evaluations must say when to stop: set "
+            "`eval_strategy: steps` or `epoch` and `load_best_model_at_end: true`",
         ),
         ({"tf32": "true"}, "`tf32` is true, which cannot work: "),
         ({"accelerator_config": "{nope: 1}"}, "`accelerator_config` is {'nope': 1}, which cannot"),

@@ -9,7 +9,7 @@ import pytest
 from transformers import TrainingArguments
 
 from balora.classification_config import ClassificationConfig
-from balora.config import AdapterConfig, BALoraConfig, ModelConfig, RunConfig
+from balora.config import AdapterConfig, BALoraConfig
 from balora.errors import ConfigError
 from balora.recipes import CLASSIFICATION, GENERATION, known_fields, load_recipe, training_arguments
 from balora.recipes.values import dump_mapping
@@ -84,7 +84,7 @@ def test_a_task_on_the_command_line_is_enough():
 
 
 def test_no_field_has_two_owners():
-    parts = (ModelConfig, AdapterConfig, ClassificationConfig, RunConfig, BALoraConfig)
+    parts = CLASSIFICATION.parts.values()
     own = [field.name for part in parts for field in dataclasses.fields(part)]
     training = {field.name for field in dataclasses.fields(TrainingArguments)}
     assert len(set(own)) == len(own)

@@ -178,6 +178,19 @@ def test_lists_on_the_command_line(text):
         ("compute_loss_func: f", r"`compute_loss_func` is refused: it would replace the objective"),
         ("method: full\nconsistency_coef: 0.1", r"full fine-tuning would need a second copy"),
         ("lora_dropout: 0.1", r"`lora_dropout` is 0.1, but method balora has no dropout"),
+        ("use_peft: true", r"`use_peft` is no field of a recipe: `method` says what is trained"),
+        ("max_steps: 0", r"`max_steps` must be 1 or greater or -1, got 0"),
+        ("early_stopping_patience: 0", r"`early_stopping_patience` must be 1 or greater, got 0"),
+        ("early_stopping_threshold: 1.0", r"so `early_stopping_patience` must be set too"),
+        ("report_to: no_such", r"`report_to` must be one of .*`tensorboard`"),
+        (
+            "lora_target_modules: '['",
+            r"`lora_target_modules` is the text `\[`, which is no regular",
+        ),
+        ("adam_beta1: 1", r"`adam_beta1` must be 0 or greater and less than 1, got 1"),
+        ("seed: 4294967296", r"`seed` must be from 0 to 4294967295, got 4294967296"),
+        ("lora_r: 99999999999999999999", r"`lora_r` must be a whole number of at most 64 bits"),
+        ("save_strategy: ''", r"`save_strategy` is empty; give it a value or leave it out"),
         ("preset: iclr2026\nmethod: lora", r"`preset` is iclr2026, but it only acts with method"),
         ("prompt_column: q", r"`prompt_column` is q, so `response_column` must be set too"),
     ],
@@ -227,6 +240,14 @@ def test_all_problems_are_listed_at_once(recipe_file):
         "has no adapter",
     ):
         assert name in str(error.value)
+
+
+def test_an_adapter_has_a_learning_rate_that_suits_it(recipe_file):
+    assert load_recipe(recipe_file("")).training["learning_rate"] == 2e-4
+    assert load_recipe(recipe_file("task: classification\n")).training["learning_rate"] == 5e-4
+    assert load_recipe(recipe_file("learning_rate: 1e-3\n")).training["learning_rate"] == 1e-3
+    assert "learning_rate: 0.0002" in load_recipe(recipe_file("method: lora\n")).to_yaml()
+    assert "learning_rate" not in load_recipe(recipe_file("method: full\n")).training
 
 
 def test_everything_that_is_missing_is_named(recipe_file):

@@ -123,7 +123,7 @@ def noisy_classes(
     shift = generator.integers(1, num_classes, size=len(labels))
     noisy = labels.copy()
     noisy[chosen] = (labels[chosen] + shift[chosen]) % num_classes
-    return noisy
+    return np.asarray(noisy)
 
 
 def exchanged_targets(

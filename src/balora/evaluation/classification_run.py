@@ -17,7 +17,7 @@ from balora.data.classification import (
 from balora.errors import ConfigError, DataError
 from balora.evaluation.classified import measure_sets
 from balora.evaluation.inheritance import name_of_dtype
-from balora.evaluation.results import format_figures
+from balora.evaluation.results import doubts, format_figures
 from balora.field_types import suggestion
 from balora.models.load import accelerator
 from balora.models.run_folder import class_names_of, load_run
@@ -38,7 +38,8 @@ class EvaluatedRun:
     def to_text(self) -> str:
         """Return the table of all sets, side by side."""
         outside = {f"{name} (OOD)": row for name, row in self.out_of_domain.items()}
-        return format_figures({**self.evaluation, **outside})
+        sets = {**self.evaluation, **outside}
+        return "\n".join([format_figures(sets), *doubts(sets)])
 
 
 def is_classification_run(run: Path) -> bool:

@@ -71,6 +71,7 @@ def measure_sets(
 
     The metrics are those of :func:`~balora.evaluation.classification.task_metrics`;
     ``majority_class`` has those of the class that most rows have, given to every row;
+    ``predicted`` is how many rows are given each class;
     ``worst_group`` is there where the rows have groups, with its name, value and number of rows.
 
     Args:
@@ -101,8 +102,16 @@ def _figures(task: str, logits: Array, rows: ClassificationRows) -> dict[str, An
     figures |= task_metrics(task, logits, labels, class_sets=rows.class_sets)
     if majority := majority_metrics(task, labels):
         figures["majority_class"] = majority
+        figures["predicted"] = _predicted(logits, rows)
     if "group" in rows.dataset.column_names:
         groups = rows.dataset["group"]
         worst = worst_group(task, logits, labels, groups, class_sets=rows.class_sets)
         figures["worst_group"] = worst._asdict()
     return figures
+
+
+def _predicted(logits: Array, rows: ClassificationRows) -> dict[str, int]:
+    """Return how many rows are given each class of the model, by its name."""
+    counts = np.bincount(logits.argmax(axis=1), minlength=logits.shape[1])
+    names = rows.class_names or range(len(counts))
+    return {str(name): int(count) for name, count in zip(names, counts, strict=False)}

@@ -123,8 +123,37 @@ def format_results(results: Mapping[str, Any]) -> str:
     sets = {**final, **{f"{k} (OOD)": v for k, v in results["out_of_domain"].items()}}
     if sets:
         lines += ["", f"{results['final_model'][0].upper()}{results['final_model'][1:]}:"]
-        lines += ["", format_figures(sets)]
+        lines += ["", format_figures(sets), *doubts(sets)]
     return "\n".join(lines)
+
+
+def doubts(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each data set whose figures say that something has gone wrong.
+
+    That is where one class is given to every row, or where the accuracy is below that of guessing
+    by more than chance explains (two standard deviations).
+    """
+    lines = []
+    for name, column in columns.items():
+        predicted = column.get("predicted") or {}
+        given = [label for label, count in predicted.items() if count]
+        if len(given) == 1 and len(predicted) > 1:
+            lines.append(
+                f"{name}: every row is given the class `{given[0]}`, so nothing was learned to "
+                "tell them apart. Try a higher `learning_rate` or more steps."
+            )
+        elif predicted and _is_below_chance(column, len(predicted)):
+            lines.append(
+                f"{name}: an accuracy of {column['accuracy']:.1%} is below chance "
+                f"({1 / len(predicted):.1%}): are the labels swapped? `label_map` puts them right."
+            )
+    return lines
+
+
+def _is_below_chance(column: Mapping[str, Any], num_classes: int) -> bool:
+    chance = 1 / num_classes
+    deviation = math.sqrt(chance * (1 - chance) / column["num_rows"])
+    return bool(column["accuracy"] < chance - 2 * deviation)
 
 
 def format_figures(columns: Mapping[str, Mapping[str, Any]]) -> str:

@@ -56,9 +56,28 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         return cast("TrainingArguments", arguments_class(**values))
 
     try:
-        return build(recipe.training)
+        args = build(recipe.training)
     except _REFUSALS as error:
         raise ConfigError(_named(error, recipe.training, build)) from error
+    _check_stopping(recipe, args)
+    return args
+
+
+def _check_stopping(recipe: Recipe, args: TrainingArguments) -> None:
+    """Refuse to stop early by a metric that is not measured, or without the model that was best."""
+    patience = recipe.stopping.early_stopping_patience
+    if patience is None:
+        return
+    missing = []
+    if args.eval_strategy == "no":
+        missing.append("`eval_strategy: steps` or `epoch`")
+    if not args.load_best_model_at_end:
+        missing.append("`load_best_model_at_end: true`, to end with the model that was best")
+    if missing:
+        raise ConfigError(
+            f"`early_stopping_patience` is {patience}, so evaluations must say when to stop: set "
+            f"{' and '.join(missing)}."
+        )
 
 
 def _check_files(training: Mapping[str, Any], hints: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from balora.config import AdapterConfig, ModelConfig, RunConfig
+from balora.config import AdapterConfig, ModelConfig, RunConfig, StoppingConfig
 from balora.errors import ConfigError
 from balora.field_rules import OneOf
 from balora.field_types import (
@@ -72,9 +72,8 @@ def known_fields(kind: Kind = GENERATION) -> dict[str, _Known]:
         if entry.init:
             names = tuple(entry.metadata.get("choices") or ())
             rules = (*limits().get(entry.name, ()), *([OneOf(names)] if names else []))
-            annotation = _WIDER.get(entry.name, hints[entry.name])
-            annotated = Annotated[(annotation, *rules)] if rules else annotation
-            known[entry.name] = _Known("training", annotated)
+            annotated = (_WIDER.get(entry.name, hints[entry.name]), *rules)
+            known[entry.name] = _Known("training", Annotated[annotated] if rules else annotated[0])
     return known
 
 
@@ -273,17 +272,22 @@ def _build(values: Mapping[str, Any], source: Path | None, kind: Kind) -> Recipe
     model = attempt(errors, lambda: ModelConfig(**by_part["model"]))
     data = attempt(errors, lambda: kind.data(**by_part["data"]))
     run = attempt(errors, lambda: RunConfig(**by_part["run"]))
+    stopping = attempt(errors, lambda: StoppingConfig(**by_part["stopping"]))
     given = {**by_part["adapter"], **by_part["objective"]}
     task, defaults = kind.preset_task, kind.adapter_defaults
     resolved = attempt(errors, lambda: resolve(given, task=task, adapter_defaults=defaults))
-    if model is None or data is None or run is None or resolved is None:
+    if model is None or data is None or run is None or stopping is None or resolved is None:
         raise ConfigError((f"{source}: " if source else "") + " ".join(errors))
+    training = by_part["training"]
+    if resolved.adapter.method != "full":
+        training = {"learning_rate": kind.adapter_learning_rate, **training}
     return Recipe(
         model=model,
         adapter=resolved.adapter,
         data=data,
         run=run,
+        stopping=stopping,
         objective=resolved.objective,
-        training=by_part["training"],
+        training=training,
         source=source,
     )

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from balora.classification_config import ClassificationConfig
-from balora.config import AdapterConfig, BALoraConfig, DataConfig, ModelConfig, RunConfig
+from balora.config import (
+    AdapterConfig,
+    BALoraConfig,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    StoppingConfig,
+)
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind
 from balora.recipes.methods import Resolved, acting_fields
 from balora.recipes.values import dump_mapping
@@ -25,6 +32,7 @@ class Recipe:
     adapter: AdapterConfig
     data: DataConfig | ClassificationConfig
     run: RunConfig
+    stopping: StoppingConfig
     objective: BALoraConfig
     training: dict[str, Any]
     source: Path | None = field(default=None, compare=False)
@@ -46,6 +54,8 @@ class Recipe:
         flat: dict[str, Any] = {}
         for part in (self.model, self.data):
             flat |= {k: v for k, v in dataclasses.asdict(part).items() if v is not None}
+        if self.stopping.early_stopping_patience is not None:
+            flat |= dataclasses.asdict(self.stopping)
         acting = acting_fields(Resolved(self.adapter, self.objective))
         acting = {name: value for name, value in acting.items() if name not in self.kind.foreign}
         training = {k: v for k, v in self.training.items() if k not in _OF_ONE_CALL}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copyreg
+import dataclasses
 import logging
 from collections.abc import Mapping
 from copy import copy
+from functools import cache
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -34,6 +37,12 @@ class ObjectiveMixin:
             anchor_adapter(trainer.model, self.balora_config)
         # first, so that its line comes before the progress bar
         trainer.callback_handler.callbacks.insert(0, ReportMemory())
+
+    def _show_objective(self) -> None:
+        """Put the objective into what trackers are handed, `args.to_dict()`."""
+        trainer: Any = self
+        trainer.args.objective = dataclasses.asdict(self.balora_config)
+        trainer.args.__class__ = _showing_objective(trainer.args.__class__)
 
     def _coefficients(self) -> Coefficients:
         """Return the coefficients of the step that is being trained."""
@@ -87,6 +96,29 @@ class ObjectiveMixin:
             what,
             " or ".join(fixes) or "raise `svd_max_tokens`",
         )
+
+
+class _ShowsObjective:
+    """Training arguments that name the objective in `to_dict`; copied or saved they are plain."""
+
+    objective: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the arguments, with every field of `BALoraConfig`."""
+        plain: dict[str, Any] = super().to_dict()  # type: ignore[misc]
+        return plain | getattr(self, "objective", {})
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        state = {name: value for name, value in vars(self).items() if name != "objective"}
+        plain = type(self).__mro__[2]
+        return copyreg._reconstructor, (plain, object, None), state  # type: ignore[attr-defined]
+
+
+@cache
+def _showing_objective(arguments: Any) -> Any:
+    if issubclass(arguments, _ShowsObjective):
+        return arguments
+    return type(arguments.__name__, (_ShowsObjective, arguments), {})
 
 
 def own_arguments(args: Arguments) -> Arguments:

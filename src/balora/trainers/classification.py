@@ -120,6 +120,7 @@ class BALoraTrainer(ObjectiveMixin, StagedSaveMixin, Trainer):  # type: ignore[m
             check_labels(dataset, self._base.config.num_labels, name)
         if has_adapter:
             self._anchor()
+        self._show_objective()
 
     def _check_model(self) -> None:
         check_parallelism(self.accelerator.parallelism_config)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 
 from balora.recipes import CLASSIFICATION, Recipe, training_arguments
 from balora.trainers.output import (
@@ -47,6 +48,8 @@ def _run(recipe: Recipe) -> Trainer:
         remove_traces(output_dir)
     provenance = SaveProvenance(resolved)
     trainer.add_callback(provenance)
+    if recipe.stopping.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(**asdict(recipe.stopping)))
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.monotonic() - start

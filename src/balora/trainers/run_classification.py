@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from datasets import Dataset
 from peft import PeftModel
 from transformers import (
     AutoTokenizer,
@@ -32,7 +34,13 @@ from balora.errors import ConfigError
 from balora.evaluation.classification import primary_metric, task_metrics
 from balora.evaluation.classified import measure_sets
 from balora.evaluation.inheritance import name_of_dtype
-from balora.evaluation.results import best_row, per_evaluation, selection_rule, write_results
+from balora.evaluation.results import (
+    best_row,
+    doubts,
+    per_evaluation,
+    selection_rule,
+    write_results,
+)
 from balora.models.classifier import (
     LoadedClassifier,
     load_classifier,
@@ -48,6 +56,10 @@ from balora.trainers.prepared import (
     peft_config,
 )
 
+logger = logging.getLogger(__name__)
+
+_FEW_ROWS = 200
+"""Training rows that a model is looked at on where nothing is evaluated."""
 _LAYER_WORDS = ("query_value", "query_key_value", "all")
 """What `lora_target_modules` takes in classification beside what PEFT takes."""
 
@@ -210,8 +222,16 @@ def _finish(
         "wall_seconds": round(seconds, 1),
         "environment": describe_environment(),
     }
+    if not sets.evaluation and not sets.out_of_domain:
+        some = dataclasses.replace(sets.train, dataset=_first(sets.train.dataset))
+        for line in doubts(measure({"training rows": some})):
+            logger.warning(line)
     if args.should_save:
         write_results(Path(args.output_dir), results)
+
+
+def _first(rows: Dataset) -> Dataset:
+    return rows.take(min(_FEW_ROWS, len(rows)))
 
 
 def _final_model(args: TrainingArguments) -> str:

@@ -106,6 +106,7 @@ class BALoraSFTTrainer(ObjectiveMixin, StagedSaveMixin, SFTTrainer):  # type: ig
             "entries in a hidden state": head.max_rank,
         }
         add_objective(base, self.balora_config)
+        self._show_objective()
 
     def _check_model(self) -> None:
         if self.aux_loss_enabled:
