@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,10 +25,24 @@ if TYPE_CHECKING:
 
 _AFTER_INTERRUPT = {
     "train": "; `--resume_from_checkpoint true` goes on from the last checkpoint, if one was saved",
+    "quickstart": "; the same command with `--overwrite` starts anew",
+    "eval": "; the same command measures anew",
     "compare": "; the same command, without `--overwrite`, goes on with what is missing",
     "lab": "; a model that was not finished is pre-trained anew by the same command",
+    "export": "; the same command writes the export anew",
 }
-"""What goes on after Ctrl-C, by command."""
+"""What goes on after Ctrl-C or SIGTERM, by command."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which batch systems send; it ends a command as Ctrl-C does."""
+
+    exit_status = 128 + signal.SIGTERM
+
+
+def _terminate(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one waits for nothing
+    raise _Terminated
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,9 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"unknown option `{rest[0]}`; see `balora {options.command} --help`.")
         hint = _AFTER_INTERRUPT.get(options.command, "")
         options.run(options, rest)
-    except KeyboardInterrupt:
-        print(f"balora: interrupted{hint}", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt as error:
+        is_terminated = isinstance(error, _Terminated)
+        if _is_first_process():
+            word = "terminated" if is_terminated else "interrupted"
+            print(f"balora: {word}{hint}", file=sys.stderr)
+        return _Terminated.exit_status if is_terminated else 1
     except BaloraError as error:
         if debug:
             raise
@@ -59,6 +77,7 @@ def entry_point() -> None:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("balora").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _terminate)
     if "--debug" not in sys.argv:
         sys.excepthook = _one_line
     sys.exit(main())

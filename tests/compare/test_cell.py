@@ -16,7 +16,7 @@ import torch
 
 from balora.cli import main as balora
 from balora.compare import measured
-from balora.compare.cell import main
+from balora.compare.cell import lock_of, main
 from balora.compare.cells import Cell
 from balora.compare.folder import Folder
 from balora.compare.measured import classification_metrics
@@ -108,6 +108,24 @@ def test_a_wrong_cell_is_one_line_and_leaves_no_row(data, comparison, tmp_path, 
     assert main([str(Folder(found.folder).prepare(cell))]) == 2
     assert "balora: " in capsys.readouterr().err
     assert Folder(found.folder).row(cell) is None
+
+
+def test_no_two_processes_work_in_one_folder(comparison, tmp_path, capsys):
+    (cell,) = Plan(comparison({"methods": ["lora"]})).final()
+    folder = Folder(tmp_path / "out").prepare(cell)
+    with lock_of(folder):
+        assert main([str(folder)]) == 2
+    assert capsys.readouterr().err == f"balora: another process works in {str(folder)!r}.\n"
+    assert sorted(file.name for file in folder.iterdir()) == ["cell.json", "recipe.yaml"]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"method": "lora"}', '{"method": "a", "recipe": {}}'])
+def test_a_damaged_cell_is_one_sentence_with_the_file(comparison, tmp_path, capsys, text):
+    (cell,) = Plan(comparison({"methods": ["lora"]})).final()
+    folder = Folder(tmp_path / "out").prepare(cell)
+    (folder / "cell.json").write_text(text)
+    assert main([str(folder)]) == 2
+    assert f"balora: `{folder / 'cell.json'}` is " in capsys.readouterr().err
 
 
 WORDS = ("red", "green")

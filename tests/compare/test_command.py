@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from balora.compare import command, runner
+from balora.compare.cell import lock_of
 from balora.compare.command import compare
 from balora.compare.folder import Folder, row_of
 from balora.errors import BaloraError, ConfigError, DataError
@@ -183,7 +185,7 @@ def test_rows_stay_in_the_results_while_a_new_method_chooses(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner.Runner, "run", killed)
-    with pytest.raises(BaloraError, match="interrupted"):
+    with pytest.raises(KeyboardInterrupt):
         shown.run(recipe({**compared, "methods": ["lora", "pissa"]}, dataset_name=data))
     rows = Folder(tmp_path / "out").read_rows()
     assert [row["stage"] for row in rows] == ["choose", "choose", "final"]
@@ -241,18 +243,6 @@ def test_without_matplotlib_there_are_results_and_a_hint(recipe, views, shown, m
     assert "pip install 'balora[report]'" in text
 
 
-@pytest.mark.usefixtures("views")
-def test_an_interrupt_is_one_line(recipe, shown, monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runner.Runner, "run", interrupted)
-    with pytest.raises(
-        BaloraError, match="interrupted; the same command, without `--overwrite`, goes on"
-    ):
-        shown.run(recipe())
-
-
 @pytest.mark.usefixtures("views", "faked")
 def test_two_at_once_in_a_folder_are_refused(recipe, shown, tmp_path):
     path = recipe()
@@ -262,6 +252,24 @@ def test_two_at_once_in_a_folder_are_refused(recipe, shown, tmp_path):
         pytest.raises(ConfigError, match="is in use by another `balora compare`"),
     ):
         shown.run(path)
+
+
+@pytest.mark.usefixtures("views", "faked")
+def test_a_cell_that_outlives_its_comparison_is_waited_for_and_then_refused(
+    recipe, shown, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(command, "_PATIENCE_SECONDS", 0.3)
+    path = recipe()
+    shown.run(path)
+    cell = next((tmp_path / "out" / "cells").iterdir())
+    lock = lock_of(cell)
+    with lock, pytest.raises(ConfigError, match="a cell of an earlier `balora compare` still"):
+        shown.run(path)
+    monkeypatch.setattr(command, "_PATIENCE_SECONDS", 20)
+    lock = FileLock(lock.lock_file, thread_local=False)
+    lock.acquire()
+    threading.Timer(0.3, lock.release).start()
+    assert "2 rows" in shown.run(path)
 
 
 @pytest.mark.usefixtures("views")

@@ -228,10 +228,25 @@ def test_cells_of_a_version_that_did_not_look_at_contents_stay_finished(folder, 
     assert all(map(folder.is_finished, cells))
 
 
+def test_a_row_without_a_field_is_named(folder, comparison):
+    cells = Plan(comparison()).final()
+    finish(folder, cells)
+    folder.collect(cells)
+    file = folder.path / "results.jsonl"
+    rows = folder.read_rows()
+    for name, value in (("metrics", 3), ("error", ...), ("cell", None)):
+        broken = {**rows[1], name: value}
+        if value is ...:
+            del broken[name]
+        file.write_text(f"{json.dumps(rows[0])}\n{json.dumps(broken)}\n")
+        with pytest.raises(ConfigError, match=f"is damaged: line 2 has no `{name}`"):
+            folder.read_rows()
+
+
 def test_rows_that_are_damaged_are_named(folder, comparison):
     finish(folder, Plan(comparison()).final())
     folder.collect(Plan(comparison()).final())
     with (folder.path / "results.jsonl").open("a") as lines:
         lines.write('{"cell": ')
-    with pytest.raises(ConfigError, match=r"results\.jsonl is damaged"):
+    with pytest.raises(ConfigError, match=r"results\.jsonl` is damaged: line 3 is no JSON"):
         folder.read_rows()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import time
 
 import pytest
 
+from balora.cli import main as balora
 from balora.compare import runner
-from balora.compare.folder import Folder, row_of
+from balora.compare.folder import Folder, RefusedError, row_of
 from balora.compare.plan import Plan
 from balora.compare.runner import Runner, failure
 
@@ -23,10 +25,13 @@ from balora.compare.cell import _end_with_input
 threading.Thread(target=_end_with_input, daemon=True).start()
 folder = pathlib.Path(sys.argv[1])
 cell = json.loads((folder / "cell.json").read_text())
+what = os.environ.get("CELL_" + cell["method"].upper(), "")
+if what == "refuse":
+    print("balora: `lora_r` is 99, which is too large.")
+    sys.exit(2)
 with open(folder.parent.parent.parent / "started.txt", "a") as file:
     file.write(f"{cell['method']}-{cell['seed']} {os.getpid()}\\n")
 print("working", flush=True)
-what = os.environ.get("CELL_" + cell["method"].upper(), "")
 if what == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "hang":
@@ -119,6 +124,43 @@ def test_the_error_of_a_cell_is_its_own_sentence(folder, comparison, monkeypatch
 
 
 @pytest.mark.usefixtures("script")
+def test_what_the_first_cell_is_refused_for_ends_the_comparison(folder, comparison, monkeypatch):
+    cells = Plan(comparison({"methods": ["lora", "pissa"]})).final()
+    monkeypatch.setenv("CELL_PISSA", "refuse")
+    run(folder, cells)  # one has finished: it is that cell's alone
+    assert [row["error"] for row in folder.read_rows()] == [
+        None,
+        "`lora_r` is 99, which is too large.",
+    ]
+    others = Folder(folder.path / "other"), Folder(folder.path / "third")
+    for other in others:
+        other.path.mkdir()
+    with pytest.raises(RefusedError, match="pissa/seed-0: `lora_r` is 99, which is too large"):
+        run(others[0], cells[1:])
+    monkeypatch.setenv("CELL_PISSA", "hang")
+    monkeypatch.setenv("CELL_LORA", "refuse")
+    with pytest.raises(RefusedError, match="lora/seed-0: "):
+        run(others[1], cells, jobs=2)  # what runs beside it ends
+
+
+@pytest.mark.usefixtures("script")
+def test_a_comparison_that_is_refused_leaves_nothing_and_says_why_in_one_line(
+    recipe, model_folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("CELL_LORA", "refuse")
+    (tmp_path / "there").mkdir()
+    for where in ("new/folder", "there"):
+        path = recipe(model_name_or_path=model_folder, output_dir=str(tmp_path / where))
+        before = sorted(tmp_path.rglob("*"))
+        assert balora(["compare", "--config", str(path)]) == 2
+        lines = re.split(r"[\r\n]+", capsys.readouterr().err)
+        assert [line for line in lines if line.startswith("balora:")] == [
+            "balora: lora/seed-0: `lora_r` is 99, which is too large."
+        ]
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("script")
 def test_as_many_run_at_a_time_as_there_are_jobs(folder, comparison, monkeypatch):
     cells = Plan(comparison({"methods": ["lora", "pissa", "full"], "seeds": [0, 1]})).final()
     most = []
@@ -204,6 +246,31 @@ def test_a_study_that_is_killed_loses_the_running_cell_alone(script, folder, tmp
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     assert started(tmp_path) == ["lora-0", "pissa-0", "pissa-0", "full-0"]
     assert [row["error"] for row in folder.read_rows()] == [None] * 3
+
+
+CHILD = """
+import os, time
+from balora.compare.cell import _end_with_parent
+_end_with_parent()
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+PARENT = f"""
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", {CHILD!r}]).wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_a_cell_dies_with_its_parent_also_where_its_input_stays_open():
+    reading, writing = os.pipe()
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(command, stdin=reading, stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        parent.kill()
+        wait_until(lambda: has_ended(pid))
+    os.close(reading)
+    os.close(writing)
 
 
 def test_threads_are_shared_and_a_users_number_stands(folder, monkeypatch):

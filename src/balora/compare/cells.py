@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from balora.files import write_json
+from balora.state import damaged, read_json
 
 Stage = Literal["choose", "final"]
 
@@ -95,10 +96,13 @@ class Cell:
         """Read what `write` wrote.
 
         Raises:
-            FileNotFoundError: If there is none.
-            ValueError, TypeError: If it is damaged.
+            ConfigError: If there is none, or it is damaged.
         """
-        return cls(**json.loads((folder / "cell.json").read_text(encoding="utf-8")))
+        file, fix = folder / "cell.json", "`balora compare` writes it anew when it runs the cell."
+        try:
+            return cls(**read_json(file, fix, fields={"method": str, "recipe": dict}))
+        except TypeError as error:
+            raise damaged(file, "is damaged: it holds no cell", fix) from error
 
 
 def cell_key(condition: str, method: str, seed: int | None) -> str:

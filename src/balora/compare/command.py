@@ -16,8 +16,10 @@ from balora.compare.comparison import Comparison, read_comparison
 from balora.compare.folder import (
     CHOICES_FILE,
     COMPARISON_FILE,
+    LOCK_FILE,
     RESULTS_FILE,
     Folder,
+    RefusedError,
     row_of,
 )
 from balora.compare.plan import LabFiles, Parts, Plan, combinations
@@ -28,6 +30,8 @@ from balora.recipes.values import parse_text
 _log = logging.getLogger(__name__)
 
 _SWITCHES = ("dry_run", "overwrite", "report_only")
+_PATIENCE_SECONDS = 20.0
+"""For the cells of a comparison that was killed a moment ago."""
 _FREE = ("baseline", "metric", "output_dir")
 """What `--report_only` takes beside."""
 
@@ -50,7 +54,9 @@ def compare(
         ConfigError: If anything about the recipe, its files or the folder is wrong; before a cell
             runs or one is removed.
         DataError: If rows are missing; before as well.
-        BaloraError: When all is written, if a cell has failed; or when it was interrupted.
+        BaloraError: When all is written, if a cell has failed.
+        RefusedError: If the first cell that ends was refused and none is finished: the recipe
+            cannot work. Nothing that this call has written stays.
     """
     options = dict(given)
     switches = {name: _switch(name, options.pop(name, "false")) for name in _SWITCHES}
@@ -77,14 +83,14 @@ def compare(
     with _locked(folder):
         if switches["overwrite"]:
             folder.clear()
+        is_new = not folder.is_a_comparison
         folder.write_comparison(comparison)
         try:
             rows = _run(comparison, folder)
-        except KeyboardInterrupt:
-            raise BaloraError(
-                "interrupted; the same command, without `--overwrite`, goes on with the cells that "
-                "are missing"
-            ) from None
+        except RefusedError:
+            if is_new:
+                folder.clear()
+            raise
         _report(comparison, rows, show)
 
 
@@ -97,9 +103,11 @@ def _switch(name: str, text: str) -> bool:
 
 @contextmanager
 def _locked(folder: Folder) -> Iterator[None]:
+    """Hold the folder, which is made; no cell works in it. One that stays empty is removed."""
     if folder.path.is_file():
         raise ConfigError(f"`output_dir` {str(folder.path)!r} is a file; name a folder.")
-    lock = FileLock(folder.path / ".lock", timeout=0)
+    made = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
+    lock = FileLock(folder.path / LOCK_FILE, timeout=0)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -114,9 +122,35 @@ def _locked(folder: Folder) -> Iterator[None]:
             "folder."
         ) from error
     try:
+        _wait_for_cells(folder)
         yield
     finally:
         lock.release()
+        _remove_empty(folder, made)
+
+
+def _wait_for_cells(folder: Folder) -> None:
+    """Wait for cells of a comparison that was killed; they end with it, but not all at once."""
+    for file in folder.cell_locks():
+        lock = FileLock(file, timeout=_PATIENCE_SECONDS)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ConfigError(
+                f"`output_dir` {str(folder.path)!r} is in use: a cell of an earlier `balora "
+                f"compare` still works in {str(file.with_suffix(''))!r}; wait for it, or end it."
+            ) from None
+        lock.release()
+
+
+def _remove_empty(folder: Folder, made: Sequence[Path]) -> None:
+    """Remove the lock where there is nothing else, then the folders that were made for nothing."""
+    if {entry.name for entry in folder.path.iterdir()} == {LOCK_FILE}:
+        (folder.path / LOCK_FILE).unlink()
+    for path in made:
+        if any(path.iterdir()):
+            return
+        path.rmdir()
 
 
 def _listing(plan: Plan) -> str:

@@ -5,6 +5,7 @@
     comparison.yaml     the comparison, as a recipe
     results.jsonl       one row for each finished or failed cell of the comparison
     choices.json        what the sweeps chose, and from what
+    cells/SLUG.lock     held by the process that works in the folder
     cells/SLUG/         recipe.yaml, cell.json, log.txt, details.json, run/, and result.json: the
                         row, written last; a cell is finished when it is there and has no error
 
@@ -20,17 +21,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from balora.compare.cell import LOCK_SUFFIX
 from balora.compare.cells import Cell, differences, flat
 from balora.compare.comparison import COMPARE, Comparison
 from balora.errors import ConfigError
-from balora.files import read_text, write_json, write_text
+from balora.files import write_json, write_text
 from balora.recipes.values import dump_mapping, read_mapping
 from balora.staging import is_stage
+from balora.state import damaged, read_json, read_json_lines
 
 COMPARISON_FILE = "comparison.yaml"
 RESULTS_FILE = "results.jsonl"
 CHOICES_FILE = "choices.json"
 ROW_FILE = "result.json"
+LOCK_FILE = ".lock"
+_OF_A_ROW = {
+    **{"cell": str, "stage": str, "condition": str, "method": str, "seed": object},
+    **{"fields": dict, "metrics": dict, "error": object},
+}
+"""What every row has, of which type."""
 _OURS = (
     COMPARISON_FILE,
     RESULTS_FILE,
@@ -43,8 +52,13 @@ _OURS = (
     "report.html",
     "plots",
 )
+_AGAIN = "The same command without `--report_only` writes it anew from the cells."
 _LAB_MODEL = "lab.model"
 _NOT_COMPARED = ("output_dir", "disable_tqdm")
+
+
+class RefusedError(ConfigError):
+    """What the first cell was refused for, which is true of the comparison."""
 
 
 class Folder:
@@ -57,6 +71,15 @@ class Folder:
     def of(self, cell: Cell) -> Path:
         """Return the folder of a cell."""
         return self.path / "cells" / cell.slug
+
+    @property
+    def is_a_comparison(self) -> bool:
+        """Say whether a comparison was begun in it."""
+        return (self.path / COMPARISON_FILE).is_file()
+
+    def cell_locks(self) -> list[Path]:
+        """Return the files that the processes of cells hold as long as they work."""
+        return sorted((self.path / "cells").glob(f"*{LOCK_SUFFIX}"))
 
     def check_ours(self) -> None:
         """Refuse to clear a folder where things called as ours are not a comparison's.
@@ -136,11 +159,10 @@ class Folder:
         What a crash of the machine left of a row is none: the cell runs again.
         """
         try:
-            row: dict[str, Any] = json.loads((self.of(cell) / ROW_FILE).read_text(encoding="utf-8"))
-            has_failed = row["error"] is not None
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+            row: dict[str, Any] = read_json(self.of(cell) / ROW_FILE, _AGAIN, fields=_OF_A_ROW)
+        except ConfigError:
             return None
-        return None if has_failed and not with_failed else row
+        return None if row["error"] is not None and not with_failed else row
 
     def _finished(self, cell: Cell) -> Cell | None:
         """Return a finished cell as it was run; None where it is not finished, or that is lost."""
@@ -148,7 +170,7 @@ class Folder:
             return None
         try:
             return Cell.read(self.of(cell))
-        except (FileNotFoundError, ValueError, TypeError):
+        except ConfigError:
             return None
 
     def is_finished(self, cell: Cell) -> bool:
@@ -192,14 +214,12 @@ class Folder:
         path = self.path / RESULTS_FILE
         if not path.is_file():
             raise ConfigError(f"`{self.path}` has no rows yet: there is no {RESULTS_FILE}.")
-        lines = read_text(path, "the rows").splitlines()
-        try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise ConfigError(
-                f"{path} is damaged ({error}); the same command without `--report_only` writes it "
-                "anew from the cells."
-            ) from error
+        rows = read_json_lines(path, _AGAIN)
+        for number, row in enumerate(rows, start=1):
+            for name, kind in _OF_A_ROW.items():
+                if name not in row or not isinstance(row[name], kind):
+                    raise damaged(path, f"is damaged: line {number} has no `{name}`", _AGAIN)
+        return rows
 
     def num_others(self, cells: Sequence[Cell]) -> int:
         """Return how many cells of the folder, finished or failed, are none of `cells`."""
@@ -236,7 +256,7 @@ def _as_known(cell: Cell, made: Cell) -> Cell:
 
 def _is_foreign(path: Path) -> bool:
     """Say whether a file is none that a start of a comparison that was killed leaves."""
-    return path.name != ".lock" and not is_stage(path)
+    return path.name != LOCK_FILE and not is_stage(path)
 
 
 def _shared(comparison: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from balora.compare.cell import ATTACHED
 from balora.compare.cells import Cell
-from balora.compare.folder import ROW_FILE, Folder, row_of
+from balora.compare.folder import ROW_FILE, Folder, RefusedError, row_of
 
 LOG_FILE = "log.txt"
 _POLL_SECONDS = 0.05
@@ -106,6 +106,7 @@ class Runner:
         self.keep_models = keep_models
         self._devices = visible_devices()
         self._running: dict[int, Process] = {}
+        self._has_finished = False
 
     def run(self, cells: Sequence[Cell], reported: Sequence[Cell], *, title: str) -> None:
         """Run what is not finished of `cells`; `results.jsonl` has the rows of `reported`.
@@ -117,8 +118,13 @@ class Runner:
             cells: In the order in which they start.
             reported: All cells of the comparison so far.
             title: What the progress bar is called.
+
+        Raises:
+            RefusedError: If a cell is refused, which is a wrong recipe or wrong data, before any
+                has finished.
         """
         missing = [cell for cell in cells if not self.folder.is_finished(cell)]
+        self._has_finished |= len(missing) < len(cells)
         self.folder.collect(reported)
         waiting = iter(missing)
         progress = tqdm(total=len(cells), initial=len(cells) - len(missing), desc=title)
@@ -157,6 +163,9 @@ class Runner:
     def _finish(self, process: Process, status: int) -> None:
         error = process.error(status)
         process.close()
+        if error is not None and status == RefusedError.exit_status and not self._has_finished:
+            raise RefusedError(f"{process.cell.key}: {error}")
+        self._has_finished |= error is None
         if error is not None:
             self.folder.write_row(process.cell, row_of(process.cell, error=error))
             tqdm.write(f"balora: {process.cell.key} failed: {error}", file=sys.stderr)
