@@ -54,7 +54,7 @@ def quick(monkeypatch):
 def test_the_command_is_killed_at_each_of_its_writes(recipe, tmp_path, is_new, monkeypatch):
     monkeypatch.setattr("balora.compare.command._write_report", lambda folder: "")
     sweep = {"lora": {"learning_rate": [0.1, 0.2]}}
-    path = recipe({"methods": ["lora", "pissa"], "seeds": [0], "sweep": sweep})
+    path = recipe({"methods": ["lora"], "seeds": [0], "sweep": sweep})
     out, kept = tmp_path / "out", tmp_path / "kept"
 
     def run(**given):
@@ -74,7 +74,7 @@ def test_the_command_is_killed_at_each_of_its_writes(recipe, tmp_path, is_new, m
             shutil.copytree(kept, out)
 
     restore()
-    for _, killed in every_kill(lambda: run(**given), tmp_path):
+    for _, killed in every_kill(lambda: run(**given), out):
         kills += killed
         run(**given)
         assert rows_of(out) == rows
@@ -82,7 +82,7 @@ def test_the_command_is_killed_at_each_of_its_writes(recipe, tmp_path, is_new, m
         assert is_new or foreign.read_text() == "mine"
         assert not list(out.rglob(".tmp-*"))
         restore()
-    assert kills > 40, kills
+    assert kills > 30, kills
 
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
