@@ -6,9 +6,11 @@ import logging
 
 import pytest
 from datasets import Dataset, IterableDataset
+from tokenizers.processors import TemplateProcessing
 
 from balora.errors import DataError, RowError
 from balora.trainers.rows import is_scored, kept_part
+from tiny_models import make_tokenizer
 from tiny_training import make_rows, make_trainer, sft_config
 
 USER, ANSWER = {"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}
@@ -88,6 +90,46 @@ def test_a_column_of_conversations_is_refused(tmp_path):
     rows = Dataset.from_list([{"conversations": [{"from": "human", "value": "ab"}]}])
     with pytest.raises(DataError, match=r"a column `conversations`.* Turn it into `messages`"):
         make_trainer(tmp_path, rows=rows)
+
+
+# tokenizers that close every text by themselves
+
+
+def closing_tokenizer():
+    tokenizer = make_tokenizer()
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("kind", ["completion", "text"])
+def test_a_text_ends_once_whoever_closes_it(tmp_path, kind, streamed):
+    rows = [{"prompt": "ab=", "completion": c} for c in ("cd", "x</s>")]
+    if kind == "text":
+        rows = [{"text": row["prompt"] + row["completion"]} for row in rows]
+    dataset = Dataset.from_list(rows)
+    dataset = dataset.to_iterable_dataset() if streamed else dataset
+    options = {"processing_class": closing_tokenizer()}
+    trainer = make_trainer(tmp_path, rows=dataset, options=options, max_steps=1)
+    for row, text in zip(trainer.train_dataset, ("ab=cd", "ab=x"), strict=True):
+        ids = [1, *map(ord, text), 2]
+        assert row["input_ids"] == ids
+        start = 1 if kind == "text" else 4
+        is_completion = kind == "completion"
+        assert row["labels"][start:] == ids[start:]
+        assert row["labels"].count(-100) == (4 if is_completion else 0)
+
+
+def test_a_chat_and_rows_of_tokens_stay_as_they_are(tmp_path):
+    options = {"processing_class": closing_tokenizer()}
+    tokens = Dataset.from_list([{"input_ids": [5, 6, 2, 2], "labels": [-100, 6, 2, 2]}])
+    trainer = make_trainer(tmp_path, rows=tokens, options=options)
+    assert trainer.train_dataset[0]["labels"] == [-100, 6, 2, 2]
+    chat = Dataset.from_list([{"messages": [USER, ANSWER]}])
+    trainer = make_trainer(tmp_path, rows=chat, options=options)
+    assert trainer.train_dataset[0]["input_ids"][-3:] == [ord("c"), ord("d"), 2]
 
 
 # responses cut off by `max_length`

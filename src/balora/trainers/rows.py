@@ -134,6 +134,33 @@ def drop_overlong_rows(dataset: Rows, kept: slice, name: str) -> Rows:
     return rest
 
 
+def closes_texts(tokenizer: Any) -> bool:
+    """Return whether a tokenizer puts its end-of-text token behind every text by itself."""
+    ids, bare = (tokenizer("a", add_special_tokens=on)["input_ids"] for on in (True, False))
+    return bool(ids[-1:] == [tokenizer.eos_token_id] != bare[-1:])
+
+
+def closed_once(dataset: Rows, end: int) -> Rows:
+    """Return the rows with one end-of-text token at the end where there are two.
+
+    trl writes the token behind every response, and a tokenizer that closes every text writes it
+    again: the model would learn to go on after the end.
+
+    Args:
+        dataset: Tokenized texts, with ``input_ids``.
+        end: The end-of-text token.
+    """
+
+    def cut(row: Row) -> Row:
+        length = len(row["input_ids"])
+        if row["input_ids"][-2:] != [end, end]:
+            return row
+        is_of_tokens = {k: isinstance(v, list) and len(v) == length for k, v in row.items()}
+        return {k: v[:-1] if is_of_tokens[k] else v for k, v in row.items()}
+
+    return dataset.map(cut)
+
+
 def unshortened(args: SFTConfig) -> SFTConfig:
     """Return ``args`` with which trl tokenizes and labels, and keeps every row in its place."""
     plain = copy(args)

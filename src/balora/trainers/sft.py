@@ -9,7 +9,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer, is_conversational
 
 from balora.anchored import check_adapter, initialise
 from balora.config import BALoraConfig
@@ -28,6 +28,8 @@ from balora.trainers.log import StepLog
 from balora.trainers.rows import (
     check_raw_rows,
     check_tokenized_rows,
+    closed_once,
+    closes_texts,
     drop_overlong_rows,
     kept_part,
     scores_responses_only,
@@ -194,6 +196,8 @@ class BALoraSFTTrainer(ObjectiveMixin, StagedSaveMixin, SFTTrainer):  # type: ig
         whole = super()._prepare_dataset(
             checked, processing_class, unshortened(args), False, formatting_func, dataset_name
         )
+        if self._is_closed_twice(checked):
+            whole = closed_once(whole, self._tokenizer.eos_token_id)
         kept = kept_part(args, packing=packing)
         if self.overlong_rows == "drop":
             whole = drop_overlong_rows(whole, kept, dataset_name)
@@ -201,6 +205,12 @@ class BALoraSFTTrainer(ObjectiveMixin, StagedSaveMixin, SFTTrainer):  # type: ig
             whole = check_tokenized_rows(whole, kept, dataset_name)
         # the rows are tokenized by now: trl would warn that it ignores the formatting function
         return super()._prepare_dataset(whole, processing_class, args, packing, None, dataset_name)
+
+    def _is_closed_twice(self, dataset: Any) -> bool:
+        """Return whether trl's end of a text comes before the tokenizer's own."""
+        row = next(iter(dataset))
+        is_text = "input_ids" not in row and not is_conversational(row)
+        return is_text and closes_texts(self._tokenizer)
 
 
 def default_arguments(model: Any) -> SFTConfig:
