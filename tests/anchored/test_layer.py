@@ -9,6 +9,8 @@ import pytest
 import torch
 from peft import LoraConfig, convert_to_lora, get_peft_model
 from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import AutoConfig
 
 import balora.anchored.layer
 from balora.anchored import (
@@ -29,12 +31,13 @@ from tiny_adapters import (
     dense_updates,
     factors_of,
     logits_of,
+    lora_config,
     make_batch,
     relative_error,
     start_of,
     train,
 )
-from tiny_models import make_model
+from tiny_models import CAUSAL, make_model
 
 
 def test_forward_is_the_definition(rng):
@@ -245,8 +248,58 @@ def test_target_parameters_are_refused():
     model = adapted_model(
         "llama", target_modules=[], target_parameters=["model.layers.0.mlp.up_proj.weight"]
     )
-    with pytest.raises(ConfigError, match=r"`target_parameters` is .*leave it at None"):
+    with pytest.raises(ConfigError, match=r"`target_parameters` is .*leave it at None\.$"):
         anchor_adapter(model, EXACT)
+
+
+_EXPERTS = {
+    **CAUSAL["llama"],
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 24,
+}
+MIXTURES = {
+    "mixtral": {**CAUSAL["llama"], "num_local_experts": 2},
+    "qwen3_moe": _EXPERTS,
+    "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 24},
+}
+
+
+def adapted_mixture(architecture, targets):
+    config = AutoConfig.for_model(architecture, **MIXTURES[architecture])
+    base = AutoModelForCausalLM.from_config(config)
+    return get_peft_model(base, lora_config("llama", target_modules=targets))
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match")
+@pytest.mark.parametrize("method", ["pissa", "lora"])
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_all_linear_of_a_mixture_works_or_names_the_layers_that_do(architecture, method, rng):
+    model = adapted_mixture(architecture, "all-linear")
+    if method == "pissa" or architecture == "qwen2_moe":
+        reason = "shared_expert_gate` has shape" if architecture == "qwen2_moe" else "PEFT adds"
+        with pytest.raises(ConfigError, match=reason) as error:
+            check_adapter(model, anchored=method == "pissa")
+        (names,) = re.findall(r"set `lora_target_modules: \[(.*)\]`\.$", str(error.value))
+        assert {"q_proj", "v_proj"} < set(names.split(", "))
+        model = adapted_mixture(architecture, names.split(", "))
+    check_adapter(model, anchored=method == "pissa")
+    if method == "pissa":
+        anchor_adapter(model, EXACT)
+    losses = train(model.eval(), make_batch("llama", rng), num_steps=2)
+    assert losses[-1] < losses[0]
+
+
+WRONG_ARGUMENTS = {
+    "a base model": (lambda: (make_model("llama"), EXACT), "`model` is a LlamaForCausalLM, not a"),
+    "a mapping": (lambda: (adapted_model("llama"), {}), "`config` is a dict, not a `BALoraConfig`"),
+}
+
+
+@pytest.mark.parametrize(("make", "sentence"), WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS)
+def test_arguments_of_another_kind_are_refused(make, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        anchor_adapter(*make())
 
 
 def test_every_refused_setting_is_in_one_message():

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from accelerate import ParallelismConfig
-from peft import LoraConfig, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from balora.errors import ConfigError
+from balora.trainers import BALoraSFTTrainer, BALoraTrainer
 from balora.trainers.checks import check_parallelism
-from tiny_models import CAUSAL, make_model
-from tiny_training import lora_config, make_trainer, run
+from tiny_models import CAUSAL, make_model, make_tokenizer
+from tiny_training import lora_config, make_rows, make_trainer, run
 
 TIED = pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 SETTINGS = {
@@ -71,7 +72,11 @@ TRAINED_EMBEDDINGS = {
     # PEFT wraps the tied head too
     "tokens": (
         {"trainable_token_indices": {"embed_tokens": [5, 6]}},
-        "the output layer is trained or adapted",
+        r"`trainable_token_indices` is \{'embed_tokens': \[5, 6\]\}, .*Leave it out",
+    ),
+    "tokens, by default of the embedding": (
+        {"trainable_token_indices": [5, 6]},
+        r"`trainable_token_indices` is \[5, 6\], .*Leave it out",
     ),
 }
 
@@ -117,6 +122,32 @@ def test_the_auxiliary_loss_of_experts(tmp_path):
     )
     (row,) = run(trainer)
     assert row["consistency_loss"] == 0.0
+
+
+WRONG_KINDS = {
+    "a mapping": ({"balora_config": {"svd_k": 1}}, "`balora_config` is a dict, not a `BALora"),
+    "prompt tuning": (
+        {"peft_config": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)},
+        "`peft_config` is a PromptTuningConfig, but balora trains a LoRA",
+    ),
+    "ranks that change": (
+        {"peft_config": AdaLoraConfig(task_type="CAUSAL_LM", total_step=9)},
+        "`peft_config` is a AdaLoraConfig, but balora trains a LoRA",
+    ),
+    "no such layer": (
+        {"peft_config": LoraConfig(target_modules=["nope"])},
+        r"`target_modules` of `peft_config` .*, \['nope'\], match no linear layer",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG_KINDS.values(), ids=WRONG_KINDS)
+@pytest.mark.parametrize("trainer", [BALoraSFTTrainer, BALoraTrainer])
+def test_an_argument_of_another_kind_is_named(trainer, arguments, message):
+    model = make_model("llama" if trainer is BALoraSFTTrainer else "bert")
+    options = {"peft_config": lora_config()} | arguments
+    with pytest.raises(ConfigError, match=message):
+        trainer(model, train_dataset=make_rows(), processing_class=make_tokenizer(), **options)
 
 
 def test_an_adapter_that_is_trained_already(tmp_path):

@@ -1,5 +1,6 @@
 """Anchored PiSSA on PEFT: the principal-component start with the base model left untouched."""
 
+from balora.anchored.beside import BASE_UNTOUCHED
 from balora.anchored.layer import ANCHOR_BUFFERS, difference_factors, reference_mode
 from balora.anchored.model import (
     anchor_adapter,
@@ -15,6 +16,7 @@ __all__ = [
     "ADAPTER_FILE",
     "ANCHOR_BUFFERS",
     "ANCHOR_FILE",
+    "BASE_UNTOUCHED",
     "PrincipalComponents",
     "anchor_adapter",
     "check_adapter",

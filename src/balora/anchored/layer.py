@@ -285,7 +285,7 @@ def misfit(name: str, layer: Any, adapter: str, *, anchored: bool) -> str | None
     if anchored and (adapter not in layer.lora_A or not shape):
         return (
             f"`{name}` is a {type(layer.get_base_layer()).__name__}, but PiSSA starts from the "
-            "singular vectors of a linear layer. Take it out of `lora_target_modules`"
+            "singular vectors of a linear layer. Leave it out"
         )
     if shape and rank > min(shape):
         values = "value" if min(shape) == 1 else "values"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft import LoraConfig, PeftModel
+from peft import PeftModel, PeftType
 from peft.tuners.lora.layer import LoraLayer
 from tqdm.auto import tqdm
 
@@ -57,6 +57,10 @@ def anchor_adapter(model: PeftModel, config: BALoraConfig) -> PeftModel:
         ConfigError: If the adapter's settings do not go with anchored PiSSA (each is named), or if
             it is anchored already.
     """
+    if not isinstance(config, BALoraConfig):
+        raise ConfigError(
+            f"`config` is a {type(config).__name__}, not a `BALoraConfig`. Pass `BALoraConfig()`."
+        )
     adapter = only_adapter(model)
     if is_anchored_model(model):
         raise ConfigError(
@@ -94,36 +98,39 @@ def check_adapter(model: PeftModel, *, anchored: bool) -> None:
                 f"`target_parameters` is {sorted(peft_config.target_parameters)}, tensors that "
                 "are no linear layers and so have no singular vectors (with `all-linear`, PEFT "
                 "adds the experts of a mixture itself): leave it at None"
-                + _remedy(model, adapter, " and name layers in `lora_target_modules`")
+                + _named(model, adapter, " and set")
             )
         if problems:
             raise ConfigError("; ".join(problems) + ".")
     for name, layer in lora_layers(model):
         problem = misfit(name, layer, adapter, anchored=anchored)
         if problem:
-            raise ConfigError(
-                problem + _remedy(model, adapter, ", or name other layers in `lora_target_modules`")
-            )
+            raise ConfigError(f"{problem}{_named(model, adapter, ', or set')}.")
 
 
-def _remedy(model: PeftModel, adapter: str, sentence: str) -> str:
-    """Return ``sentence`` and the names of the layers that can be adapted, where there are any."""
+def _named(model: PeftModel, adapter: str, before: str) -> str:
+    """Return ``before`` and the setting with the layers that fit; "" where none does."""
     fits: dict[str, bool] = {}
     for name, layer in lora_layers(model):
         last = name.rpartition(".")[2]
         fits[last] = fits.get(last, True) and not misfit(name, layer, adapter, anchored=True)
     names = sorted(name for name, does_fit in fits.items() if does_fit)
-    return f"{sentence}: [{', '.join(names)}]" if names else ""
+    return f"{before} `lora_target_modules: [{', '.join(names)}]`" if names else ""
 
 
 def only_adapter(model: PeftModel) -> str:
     """Return the name of the model's single LoRA adapter.
 
     Raises:
-        ConfigError: If there are several, or if it is not a LoRA.
+        ConfigError: If there are several, if it is not a LoRA, or if ``model`` has none.
     """
+    if not isinstance(model, PeftModel):
+        raise ConfigError(
+            f"`model` is a {type(model).__name__}, not a `PeftModel`. Pass "
+            "`peft.get_peft_model(model, LoraConfig(...))`."
+        )
     names = list(model.peft_config)
-    if len(names) != 1 or not isinstance(model.peft_config[names[0]], LoraConfig):
+    if len(names) != 1 or model.peft_config[names[0]].peft_type != PeftType.LORA:
         raise ConfigError(
             f"the model carries the adapters {names}, but balora trains exactly one LoRA adapter. "
             "Pass the base model and a `LoraConfig`."

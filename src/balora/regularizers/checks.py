@@ -11,12 +11,28 @@ import torch
 from torch import Tensor
 
 
+def check_floating(tensor: Tensor, name: str) -> None:
+    """Refuse what is no tensor of floating-point numbers, by the name of the argument.
+
+    Raises:
+        TypeError: For an array, whole numbers, complex numbers or truth values.
+    """
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        kind = f"torch.Tensor of {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor)
+        raise TypeError(
+            f"`{name}` must be a torch.Tensor of floating-point numbers, got a "
+            f"{getattr(kind, '__name__', kind)}."
+        )
+
+
 def check_matrix(tensor: Tensor, name: str) -> None:
     """Refuse a tensor that is not 2-D, by the name of the argument.
 
     Raises:
-        ValueError: If ``tensor`` is not 2-D.
+        TypeError: If ``tensor`` is no tensor of floating-point numbers.
+        ValueError: If it is not 2-D.
     """
+    check_floating(tensor, name)
     if tensor.dim() != 2:
         raise ValueError(
             f"`{name}` must be 2-D, one row for each token or example that counts, got shape "
@@ -28,6 +44,7 @@ def check_pair(logits: Tensor, reference_logits: Tensor) -> None:
     """Refuse logits and reference logits that are not two matrices of one shape.
 
     Raises:
+        TypeError: If either is no tensor of floating-point numbers.
         ValueError: If either is not 2-D or the shapes differ.
     """
     check_matrix(logits, "logits")

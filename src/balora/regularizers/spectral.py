@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from balora.regularizers.checks import at_least_float32, check_matrix
+from balora.regularizers.checks import at_least_float32, check_floating, check_matrix
 
 Denominator = Literal["nuclear", "frobenius"]
 """What the sum of the leading singular values is divided by."""
@@ -53,7 +53,8 @@ def singular_values(matrix: Tensor) -> Tensor:
         otherwise. Empty, and still in the graph, for an empty matrix.
 
     Raises:
-        ValueError: If ``matrix`` is not 2-D.
+        TypeError: If ``matrix`` is no tensor of floating-point numbers.
+        ValueError: If it is not 2-D.
     """
     check_matrix(matrix, "matrix")
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
@@ -197,6 +198,7 @@ def evenly_spaced_rows(
 
 def _leading(sigma: Tensor, k: int) -> Tensor:
     """Return the first ``k`` values of a 1-D ``sigma``, or all if there are fewer."""
+    check_floating(sigma, "sigma")
     if sigma.dim() != 1:
         raise ValueError(f"`sigma` must be 1-D, got shape {tuple(sigma.shape)}.")
     if k < 1:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from accelerate import ParallelismConfig
 from datasets import Dataset
-from peft import PeftModel
+from peft import LoraConfig, NoMatchingPeftModuleError, PeftConfig, PeftModel, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import TrainingArguments
 
-from balora.anchored import lora_layers, only_adapter
+from balora.anchored import BASE_UNTOUCHED, lora_layers, only_adapter
 from balora.config import BALoraConfig
 from balora.errors import ConfigError, DataError, RowError
 
@@ -44,6 +46,43 @@ def check_arguments(args: TrainingArguments, kwargs: dict[str, Any]) -> None:
         raise ConfigError("; ".join(problems) + ".")
 
 
+def check_configs(balora_config: Any, peft_config: Any) -> None:
+    """Refuse settings of another class, and adapters of another method than LoRA.
+
+    Raises:
+        ConfigError: Naming the argument.
+    """
+    if not isinstance(balora_config, BALoraConfig):
+        raise ConfigError(
+            f"`balora_config` is a {type(balora_config).__name__}, not a `BALoraConfig`. Pass "
+            "`BALoraConfig(...)`, or leave it out for the paper's."
+        )
+    is_lora = isinstance(peft_config, LoraConfig) and peft_config.peft_type == PeftType.LORA
+    if peft_config is not None and not is_lora:
+        raise ConfigError(
+            f"`peft_config` is a {type(peft_config).__name__}, but balora trains a LoRA. Pass a "
+            "`LoraConfig`, or leave it out to train every weight."
+        )
+
+
+@contextmanager
+def naming_targets(peft_config: PeftConfig | None) -> Iterator[None]:
+    """Name the setting where PEFT finds no layer to adapt.
+
+    Raises:
+        ConfigError: In place of PEFT's error.
+    """
+    try:
+        yield
+    except NoMatchingPeftModuleError as error:
+        targets = getattr(peft_config, "target_modules", None)
+        shown = sorted(targets) if isinstance(targets, set) else targets
+        raise ConfigError(
+            f"`target_modules` of `peft_config` (`lora_target_modules` in a recipe), {shown!r}, "
+            "match no linear layer of the model. Use `all-linear`, or names such as `q_proj`."
+        ) from error
+
+
 def check_head_is_frozen(model: PeftModel) -> None:
     """Refuse an output layer that is trained, adapted, or tied to an embedding that is.
 
@@ -52,6 +91,13 @@ def check_head_is_frozen(model: PeftModel) -> None:
     """
     base = model.get_base_model()
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    tokens = getattr(model.peft_config[only_adapter(model)], "trainable_token_indices", None)
+    if tokens and _is_trained(head):
+        raise ConfigError(
+            f"`trainable_token_indices` is {tokens}, which trains rows of the output layer too "
+            "(an embedding that is tied to it has the same), but the regularizers compare its "
+            "logits with the pre-trained ones. Leave it out."
+        )
     if _is_trained(head):
         raise ConfigError(
             "the output layer is trained or adapted, but the regularizers compare its logits with "
@@ -84,10 +130,6 @@ def check_needs(config: BALoraConfig, *, has_adapter: bool) -> None:
         )
 
 
-_BASE_UNTOUCHED = (True, False, "gaussian", "eva", "orthogonal")
-"""Values of ``init_lora_weights`` that leave the base weights as they are."""
-
-
 def check_start(model: PeftModel, config: BALoraConfig) -> None:
     """Refuse an adapter whose start would lose something: its training, or the reference.
 
@@ -104,7 +146,7 @@ def check_start(model: PeftModel, config: BALoraConfig) -> None:
                 "Merge it into the base model first, or set `adapter_init: lora`."
             )
     init = model.peft_config[adapter].init_lora_weights
-    if config.needs_reference and init not in _BASE_UNTOUCHED:
+    if config.needs_reference and init not in BASE_UNTOUCHED:
         raise ConfigError(
             f"`init_lora_weights` is {init!r}, which changes the base weights, so switching the "
             "adapter off no longer gives the pre-trained model. Leave it at True (`adapter_init: "

@@ -25,11 +25,13 @@ from balora.objective import Normalizer, nlu_objective, task_loss
 from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.checks import (
     check_arguments,
+    check_configs,
     check_labels,
     check_needs,
     check_parallelism,
     check_single_device,
     check_start,
+    naming_targets,
     warn_of_half_precision,
 )
 from balora.trainers.log import StepLog
@@ -93,7 +95,9 @@ class BALoraTrainer(ObjectiveMixin, StagedSaveMixin, Trainer):  # type: ignore[m
         train_dataset: Dataset | None = None,
         **kwargs: Any,
     ) -> None:
-        self.balora_config = balora_config or BALoraConfig.preset("paper", task="nlu")
+        preset = BALoraConfig.preset("paper", task="nlu")
+        self.balora_config = preset if balora_config is None else balora_config
+        check_configs(self.balora_config, peft_config)
         _check_config(self.balora_config)
         model = _adapted(model, peft_config)
         has_adapter = isinstance(model, PeftModel)
@@ -362,7 +366,8 @@ def _adapted(model: Any, peft_config: PeftConfig | None) -> Any:
     named = list(peft_config.modules_to_save or ())
     added = [name for name in new_modules if name not in named]
     peft_config.modules_to_save = [*named, *added] or None
-    return get_peft_model(model, peft_config)
+    with naming_targets(peft_config):
+        return get_peft_model(model, peft_config)
 
 
 def _own_arguments(model: Any, args: TrainingArguments | None) -> TrainingArguments:

@@ -93,11 +93,6 @@ def in_words_of_the_recipe(recipe: Recipe, rows: Mapping[str, LocatedRows]) -> I
 def _setting_named(error: ValueError, recipe: Recipe) -> str:
     """Name the setting behind an error of peft's or trl's."""
     message = _first_line(error)
-    if "arget modules" in message:
-        return (
-            f"`lora_target_modules` {recipe.adapter.lora_target_modules!r} match no linear layer "
-            f"of {recipe.model.model_name_or_path!r}. Use `all-linear` or names such as `q_proj`."
-        )
     if "not training-compatible" in message:
         return (
             "the chat template does not mark the assistant's turns, and only these are scored. Put "

@@ -19,10 +19,12 @@ from balora.objective import Normalizer
 from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.checks import (
     check_arguments,
+    check_configs,
     check_head_is_frozen,
     check_needs,
     check_parallelism,
     check_start,
+    naming_targets,
 )
 from balora.trainers.log import StepLog
 from balora.trainers.rows import (
@@ -85,7 +87,8 @@ class BALoraSFTTrainer(ObjectiveMixin, StagedSaveMixin, SFTTrainer):  # type: ig
         overlong_rows: str = "error",
         **kwargs: Any,
     ) -> None:
-        self.balora_config = balora_config or BALoraConfig()
+        self.balora_config = BALoraConfig() if balora_config is None else balora_config
+        check_configs(self.balora_config, peft_config)
         self.overlong_rows = overlong_rows
         self._step_log = StepLog()
         args = _own_arguments(model, args)
@@ -94,7 +97,8 @@ class BALoraSFTTrainer(ObjectiveMixin, StagedSaveMixin, SFTTrainer):  # type: ig
         check_needs(self.balora_config, has_adapter=has_adapter)
         if scores_responses_only(kwargs.get("train_dataset")):
             args.assistant_only_loss = True
-        super().__init__(model, args, peft_config=peft_config, **kwargs)
+        with naming_targets(peft_config):
+            super().__init__(model, args, peft_config=peft_config, **kwargs)
         self._check_model()
         # the normaliser is always the number of shifted labels; transformers leaves it out for a
         # model without loss arguments and counts GPT-2's labels unshifted
