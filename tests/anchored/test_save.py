@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import balora.anchored.layer
 from balora.anchored import (
@@ -209,6 +209,28 @@ def test_checkpoint_without_an_anchor_is_refused(tmp_path):
     adapted_model("llama").save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=f"has no {ANCHOR_FILE}, so training cannot go on"):
         anchored_model("llama").load_adapter(str(tmp_path), "default")
+
+
+@pytest.mark.parametrize("name", [ANCHOR_FILE, ADAPTER_FILE])
+def test_damaged_checkpoint_is_refused_and_changes_nothing(name, tmp_path):
+    anchored_model("llama").save_pretrained(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:1000])
+    other = initialised("llama")
+    before = anchors_of(other)
+    with pytest.raises(ConfigError, match=rf"`{re.escape(str(path))}` is damaged.*Resume from"):
+        other.load_adapter(str(tmp_path), "default")
+    assert_same_bits(anchors_of(other), before)
+
+
+def test_start_that_is_missing_from_a_checkpoint_is_refused(tmp_path):
+    model = initialised("llama")
+    model.save_pretrained(tmp_path)
+    anchor = load_file(tmp_path / ANCHOR_FILE)
+    kept = {key: value for key, value in anchor.items() if not key.endswith("k_proj.anchor_B")}
+    save_file(kept, tmp_path / ANCHOR_FILE)
+    with pytest.raises(ConfigError, match=r"k_proj\.lora_anchor_B` is missing there"):
+        model.load_adapter(str(tmp_path), "default")
 
 
 @pytest.mark.parametrize(
