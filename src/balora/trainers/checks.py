@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +13,11 @@ from datasets import Dataset
 from peft import LoraConfig, NoMatchingPeftModuleError, PeftConfig, PeftModel, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from balora.anchored import BASE_UNTOUCHED, lora_layers, only_adapter
+from balora.anchored.layer import anchored_adapters
 from balora.config import BALoraConfig
 from balora.errors import ConfigError, DataError, RowError
 
@@ -154,6 +155,22 @@ def check_start(model: PeftModel, config: BALoraConfig) -> None:
         )
 
 
+def check_started(model: nn.Module) -> None:
+    """Refuse to go on where an adapter has not got its anchor back: it would start anew.
+
+    Raises:
+        ConfigError: Naming the first such layer.
+    """
+    for name, layer in model.named_modules():
+        started = [layer.lora_variant[a].is_initialised for a in anchored_adapters(layer)]
+        if not all(started):
+            raise ConfigError(
+                f"the checkpoint's anchor has not reached `{name}`, and going on would start its "
+                "adapter anew. Load it with `load_adapter`, as `train(resume_from_checkpoint=...)` "
+                "does."
+            )
+
+
 def check_parallelism(config: ParallelismConfig | None) -> None:
     """Refuse to split a sequence or a matrix over processes: rows would be counted wrongly.
 
@@ -196,6 +213,34 @@ def warn_of_half_precision(model: nn.Module) -> None:
             "in float32, and set `bf16: true` for speed",
             named,
         )
+
+
+def restore_adapter_dtype(model: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """Undo the cast to bfloat16 that trl makes of everything trained on a 4 or 8 bit base.
+
+    The principal components are large, and a step is small: in 16 bits it would be rounded away.
+
+    Args:
+        model: After trl's trainer has been built.
+        before: The trained weights by name as they were before, empty where the adapter has been
+            made by trl; PEFT makes it in float32.
+    """
+    if not (getattr(model, "is_loaded_in_4bit", 0) or getattr(model, "is_loaded_in_8bit", 0)):
+        return
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name in before:
+            parameter.data = before[name].to(parameter.device)
+        elif "lora_" in name:
+            parameter.data = parameter.data.float()
+
+
+def trained_weights(model: Any) -> dict[str, Tensor]:
+    """Return the weights of a model with an adapter that are trained, by name; else nothing."""
+    if not isinstance(model, PeftModel):
+        return {}
+    return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
 
 
 def check_labels(dataset: Any, num_labels: int, name: str) -> None:

@@ -14,7 +14,6 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import is_torch_bf16_gpu_available
 
 from balora.anchored import check_adapter, initialise
@@ -34,7 +33,6 @@ from balora.trainers.checks import (
     naming_targets,
     warn_of_half_precision,
 )
-from balora.trainers.log import StepLog
 from balora.trainers.reference import (
     REFERENCE_COLUMN,
     ROW_COLUMN,
@@ -48,12 +46,18 @@ from balora.trainers.reference import (
     reference_key,
     with_row_numbers,
 )
+from balora.trainers.resume import ResumeMixin
 from balora.trainers.save import StagedSaveMixin
+from balora.trainers.sharding import (
+    check_sharding,
+    sharding_of,
+    sharding_of_accelerator,
+)
 
 logger = logging.getLogger(__name__)
 
 
-class BALoraTrainer(ObjectiveMixin, StagedSaveMixin, Trainer):  # type: ignore[misc]
+class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # type: ignore[misc]
     r"""Classification and regression with BA-LoRA, where ``transformers.Trainer`` stood.
 
     The adapter starts from the principal components of each weight, the base model stays
@@ -105,10 +109,12 @@ class BALoraTrainer(ObjectiveMixin, StagedSaveMixin, Trainer):  # type: ignore[m
         check_arguments(args, kwargs)
         check_needs(self.balora_config, has_adapter=has_adapter)
         check_single_device(args)
-        self._step_log, self._said_single_row = StepLog(), False
+        check_sharding(sharding_of(args), has_adapter=has_adapter, is_resumed=False)
+        self._said_single_row = False
         self._reference: Reference | None = None
         self._reference_file: Path | None = None
         super().__init__(model, args, train_dataset=train_dataset, **kwargs)
+        self._make_resumable()
         # every label is an item, whether the model's own loss takes their number or not
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
         self._base = self.model.get_base_model() if has_adapter else self.model
@@ -128,6 +134,8 @@ class BALoraTrainer(ObjectiveMixin, StagedSaveMixin, Trainer):  # type: ignore[m
 
     def _check_model(self) -> None:
         check_parallelism(self.accelerator.parallelism_config)
+        sharding = sharding_of_accelerator(self.accelerator, self.model)
+        check_sharding(sharding, has_adapter=isinstance(self.model, PeftModel), is_resumed=False)
         warn_of_half_precision(self.model)
         needs_reference, dataset = self.balora_config.needs_reference, self.train_dataset
         if needs_reference and not isinstance(dataset, Dataset | None):
@@ -153,17 +161,7 @@ class BALoraTrainer(ObjectiveMixin, StagedSaveMixin, Trainer):  # type: ignore[m
                 "set `consistency_coef: 0`."
             )
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train as ``Trainer`` does; a resumed run reads its start and its reference."""
-        self._step_log = StepLog()  # what an earlier call left unlogged is not of this run
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise ConfigError(f"`{self.args.output_dir}` holds no checkpoint to resume from.")
-        self.prepare(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-    def prepare(self, checkpoint: str | bool | None = None) -> None:
+    def prepare(self, checkpoint: str | Path | None = None) -> None:
         """Make what ``train`` needs first: the start of the adapter, and the reference.
 
         Args:
@@ -180,14 +178,18 @@ class BALoraTrainer(ObjectiveMixin, StagedSaveMixin, Trainer):  # type: ignore[m
             self._reference = self._reference_of_step_0(checkpoint)
             self._reference_file = None
 
-    def _reference_of_step_0(self, checkpoint: str | bool | None) -> Reference:
+    def _reference_of_step_0(self, checkpoint: str | Path | None) -> Reference:
         """Return the rows of the model at step 0: from the checkpoint, or computed now."""
         space, collated = self.balora_config.space, self._remove_unused_columns(self.train_dataset)
         key = reference_key(
-            self._base, collated, space=space, precision=self.accelerator.mixed_precision
+            self._base,
+            collated,
+            collate=self.data_collator,
+            space=space,
+            precision=self.accelerator.mixed_precision,
         )
         if checkpoint:
-            return load_reference(Path(str(checkpoint)), self._base, key)
+            return load_reference(Path(checkpoint), self._base, key)
         passes = ReferencePass(
             rows_of=self._rows_of,
             collate=self.data_collator,

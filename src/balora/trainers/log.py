@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -42,6 +43,20 @@ class StepLog:
                 self._sums[name] = _sum(self._sums.get(name), value)
         if num_input_tokens is not None:
             self._num_input_tokens = _sum(self._num_input_tokens, num_input_tokens)
+
+    def state(self) -> dict[str, Any]:
+        """Return the sums since the last log row, to go on from in another process."""
+        return {
+            "sums": {name: value.cpu() for name, value in self._sums.items()},
+            "num_input_tokens": None
+            if self._num_input_tokens is None
+            else self._num_input_tokens.cpu(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` returned; the next micro-step brings its device."""
+        self._sums = dict(state["sums"])
+        self._num_input_tokens = state["num_input_tokens"]
 
     def pop_num_input_tokens(self, accelerator: Any) -> int:
         """Return the tokens that all processes read since the last call, padding left out."""
@@ -95,4 +110,4 @@ def _means_over_items(sums: dict[str, float]) -> dict[str, float]:
 
 def _sum(total: Tensor | None, value: Tensor | float) -> Tensor:
     value = torch.as_tensor(value, dtype=torch.float64).detach()
-    return value if total is None else total + value
+    return value if total is None else total.to(value.device) + value

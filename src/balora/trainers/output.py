@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import json
-import re
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainingArguments
 
 from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.evaluation.results import RESULTS_FILE
-from balora.recipes import Recipe
+from balora.files import write_text
+from balora.recipes import CLASSIFICATION, Recipe
+from balora.trainers.checkpoint import STATE_FILE, Checkpoint, find_checkpoint, is_checkpoint
+from balora.trainers.record import refuse_other_run
+from balora.trainers.resume_rules import differences, plain
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_LAST_WRITTEN = "trainer_state.json"
+_RECIPE_FILE, _FACTS_FILE = "recipe.yaml", "environment.json"
 
 
-class SaveProvenance(TrainerCallback):  # type: ignore[misc]
-    """Write the resolved recipe and the environment into every checkpoint."""
+class Provenance:
+    """What made a run: written into its folder and into every checkpoint."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Called by the Trainer after a checkpoint is complete."""
-        if args.should_save:
-            self.write(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
     def write(self, folder: Path) -> None:
         """Write ``recipe.yaml`` and ``environment.json`` into ``folder``."""
-        (folder / "recipe.yaml").write_text(self.recipe.to_yaml(), encoding="utf-8")
+        write_text(folder / _RECIPE_FILE, self.recipe.to_yaml())
         facts = json.dumps(describe_environment(), indent=2)
-        (folder / "environment.json").write_text(facts + "\n", encoding="utf-8")
+        write_text(folder / _FACTS_FILE, facts + "\n")
 
 
 def check_output_dir(output_dir: Path, *, overwrite: bool) -> None:
@@ -53,50 +49,76 @@ def check_output_dir(output_dir: Path, *, overwrite: bool) -> None:
         )
 
 
-def last_checkpoint(output_dir: Path) -> Path | None:
-    """Return the newest complete checkpoint: one whose last-written file is there."""
-    found = [
-        (int(match[1]), path)
-        for path in (output_dir.iterdir() if output_dir.is_dir() else ())
-        if (match := _CHECKPOINT.fullmatch(path.name)) and (path / _LAST_WRITTEN).is_file()
-    ]
-    return max(found)[1] if found else None
+def settings_of(recipe: Recipe, args: TrainingArguments) -> dict[str, Any]:
+    """Return every setting of a recipe by its own name, resolved, as a checkpoint records it."""
+    parts: list[Any] = [getattr(recipe, field.name) for field in fields(recipe)]
+    parts = [part for part in parts if is_dataclass(part)]  # one that is added later as well
+    settings = {name: value for part in parts for name, value in asdict(part).items()}
+    return plain(settings | args.to_dict())
 
 
-def checkpoint_to_resume(args: TrainingArguments, output_dir: Path) -> str | None:
+def checkpoint_to_resume(
+    recipe: Recipe, args: TrainingArguments, settings: dict[str, Any]
+) -> Path | None:
     """Return the checkpoint that ``resume_from_checkpoint`` means, None to start anew.
 
+    Args:
+        recipe: Of the run.
+        args: Its arguments.
+        settings: From :func:`settings_of`.
+
     Raises:
-        ConfigError: If there is no complete one, or nothing is left to do.
+        ConfigError: If there is none that is whole, if it belongs to a run with other settings,
+            or if nothing is left to do.
     """
-    wish = args.resume_from_checkpoint
-    if wish is None or str(wish).lower() == "false":
+    output_dir = Path(args.output_dir)
+    checkpoint = find_checkpoint(args.resume_from_checkpoint, output_dir)
+    if checkpoint is None:
+        check_output_dir(output_dir, overwrite=recipe.run.overwrite)
         return None
-    if str(wish).lower() == "true":
-        checkpoint = last_checkpoint(output_dir)
-        if checkpoint is None:
-            raise ConfigError(
-                f"`resume_from_checkpoint` is true, but {str(output_dir)!r} holds no complete "
-                "checkpoint. Leave it out to start from the beginning."
-            )
-        wish = checkpoint
-    if not (Path(wish) / _LAST_WRITTEN).is_file():
-        raise ConfigError(
-            f"`resume_from_checkpoint` {wish!r} is no complete checkpoint: it has no "
-            f"{_LAST_WRITTEN}. Name a `checkpoint-N` folder."
-        )
-    done = json.loads((Path(wish) / _LAST_WRITTEN).read_text(encoding="utf-8"))["global_step"]
-    if 0 < args.max_steps <= done:
-        raise ConfigError(
-            f"`resume_from_checkpoint` {str(wish)!r} has done {done} steps and `max_steps` is "
-            f"{args.max_steps}, so nothing is left. Raise `max_steps`."
-        )
-    return str(wish)
+    if checkpoint.folder.resolve().parent != output_dir.resolve():
+        check_output_dir(output_dir, overwrite=recipe.run.overwrite)
+    recorded = checkpoint.record.get("recipe")
+    if recorded is not None:  # one of a trainer without a recipe is compared by the trainer
+        changed = differences(recorded, settings)
+        refuse_other_run(checkpoint.folder, [str(difference) for difference in changed])
+    _check_left(checkpoint, args, is_done=_is_done(output_dir, recipe))
+    return checkpoint.folder
 
 
 def remove_traces(output_dir: Path) -> None:
     """Make sure that no checkpoint and no figure of an overwritten run is taken for this run's."""
-    (output_dir / RESULTS_FILE).unlink(missing_ok=True)
+    for name in (RESULTS_FILE, _FACTS_FILE):
+        (output_dir / name).unlink(missing_ok=True)
     for path in output_dir.iterdir() if output_dir.is_dir() else ():
-        if _CHECKPOINT.fullmatch(path.name):
-            (path / _LAST_WRITTEN).unlink(missing_ok=True)
+        if is_checkpoint(path):
+            (path / STATE_FILE).unlink(missing_ok=True)
+
+
+def _is_done(output_dir: Path, recipe: Recipe) -> bool:
+    """Say whether a run has left the last of its files, so that nothing of it can be missing."""
+    last = RESULTS_FILE if recipe.kind is CLASSIFICATION else _FACTS_FILE
+    return (output_dir / last).is_file()
+
+
+def _check_left(checkpoint: Checkpoint, args: TrainingArguments, *, is_done: bool) -> None:
+    """Refuse a run that is over already and saved, and a length below what has been done.
+
+    Where the final save was cut off, nothing is left to train and it is done again.
+    """
+    state, planned = checkpoint.state, checkpoint.record["arguments"]
+    done, steps = state["global_step"], state["max_steps"]
+    name = "max_steps" if args.max_steps > 0 else "num_train_epochs"
+    asked = getattr(args, name)
+    if asked == planned.get(name) and (name == "max_steps" or planned["max_steps"] <= 0):
+        is_too_short, is_over = False, done >= steps
+    elif name == "max_steps":
+        is_too_short, is_over = asked < done, asked <= done
+    else:
+        is_too_short, is_over = asked < state["epoch"], asked <= state["epoch"]
+    if is_too_short or (is_over and is_done):
+        so_far = f"{done} steps" if name == "max_steps" else f"{state['epoch']:g} epochs"
+        raise ConfigError(
+            f"`resume_from_checkpoint` {str(checkpoint.folder)!r} has done {so_far} and `{name}` "
+            f"is {asked:g}, so nothing is left. Raise `{name}`."
+        )

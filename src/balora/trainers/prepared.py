@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from peft import LoraConfig
-from transformers import Trainer
 
 from balora.data.located import LocatedRows
 from balora.errors import BaloraError, ConfigError, DataError, RowError
@@ -17,7 +16,7 @@ from balora.recipes import Recipe
 class Prepared(NamedTuple):
     """A run that is ready to train."""
 
-    trainer: Trainer
+    trainer: Any
     recipe: Recipe
     """As it is saved: with what the data have settled."""
     finish: Callable[[float], None] | None = None

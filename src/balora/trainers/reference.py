@@ -10,18 +10,14 @@ Shapes: ``N`` examples, ``C`` classes (1 for regression), ``F`` features.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
 from datasets import Dataset
@@ -35,6 +31,14 @@ from balora.anchored import reference_mode
 from balora.errors import ConfigError, DataError, NonFiniteError
 from balora.staging import staged_file
 from balora.state import open_tensors
+from balora.trainers.digests import (
+    digest_of_batches,
+    digest_of_columns,
+    digest_of_config,
+    digest_of_tensors,
+    frozen_weights,
+    lengths_of,
+)
 
 REFERENCE_FILE = "reference.safetensors"
 """The rows, the head they came from, and what else they depend on."""
@@ -47,18 +51,6 @@ LABEL_COLUMNS = ("labels", "label", "label_ids")
 
 _HEAD = "head."
 _ORIGINAL = ".original_module."
-_NOT_IN_FORWARD = (
-    "_name_or_path",
-    "architectures",
-    "bos_token_id",
-    "dtype",
-    "eos_token_id",
-    "problem_type",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-)
-"""Fields of a model's config on which its logits do not depend (the dtype is in the weights)."""
 
 
 class Reference(NamedTuple):
@@ -89,7 +81,12 @@ class ReferencePass:
 
 
 def reference_key(
-    model: PreTrainedModel, dataset: Dataset, *, space: str, precision: str
+    model: PreTrainedModel,
+    dataset: Dataset,
+    *,
+    collate: Callable[[list[Any]], Any],
+    space: str,
+    precision: str,
 ) -> dict[str, str]:
     """Return what the reference of ``dataset`` depends on, beside the head.
 
@@ -97,23 +94,33 @@ def reference_key(
         model: The base model, inside any PEFT wrapper.
         dataset: Tokenized, with the columns that the data collator is given. Their order and
             content count, and the order of the rows; the labels do not.
+        collate: Makes a batch of examples.
         space: ``logits`` or ``features``.
         precision: In which the passes run, such as ``no`` or ``bf16``.
     """
-    weights = {
-        name.replace(".base_layer.", "."): parameter
-        for name, parameter in model.named_parameters()
-        if not parameter.requires_grad and _ORIGINAL not in name
-    }
-    config = {k: v for k, v in model.config.to_dict().items() if k not in _NOT_IN_FORWARD}
-    described = json.dumps(config, sort_keys=True, default=str)
+    check_tokenized(dataset)
     return {
-        "config": hashlib.sha256(described.encode()).hexdigest(),
-        "weights": _digest_of_tensors(weights),
-        "data": _digest_of_columns(dataset),
+        "config": digest_of_config(model),
+        "weights": digest_of_tensors(frozen_weights(model)),
+        "data": digest_of_columns(dataset, without=LABEL_COLUMNS),
+        "batches": digest_of_batches(dataset, collate, without=LABEL_COLUMNS),
         "space": space,
         "precision": precision,
     }
+
+
+def check_tokenized(dataset: Dataset) -> None:
+    """Refuse data without tokens, of which no reference can be computed.
+
+    Raises:
+        DataError: If there is no column ``input_ids``.
+    """
+    if "input_ids" not in dataset.column_names:
+        raise DataError(
+            "the train data set has no column `input_ids`, it has "
+            f"{', '.join(dataset.column_names)}, and the reference of the consistency term is "
+            "computed before training. Tokenize the data first, or set `consistency_coef: 0`."
+        )
 
 
 def compute_reference(model: nn.Module, dataset: Dataset, passes: ReferencePass) -> Tensor:
@@ -134,15 +141,10 @@ def compute_reference(model: nn.Module, dataset: Dataset, passes: ReferencePass)
         DataError: If there is no column ``input_ids``.
         NonFiniteError: If a row holds NaN or infinity.
     """
-    if "input_ids" not in dataset.column_names:
-        raise DataError(
-            "the train data set has no column `input_ids`, it has "
-            f"{', '.join(dataset.column_names)}, and the reference of the consistency term is "
-            "computed before training. Tokenize the data first, or set `consistency_coef: 0`."
-        )
+    check_tokenized(dataset)
     share_head(model)
     rank, num_processes = _rank_and_world()
-    order = np.argsort(_lengths(dataset, "input_ids"), kind="stable")[rank::num_processes]
+    order = np.argsort(lengths_of(dataset, "input_ids"), kind="stable")[rank::num_processes]
     size = passes.batch_size
     batches = [order[i : i + size].tolist() for i in range(0, len(order), size)]
     # with a generator of its own a loader does not draw from the run's
@@ -305,54 +307,3 @@ def _check_finite(rows: Tensor) -> None:
             f"the model gives NaN or infinity for row {int(bad[0])} of the training data before "
             "training has begun. Use bfloat16 or float32 where it is float16, or another model."
         )
-
-
-def _digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(data.numpy().data)
-    return digest.hexdigest()
-
-
-def _digest_of_columns(dataset: Dataset) -> str:
-    """Digest the values themselves: a fingerprint of ``datasets`` differs between processes."""
-    columns = [name for name in dataset.column_names if name not in LABEL_COLUMNS]
-    digest = hashlib.sha256(f"{columns} {len(dataset)}".encode())
-    for name in columns:
-        for array in _arrays(dataset, name):
-            while pa.types.is_list(array.type) or _is_other_list(array.type):
-                digest.update(_list_lengths(array).data)
-                array = array.flatten()
-            digest.update(_bytes_of(array))
-    return digest.hexdigest()
-
-
-def _is_other_list(kind: Any) -> bool:
-    return bool(pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _bytes_of(array: Any) -> bytes:
-    """Return values as bytes, whole numbers in one width: how wide they lie depends on the file."""
-    is_integer = pa.types.is_integer(array.type)
-    if array.null_count or not (is_integer or pa.types.is_floating(array.type)):
-        return repr(array.to_pylist()).encode()
-    kind = np.int64 if is_integer else np.float64
-    values: bytes = array.to_numpy(zero_copy_only=False).astype(kind).tobytes()
-    return values
-
-
-def _lengths(dataset: Dataset, column: str) -> Any:
-    return np.concatenate([_list_lengths(array) for array in _arrays(dataset, column)])
-
-
-def _list_lengths(array: Any) -> Any:
-    lengths = pc.fill_null(pc.list_value_length(array), -1)
-    return np.ascontiguousarray(lengths.to_numpy(zero_copy_only=False).astype(np.int64))
-
-
-def _arrays(dataset: Dataset, column: str) -> Iterator[Any]:
-    """Yield a column in pieces, as Arrow's arrays."""
-    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
-        yield table[column].combine_chunks()

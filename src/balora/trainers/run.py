@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 
 from transformers import EarlyStoppingCallback, Trainer
 
 from balora.recipes import CLASSIFICATION, Recipe, training_arguments
+from balora.trainers.checkpoint import is_wished
 from balora.trainers.output import (
-    SaveProvenance,
-    check_output_dir,
+    Provenance,
     checkpoint_to_resume,
     remove_traces,
+    settings_of,
 )
 from balora.trainers.place import output_folder
 from balora.trainers.run_classification import prepare_classification
 from balora.trainers.run_generation import prepare_generation
+from balora.trainers.sharding import check_sharding, sharding_of
 
 
 def run_recipe(recipe: Recipe) -> Trainer:
@@ -31,32 +32,35 @@ def run_recipe(recipe: Recipe) -> Trainer:
         NonFiniteError: If the loss becomes NaN or infinite, naming step and term.
         WriteError: If the disk becomes full.
     """
+    check_sharding(
+        sharding_of(recipe.training),
+        has_adapter=recipe.adapter.method != "full",
+        is_resumed=is_wished(recipe.training.get("resume_from_checkpoint")),
+    )
     with output_folder(recipe):
         return _run(recipe)
 
 
 def _run(recipe: Recipe) -> Trainer:
     args = training_arguments(recipe)
+    settings = settings_of(recipe, args)
+    resume = checkpoint_to_resume(recipe, args, settings)
     output_dir = Path(args.output_dir)
-    resume = checkpoint_to_resume(args, output_dir)
-    if resume is None:
-        check_output_dir(output_dir, overwrite=recipe.run.overwrite)
     is_classification = recipe.kind is CLASSIFICATION
     prepare = prepare_classification if is_classification else prepare_generation
     trainer, resolved, finish = prepare(recipe, args)
     if resume is None and args.should_save:
         remove_traces(output_dir)
-    provenance = SaveProvenance(resolved)
-    trainer.add_callback(provenance)
+    provenance = Provenance(resolved)
+    trainer.recipe_settings = settings
+    trainer.checkpoint_files.append(provenance.write)
     if recipe.stopping.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(**asdict(recipe.stopping)))
-    start = time.monotonic()
-    trainer.train(resume_from_checkpoint=resume)
-    seconds = time.monotonic() - start
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.save_model()
     trainer.save_state()
     if args.should_save:
         provenance.write(output_dir)
     if finish is not None:
-        finish(seconds)
+        finish(trainer.training_seconds)
     return trainer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +27,11 @@ from balora.trainers.checks import (
     check_parallelism,
     check_start,
     naming_targets,
+    restore_adapter_dtype,
+    trained_weights,
+    warn_of_half_precision,
 )
-from balora.trainers.log import StepLog
+from balora.trainers.resume import ResumeMixin
 from balora.trainers.rows import (
     check_raw_rows,
     check_tokenized_rows,
@@ -38,6 +43,11 @@ from balora.trainers.rows import (
     unshortened,
 )
 from balora.trainers.save import StagedSaveMixin
+from balora.trainers.sharding import (
+    check_sharding,
+    sharding_of,
+    sharding_of_accelerator,
+)
 from balora.trainers.step import ObjectiveStep, add_objective
 
 # transformers renamed it and warns of the old name
@@ -48,7 +58,7 @@ _CHECKPOINTING = next(
 )
 
 
-class BALoraSFTTrainer(ObjectiveMixin, StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
+class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer):  # type: ignore[misc]
     r"""Supervised fine-tuning with BA-LoRA, where ``trl.SFTTrainer`` stood.
 
     The adapter starts from the principal components of each weight, the base model stays
@@ -90,15 +100,18 @@ class BALoraSFTTrainer(ObjectiveMixin, StagedSaveMixin, SFTTrainer):  # type: ig
         self.balora_config = BALoraConfig() if balora_config is None else balora_config
         check_configs(self.balora_config, peft_config)
         self.overlong_rows = overlong_rows
-        self._step_log = StepLog()
         args = _own_arguments(model, args)
         check_arguments(args, kwargs)
         has_adapter = peft_config is not None or isinstance(model, PeftModel)
         check_needs(self.balora_config, has_adapter=has_adapter)
+        check_sharding(sharding_of(args), has_adapter=has_adapter, is_resumed=False)
         if scores_responses_only(kwargs.get("train_dataset")):
             args.assistant_only_loss = True
+        before = trained_weights(model)
         with naming_targets(peft_config):
             super().__init__(model, args, peft_config=peft_config, **kwargs)
+        restore_adapter_dtype(self.model, before)
+        self._make_resumable()
         self._check_model()
         # the normaliser is always the number of shifted labels; transformers leaves it out for a
         # model without loss arguments and counts GPT-2's labels unshifted
@@ -122,18 +135,19 @@ class BALoraSFTTrainer(ObjectiveMixin, StagedSaveMixin, SFTTrainer):  # type: ig
             )
         if self._is_vision_dataset:
             raise ConfigError("the data set has images; balora trains on text only.")
+        warn_of_half_precision(self.model)
         check_parallelism(self.accelerator.parallelism_config)
+        sharding = sharding_of_accelerator(self.accelerator, self.model)
+        check_sharding(sharding, has_adapter=isinstance(self.model, PeftModel), is_resumed=False)
         if isinstance(self.model, PeftModel):
             check_adapter(self.model, anchored=self.balora_config.adapter_init == "pissa")
             check_start(self.model, self.balora_config)
             check_head_is_frozen(self.model)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train as ``SFTTrainer`` does; a resumed run reads its start instead of computing it."""
-        self._step_log = StepLog()  # what an earlier call left unlogged is not of this run
-        if not resume_from_checkpoint and isinstance(self.model, PeftModel):
+    def prepare(self, checkpoint: str | Path | None = None) -> None:
+        """Compute the start of the adapter; a resumed run reads its own when that is loaded."""
+        if not checkpoint and isinstance(self.model, PeftModel):
             initialise(self.model)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def compute_loss(
         self,
@@ -182,6 +196,15 @@ class BALoraSFTTrainer(ObjectiveMixin, StagedSaveMixin, SFTTrainer):  # type: ig
         self._count_input_tokens()  # trl's `eval_num_tokens` reads the total
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
+
+    def _settle_progress(self) -> None:
+        self._count_input_tokens()
+
+    def _progress(self) -> dict[str, Any]:
+        return {**super()._progress(), "num_tokens": self._total_train_tokens}
+
+    def _restore_progress(self, progress: Mapping[str, Any]) -> None:
+        self._total_train_tokens = progress["num_tokens"]
 
     def _count_input_tokens(self) -> None:
         self._total_train_tokens += self._step_log.pop_num_input_tokens(self.accelerator)

@@ -1,0 +1,149 @@
+"""What a run is made of, as checkpoints record it and as a run that goes on is compared with it.
+
+Settings are compared as they are, rows, batches and weights by their digests.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+
+from balora.config import BALoraConfig
+from balora.environment import describe_environment
+from balora.errors import ConfigError
+from balora.trainers.checkpoint import Checkpoint
+from balora.trainers.digests import (
+    digest_of_batches,
+    digest_of_columns,
+    digest_of_config,
+    digest_of_samples,
+    frozen_weights,
+)
+from balora.trainers.resume_rules import (
+    content_differences,
+    differences,
+    length_note,
+    other_versions,
+    plain,
+)
+
+logger = logging.getLogger(__name__)
+
+_NOT_OF_THE_ADAPTER = frozenset(
+    {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision"}
+)
+"""Fields of PEFT's config that say where it came from, not what is trained."""
+
+_MOST = 8
+"""Differences that one message names."""
+
+
+def settings_of(trainer: Any, objective: BALoraConfig) -> dict[str, dict[str, Any]]:
+    """Return the settings of a trainer by part, as JSON holds them."""
+    model, adapter = trainer.model, {}
+    if isinstance(model, PeftModel):
+        config = model.peft_config[model.active_adapters[0]].to_dict()
+        adapter = {
+            f"peft_config.{name}": value
+            for name, value in config.items()
+            if name not in _NOT_OF_THE_ADAPTER
+        }
+    return {
+        "arguments": plain(trainer.args.to_dict()),
+        "objective": plain(asdict(objective)),
+        "adapter": plain(adapter),
+    }
+
+
+def content_of(trainer: Any) -> dict[str, str | None]:
+    """Return digests of rows, batches and weights; None for what cannot be looked through."""
+    model, dataset = trainer.model, trainer.train_dataset
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    found: dict[str, str | None] = dict.fromkeys(("rows", "batches", "evaluation rows"))
+    if isinstance(dataset, Dataset):
+        read = trainer._remove_unused_columns(dataset)
+        found["rows"] = digest_of_columns(read)
+        found["batches"] = digest_of_batches(read, trainer.data_collator)
+    evaluation = trainer.eval_dataset
+    sets = evaluation if isinstance(evaluation, Mapping) else {"": evaluation}
+    if all(isinstance(rows, Dataset) for rows in sets.values()):
+        parts = [f"{name} {digest_of_columns(rows)}" for name, rows in sets.items()]
+        found["evaluation rows"] = " ".join(parts)
+    found["weights"] = digest_of_samples(frozen_weights(base))
+    found["config"] = digest_of_config(base)
+    return found
+
+
+def check_same_run(
+    checkpoint: Checkpoint,
+    settings: Mapping[str, Mapping[str, Any]],
+    content: Callable[[], Mapping[str, str | None]],
+    *,
+    processes: int,
+    recipe: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuse a checkpoint of a run that was made of something else.
+
+    Args:
+        checkpoint: To go on from.
+        settings: From :func:`settings_of`.
+        content: Returns the digests of :func:`content_of`; called where the settings agree.
+        processes: How many there are.
+        recipe: The flat fields of the recipe, where there is one.
+
+    Raises:
+        ConfigError: Naming each setting or content with both values, or the best checkpoint that
+            is missing.
+    """
+    record = checkpoint.record
+    found = differences({"processes": record["processes"]}, {"processes": processes})
+    for part, now in settings.items():
+        found += differences(record.get(part) or {}, now)
+    problems = [str(difference) for difference in found]
+    if not problems:
+        recipes = (record.get("recipe") or {}, recipe or {})
+        problems = content_differences(record["digests"], content(), settings=recipes)
+    refuse_other_run(checkpoint.folder, problems)
+    arguments = settings["arguments"]
+    if arguments["load_best_model_at_end"]:
+        _check_best(checkpoint)
+    if versions := other_versions(record["environment"], describe_environment()):
+        logger.warning(
+            "the run goes on with other %s: its numbers may differ in their last digits",
+            ", ".join(versions),
+        )
+    schedule = settings["objective"]["schedule"]
+    if note := length_note(record["arguments"], arguments, schedule):
+        logger.warning("%s", note)
+
+
+def refuse_other_run(folder: Path, problems: list[str]) -> None:
+    """Raise one error for a checkpoint that belongs to a run with other settings, if it does.
+
+    Raises:
+        ConfigError: Listing ``problems``.
+    """
+    if not problems:
+        return
+    named = "; ".join(problems[:_MOST])
+    more = f"; and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
+    raise ConfigError(
+        f"`resume_from_checkpoint` {str(folder)!r} belongs to another run: {named}{more}. Go on "
+        "with what it was started with, or start from the beginning in another `output_dir`."
+    )
+
+
+def _check_best(checkpoint: Checkpoint) -> None:
+    best = checkpoint.state.get("best_model_checkpoint")
+    if best and not Path(best).is_dir():
+        raise ConfigError(
+            f"`{checkpoint.folder}` names {best!r} as the best checkpoint so far, which is "
+            "missing, and `load_best_model_at_end` would choose among the later ones only. Put "
+            "it back, or start from the beginning."
+        )
