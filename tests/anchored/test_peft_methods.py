@@ -464,6 +464,18 @@ def test_a_state_dict_from_before_the_start_leaves_the_start_to_compute():
     assert_same_bits(anchors_of(model), anchors_of(fresh))
 
 
+def test_the_start_of_a_weight_of_zeros_is_a_start(rng, tmp_path):
+    trained, fresh = anchored_model("llama"), anchored_model("llama")
+    for model in (trained, fresh):
+        _, layer = lora_layers(model)[0]
+        layer.get_base_layer().weight.data.zero_()
+    train(trained, make_batch("llama", rng), num_steps=1)
+    trained.save_pretrained(tmp_path)
+    fresh.load_adapter(str(tmp_path), "default", is_trainable=True)
+    fresh(**make_batch("llama", rng)).loss.backward()
+    assert_same_bits(anchors_of(fresh), anchors_of(trained))
+
+
 @pytest.mark.parametrize("is_initialised", [False, True], ids=["fresh", "initialised"])
 def test_a_state_dict_without_the_start_is_refused(is_initialised, rng):
     plain, model = adapted_model("llama"), anchored_model("llama")
@@ -578,7 +590,9 @@ def test_the_way_out_of_the_refusal_works(beside, tmp_path):
 
 def test_other_adapters_combine_as_in_peft(beside):
     beside.model.add_weighted_adapter(["second"], [1.0], "same")
-    assert relative_error(beside.activate("same"), beside.second) < 1e-5
+    beside.model.add_weighted_adapter(["second"], [1.0], "linear", "linear")
+    for name in ("same", "linear"):
+        assert relative_error(beside.activate(name), beside.second) < 1e-5
 
 
 def test_conversions_are_refused(beside, tmp_path):

@@ -48,9 +48,7 @@ class _AnchoredTuner:
             _check_beside(tuner.peft_config[adapter_name], others, tuner.peft_config)
         super().inject_adapter(model, adapter_name, *args, **kwargs)  # type: ignore[misc]
 
-    def add_weighted_adapter(
-        self, adapters: Sequence[str], weights: Sequence[float], adapter_name: str, **kwargs: Any
-    ) -> None:
+    def add_weighted_adapter(self, adapters: Sequence[str], *args: Any, **kwargs: Any) -> None:
         """Combine other adapters as PEFT does; refuse to combine an anchored one."""
         anchored = [name for name in anchored_names(self) if name in adapters]
         if anchored:
@@ -60,7 +58,7 @@ class _AnchoredTuner:
                 "combine something else. Save it with `model.save_pretrained(folder)` and combine "
                 "the plain LoRA that it leaves, `PeftModel.from_pretrained(base, folder)`."
             )
-        super().add_weighted_adapter(adapters, weights, adapter_name, **kwargs)  # type: ignore[misc]
+        super().add_weighted_adapter(adapters, *args, **kwargs)  # type: ignore[misc]
 
     def subtract_mutated_init(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse PEFT's conversion of its own PiSSA."""
