@@ -63,13 +63,16 @@ def _parse_apart(line: str, start: int = 0) -> tuple[Any, int]:
     They are checked like all others, and need not be written anew to be stored.
     """
     row: dict[str, Any] = {}
+    has_escapes = "\\u" in line  # some of them may be half of a surrogate pair
     between = _OPEN.match(line, start)
     while between:
         key = _KEY.match(line, between.end())
         if key is None or key[1] in row:
             break
         value, end = _parse(line, key.end())
-        if isinstance(value, list | dict) and not _HALF_PAIR.search(line, key.end(), end):
+        if type(value) in (list, dict) and not (
+            has_escapes and _HALF_PAIR.search(line, key.end(), end)
+        ):
             value = RawJson(line[key.end() : end])
         row[key[1]] = value
         between = _COMMA_OR_END.match(line, end)
@@ -107,20 +110,26 @@ def _line_rows(file: Path, stream: IO[bytes]) -> Iterator[tuple[int, dict[str, A
             continue
         try:
             line = raw.decode()
-            num_brackets = line.count("[") + line.count("{")
-            row, end = _parse_apart(line) if num_brackets > 1 else _parse(line)
-            rows = [row]
-            while end < len(line):  # another one on the same line
-                row, end = _parse(line, len(line) - len(line[end:].lstrip()))
-                rows.append(row)
+            is_nested = "[" in line or line.find("{", 1) > 0
+            row, end = _parse_apart(line) if is_nested else _parse(line)
+            others = _values(line, end) if end < len(line) else ()
         except (ValueError, RecursionError) as error:
             _refuse(f"{file}, line {number}", error)
-        if num_brackets > MAX_DEPTH:
+        if is_nested and line.count("[") + line.count("{") > MAX_DEPTH:
             _check_depth(line, f"{file}, line {number}")
-        for row in rows:
-            if not isinstance(row, dict):
+        for value in (row, *others):
+            if not isinstance(value, dict):
                 raise DataError(f"{file}, line {number}: not a mapping of columns to values.")
-            yield number, row
+            yield number, value
+
+
+def _values(line: str, end: int) -> list[Any]:
+    """Return what follows on a line that holds more than one value."""
+    values = []
+    while end < len(line):
+        value, end = _parse(line, len(line) - len(line[end:].lstrip()))
+        values.append(value)
+    return values
 
 
 def _refuse(where: str, error: Exception) -> NoReturn:

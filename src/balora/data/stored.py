@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -34,6 +34,7 @@ Files: TypeAlias = Mapping[str, Sequence[Path]]
 """The files of each split."""
 Kinds: TypeAlias = dict[str, type | None]
 Batch: TypeAlias = list[tuple[int, dict[str, Any]]]
+Columns: TypeAlias = dict[str, list[Any]]
 
 
 def stored_splits(files: Files, columns: Sequence[str] | None = None) -> dict[str, Dataset]:
@@ -109,20 +110,21 @@ def _store_rows(files: Files, columns: Sequence[str] | None, stage: Path, kinds:
             for file in of_split:
                 rows, size = records(file, columns), _FIRST_ROWS
                 while batch := list(islice(rows, size)):
-                    _add_kinds(kinds, file, batch)
+                    values = _add_kinds(kinds, file, batch)
                     fits = fits and features_of(kinds) == features
                     if fits:
-                        arrow = _arrow(file, batch, features)
+                        arrow = _arrow(file, batch, values, features)
                         writer.write_batch(arrow)
                         per_row = arrow.nbytes // len(batch) + 1
                         size = min(max(_BYTES // per_row, 1), _ROWS)
     return fits
 
 
-def _add_kinds(kinds: Kinds, file: Path, batch: Batch) -> None:
+def _add_kinds(kinds: Kinds, file: Path, batch: Batch) -> Columns:
+    """Return the values of each column that rows of a batch have, and add its kind to `kinds`."""
     rows = [row for _, row in batch]
-    for name in dict.fromkeys(name for row in rows for name in row):
-        kinds[name] = wider(kinds.get(name), kind_of([row.get(name) for row in rows]))
+    values = {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain(*rows))}
+    for name in values:
         if not _is_unicode(name):
             _refuse_half_pair(file, batch)
         if "\0" in name:  # where Arrow ends the name
@@ -131,14 +133,14 @@ def _add_kinds(kinds: Kinds, file: Path, batch: Batch) -> None:
                 f"{place(file, number)}: the column {name!r} has a NUL character in its name; "
                 "rename it."
             )
+        kinds[name] = wider(kinds.get(name), kind_of(values[name]))
+    return values
 
 
-def _arrow(file: Path, batch: Batch, features: Features) -> pa.RecordBatch:
+def _arrow(file: Path, batch: Batch, values: Columns, features: Features) -> pa.RecordBatch:
+    nulls = [None] * len(batch)
     try:
-        columns = [
-            stored([row.get(name) for _, row in batch], feature)
-            for name, feature in features.items()
-        ]
+        columns = [stored(values.get(name, nulls), feature) for name, feature in features.items()]
     except UnicodeEncodeError:
         _refuse_half_pair(file, batch)
     return pa.record_batch(columns, schema=features.arrow_schema)
