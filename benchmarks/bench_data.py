@@ -140,9 +140,8 @@ def main() -> None:
         for kind in KINDS:
             rows.append(measure(kind, options, Path(folder)))
             write_rows(options.out, rows)
-    print(
-        table_head(["File", "MiB", "balora", "balora / datasets", "again", "MiB more", "datasets"])
-    )
+    names = ["balora", "balora / datasets", "again", "memory, MiB", "datasets', MiB"]
+    print(table_head(["File", "Size, MiB", *names]))
     for row in rows:
         cells = [row["file"], str(row["mib"]), interval(row["seconds"]["balora"], " s")]
         cells += [interval(row["ratio"]), interval(row["seconds_again"]["balora"], " s")]

@@ -48,7 +48,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-_parse = json.JSONDecoder(object_pairs_hook=_unique).raw_decode
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+_parse = _DECODER.raw_decode
+_scan = _DECODER.scan_once
 
 
 class RawJson(str):
@@ -63,17 +65,20 @@ def _parse_apart(line: str, start: int = 0) -> tuple[Any, int]:
     They are checked like all others, and need not be written anew to be stored.
     """
     row: dict[str, Any] = {}
-    has_escapes = "\\u" in line  # some of them may be half of a surrogate pair
+    has_escapes = "\\" in line  # some of them may be half of a surrogate pair
     between = _OPEN.match(line, start)
     while between:
         key = _KEY.match(line, between.end())
         if key is None or key[1] in row:
             break
-        value, end = _parse(line, key.end())
-        if type(value) in (list, dict) and not (
-            has_escapes and _HALF_PAIR.search(line, key.end(), end)
-        ):
-            value = RawJson(line[key.end() : end])
+        place = key.end()
+        try:
+            value, end = _scan(line, place)
+        except StopIteration:  # there is no value
+            break
+        is_nested = type(value) is list or type(value) is dict
+        if is_nested and not (has_escapes and _HALF_PAIR.search(line, place, end)):
+            value = RawJson(line[place:end])
         row[key[1]] = value
         between = _COMMA_OR_END.match(line, end)
         if between and between[1] == "}":
