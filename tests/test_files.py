@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from balora.cli import main
-from balora.files import finite, write_json, write_text
+from balora.errors import ConfigError
+from balora.files import finite, read_filled_text, write_json, write_text
 
 
 def test_finite_reaches_into_lists():
@@ -56,3 +57,12 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
     for name, reason in (("none/a.json", "there is no folder"), (".", "it is a folder")):
         assert main([command, "run", "--json", str(tmp_path / name)]) == 2
         assert reason in capsys.readouterr().err
+
+
+def test_a_text_that_must_be_filled_is_not_only_space(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(" \n\t\n")
+    with pytest.raises(ConfigError, match=r"`retention_file` is '.*a.txt', which is empty; name a"):
+        read_filled_text(path, "`retention_file`")
+    path.write_text(" x")
+    assert read_filled_text(path, "`retention_file`") == " x"
