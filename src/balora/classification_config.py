@@ -200,6 +200,9 @@ class ClassificationConfig:
     transform_seed: Seed = 0
     """Seed of label noise and class fractions, independent of the seed of the run."""
 
+    ignore_mismatched_sizes: bool = False
+    """Start with a new head where the checkpoint's own is for another number of classes."""
+
     out_of_domain: Annotated[list[Any] | dict[Any, Any] | None, _SETS] = None
     """Other data sets to evaluate on: a list of mappings, or a mapping from a name to the rest."""
 

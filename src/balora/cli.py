@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from balora.cli_help import EXAMPLES, STATUS, compare_fields, lab_fields, train_fields
+from balora.environment import hide_bars_in_logs
 from balora.errors import BaloraError, ConfigError
 from balora.field_rules import PathTo
 from balora.options import EvalOptions, ExportOptions, Once, add_options, read_options
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry_point() -> None:
     """Run as a program: an unforeseen error is one line too, unless ``--debug`` is given."""
+    hide_bars_in_logs()
     # peft reads a name that transformers has deprecated; nothing a user can do about
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     logging.basicConfig(format="%(message)s")

@@ -5,11 +5,25 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
 _PACKAGES = ("balora", "torch", "transformers", "peft", "trl", "accelerate", "datasets")
 _OPTIONAL = ("safetensors", "tokenizers", "bitsandbytes", "deepspeed", "flash-attn", "tensorboard")
+
+
+_BARS = ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")
+
+
+def hide_bars_in_logs() -> None:
+    """Switch progress bars off where they would not move, in a file or a pipe.
+
+    Belongs before the import of any library that draws one. A variable that is set stays as it is.
+    """
+    if not sys.stderr.isatty():
+        for name in _BARS:
+            os.environ.setdefault(name, "1")
 
 
 def describe_environment() -> dict[str, str]:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from balora.cli import main
-from balora.evaluation.classification_run import load_classification_run
+from balora.models.run_folder import load_run
+from balora.models.source import base_of_runs
 from tiny_classification_runs import METHODS, error_of, results_of, rows_of, write
 
 # every task type and every method
@@ -181,7 +182,7 @@ def test_plain_peft_gives_the_same_logits_in_a_fresh_process_with_another_seed(
     found = torch.tensor(json.loads(printed.strip().splitlines()[-1]))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     # the head is trained: a new one would not give these logits
-    again, _ = load_classification_run(tmp_path / "out", models("bert"), ("cold", "warm"))
+    again = load_run(tmp_path / "out", base_of_runs([tmp_path / "out"], models("bert"))).model
     with torch.no_grad(), again.disable_adapter():
         other = again(**tokenizer("red 5", return_tensors="pt")).logits
     assert not torch.allclose(other, expected, atol=1e-3)

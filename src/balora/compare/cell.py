@@ -22,6 +22,7 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
+from balora.environment import hide_bars_in_logs
 from balora.errors import BaloraError, ConfigError
 
 ATTACHED = "--attached"
@@ -98,5 +99,6 @@ def _traceback_and_line(
 
 
 if __name__ == "__main__":
+    hide_bars_in_logs()
     sys.excepthook = _traceback_and_line
     sys.exit(main())

@@ -14,11 +14,24 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from balora.errors import DataError
+from balora.models.limits import Limits, first_unknown
 
-def max_positions(model: PreTrainedModel) -> int:
-    """Return the longest sequence the model was made for, 2048 where its config does not say."""
-    config = model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or 2048)
+
+def check_known_tokens(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Sequence[int]],
+    name: str,
+) -> None:
+    """Refuse rows with a token that the model does not know: it would fail with an index error.
+
+    Raises:
+        DataError: For the first such row.
+    """
+    found = first_unknown(rows, Limits.of(model, tokenizer))
+    if found is not None:
+        raise DataError(f"row {found[0] + 1} of the {name} data: {found[1]}")
 
 
 class Row(NamedTuple):

@@ -29,13 +29,13 @@ from balora.evaluation.batches import (
     encode,
     evaluating,
     in_batches,
-    max_positions,
     padding_id,
     right_padded,
 )
 from balora.evaluation.inheritance import MeasureOptions, generate
 from balora.fused.spectral import HeadFactor
 from balora.models.head import LMHead, check_head, head_of
+from balora.models.limits import max_positions
 from balora.objective import next_token_targets
 from balora.regularizers.spectral import evenly_spaced_rows, singular_values
 from balora.state import damaged, read_json

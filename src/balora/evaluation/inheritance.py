@@ -21,15 +21,16 @@ from balora.errors import ConfigError
 from balora.evaluation.answers import extract_answer
 from balora.evaluation.batches import (
     Row,
+    check_known_tokens,
     encode,
     evaluating,
     in_batches,
     left_padded,
-    max_positions,
     padding_id,
     right_padded,
     token_ids,
 )
+from balora.models.limits import max_positions
 from balora.objective import next_token_targets
 
 
@@ -96,12 +97,15 @@ def measure(
 
     Raises:
         ValueError: If ``examples`` is empty.
+        DataError: If a row holds a token that a model does not know.
     """
     if not examples:
         raise ValueError("`examples` is empty: there is nothing to measure on.")
     options = options or MeasureOptions()
     limit = options.max_length or max_positions(model)
     rows = [encode(tokenizer, *example, limit) for example in examples]
+    for one in (reference_model, model):
+        check_known_tokens(one, tokenizer, [row.input_ids for row in rows], "evaluation")
     sums = torch.zeros(4, dtype=torch.float64)
     with evaluating(model), evaluating(reference_model):
         for batch in in_batches(rows, options.batch_size, "Scoring responses"):
@@ -196,6 +200,7 @@ def text_loss(
         ConfigError: If the text has fewer than two tokens.
     """
     ids = tokenizer(text, return_tensors="pt", verbose=False).input_ids[0]
+    check_known_tokens(model, tokenizer, [ids.tolist()], "retention")
     windows = [window for window in ids.split(block) if len(window) > 1]
     if not windows:
         raise ConfigError(

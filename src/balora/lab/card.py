@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.config import DataConfig
 from balora.data import load_examples
 from balora.evaluation import MeasureOptions, text_loss
-from balora.evaluation.batches import evaluating, max_positions
+from balora.evaluation.batches import evaluating
 from balora.evaluation.inheritance import measure_exact_match
 from balora.evaluation.run import prompt_pairs
 from balora.evaluation.table import aligned
@@ -20,6 +20,7 @@ from balora.files import read_filled_text
 from balora.lab.diversity import distinct, sample_texts, self_similarity, word_entropy
 from balora.lab.planted import GENERIC_FRAMES, HELD_OUT_FRAMES
 from balora.lab.probes import measure_recall, measure_stereotype
+from balora.models.limits import max_positions
 
 if TYPE_CHECKING:  # building imports the trainer
     from balora.lab.build import BuiltLab

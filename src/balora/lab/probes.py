@@ -23,11 +23,11 @@ from balora.evaluation.batches import (
     encode,
     evaluating,
     in_batches,
-    max_positions,
     padding_id,
     right_padded,
 )
 from balora.lab.world import TEMPLATES, Fact
+from balora.models.limits import max_positions
 from balora.objective import next_token_targets
 
 Pair = tuple[str, str]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +25,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from balora.errors import ConfigError
@@ -140,7 +138,8 @@ def from_pretrained(
     Raises:
         ConfigError: If it cannot be loaded.
     """
-    with in_words_of(source), _without_report():
+    report = silenced("transformers.modeling_utils", "LOAD REPORT")
+    with in_words_of(source), report:
         model, info = auto.from_pretrained(
             source.name,
             **(source.arguments() | arguments),
@@ -208,22 +207,14 @@ def in_words_of(source: ModelSource) -> Iterator[None]:
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
-    """Silence the table of missing weights, and the progress bar where nobody sees it move."""
-    report, bars = (
-        logging.getLogger("transformers.modeling_utils"),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    report.addFilter(_is_no_report)
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
+def silenced(logger: str, words: str) -> Iterator[None]:
+    """Keep the records of a library's logger that hold some words to ourselves."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return words not in record.getMessage()
+
+    logging.getLogger(logger).addFilter(is_other)
     try:
         yield
     finally:
-        report.removeFilter(_is_no_report)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _is_no_report(record: logging.LogRecord) -> bool:
-    return "LOAD REPORT" not in record.getMessage()
+        logging.getLogger(logger).removeFilter(is_other)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from balora.errors import ConfigError
 from balora.models.names import check_model_name
 from balora.recipes import Recipe
@@ -23,6 +25,10 @@ _WHERE = ("token", "cache_dir", "subfolder", "code_revision")
 
 _OF_TRAINING = ("trust_remote_code", "device_map", "dtype", "revision", "attn_implementation")
 """Keys of `model_init_kwargs` that a run's recipe does not decide for those who evaluate it."""
+
+
+_ON_ONE_DEVICE = ("MULTI_GPU", "DEEPSPEED")
+"""Kinds of processes of which each holds the whole model, or the part that it is given later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +93,19 @@ def source_of(recipe: Recipe) -> ModelSource:
     named = {name: options.pop(name) for name in _OF_TRAINING if name in options}
     device_map = {"device_map": named.pop("device_map")} if "device_map" in named else {}
     return replace(source, options=options | device_map, **named)
+
+
+def placed_source(source: ModelSource) -> ModelSource:
+    """Return the source with the device that the weights are read to at once, where there is one.
+
+    One process spreads a model over the accelerators that it sees, as trl does; of several each
+    has its own, and on a CPU there is nothing to place.
+    """
+    state = PartialState()
+    alone = state.distributed_type.value not in _ON_ONE_DEVICE
+    if "device_map" in source.options or state.device.type in ("cpu", "mps") or not alone:
+        return source
+    return replace(source, options={**source.options, "device_map": "auto"})
 
 
 def base_of_runs(

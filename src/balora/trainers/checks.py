@@ -20,6 +20,7 @@ from balora.anchored import BASE_UNTOUCHED, lora_layers, only_adapter
 from balora.anchored.layer import anchored_adapters
 from balora.config import BALoraConfig
 from balora.errors import ConfigError, DataError, RowError
+from balora.models.limits import Limits
 
 logger = logging.getLogger(__name__)
 
@@ -288,3 +289,36 @@ def _bad_labels(labels: Any, num_labels: int) -> tuple[Any, str]:
         return np.ones(len(labels), dtype=bool), problem
     problem = f"is none of the model's {num_labels} classes, 0 to {num_labels - 1}"
     return (labels < 0) | (labels >= num_labels), problem
+
+
+def check_rows_fit(dataset: Any, limits: Limits, name: str, *, kept: slice = slice(None)) -> None:
+    """Refuse rows that are longer than the model has positions, or hold a token it does not know.
+
+    Args:
+        dataset: Tokenized; one that cannot be looked through (``None``, streamed) passes.
+        limits: Of the model.
+        name: What the data are called in the message.
+        kept: The part of a row that the model is given.
+
+    Raises:
+        RowError: For the first such row.
+    """
+    if isinstance(dataset, dict):
+        for key, part in dataset.items():
+            check_rows_fit(part, limits, key, kept=kept)
+    if isinstance(dataset, Dataset) and "input_ids" in dataset.column_names:
+        found = limits.first_problem(dataset, kept=kept)
+        if found is not None:
+            raise RowError(found[0], found[1], dataset=name)
+
+
+def check_padding(limits: Limits, args: TrainingArguments) -> None:
+    """Refuse a padding token that the model does not know, where rows of a batch are padded.
+
+    Raises:
+        ConfigError: Naming the token.
+    """
+    sizes = args.per_device_train_batch_size, args.per_device_eval_batch_size
+    problem = limits.unknown_padding() if max(sizes) > 1 else None
+    if problem is not None:
+        raise ConfigError(problem)

@@ -20,6 +20,7 @@ from balora.anchored import check_adapter, initialise
 from balora.config import GENERATION_FIELDS, BALoraConfig
 from balora.errors import ConfigError, NonFiniteError
 from balora.models.classifier import ClassifierHead, LoadedClassifier, align_pad_token
+from balora.models.limits import Limits
 from balora.objective import Normalizer, nlu_objective, task_loss
 from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.checks import (
@@ -27,7 +28,9 @@ from balora.trainers.checks import (
     check_configs,
     check_labels,
     check_needs,
+    check_padding,
     check_parallelism,
+    check_rows_fit,
     check_single_device,
     check_start,
     naming_targets,
@@ -126,8 +129,11 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
         columns = "classes" if space == "logits" else "features"
         self._svd_limits = {columns: self._head.width(space)}
         self._say_single_column()
+        limits = Limits.of(self._base, self.processing_class)
+        check_padding(limits, args)
         for name, dataset in (("train", self.train_dataset), ("eval", self.eval_dataset)):
             check_labels(dataset, self._base.config.num_labels, name)
+            check_rows_fit(dataset, limits, name)
         if has_adapter:
             self._anchor()
         self._show_objective()

@@ -1,4 +1,4 @@
-"""What the runs of both kinds share: the adapter, and errors in the words of the recipe."""
+"""What the runs of both kinds share: the adapter, and the place of a row that cannot be used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
 from peft import LoraConfig
+from transformers import PreTrainedTokenizerBase
 
 from balora.data.located import LocatedRows
 from balora.errors import BaloraError, ConfigError, DataError, RowError
@@ -52,26 +54,19 @@ def peft_config(
     )
 
 
-def loading_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return what ``from_pretrained`` is told about the model of a recipe."""
-    model = recipe.model
-    settings = {"dtype": model.dtype, "revision": model.model_revision}
-    if model.attn_implementation:
-        settings["attn_implementation"] = model.attn_implementation
-    return settings
-
-
 @contextmanager
-def in_words_of_the_recipe(recipe: Recipe, rows: Mapping[str, LocatedRows]) -> Iterator[None]:
-    """Turn what goes wrong while model and trainer are built into one sentence on a setting.
+def building_trainer(rows: Mapping[str, LocatedRows]) -> Iterator[None]:
+    """Name the place of a row that cannot be used, and settings that do not go together.
+
+    Model, tokenizer, template and adapter have been checked before, each by its own name: what is
+    left to a trainer are its arguments, which refuse one another in its own words.
 
     Args:
-        recipe: Of the run.
-        rows: The data by the name that the trainer gives them; a bad row is named by its place.
+        rows: The data by the name that the trainer gives them.
 
     Raises:
         DataError: For a row.
-        ConfigError: For a model or a setting.
+        ConfigError: For settings that the trainer refuses, or a folder it cannot write to.
     """
     try:
         yield
@@ -80,26 +75,46 @@ def in_words_of_the_recipe(recipe: Recipe, rows: Mapping[str, LocatedRows]) -> I
         raise DataError(f"{where}: {error.problem}") from error
     except BaloraError:
         raise
-    except OSError as error:
+    except (ValueError, ImportError, OSError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"`model_name_or_path` {recipe.model.model_name_or_path!r} cannot be loaded: "
-            f"{_first_line(error)}"
+            f"the training settings do not work together or on this machine: {first}. Change the "
+            "one that is named, or leave it out."
         ) from error
-    except ValueError as error:
-        raise ConfigError(_setting_named(error, recipe)) from error
 
 
-def _setting_named(error: ValueError, recipe: Recipe) -> str:
-    """Name the setting behind an error of peft's or trl's."""
-    message = _first_line(error)
-    if "not training-compatible" in message:
-        return (
-            "the chat template does not mark the assistant's turns, and only these are scored. Put "
-            "{% generation %} ... {% endgeneration %} around them and name the file in "
-            "`chat_template_path`."
-        )
-    return message
+@contextmanager
+def naming_refused_chats(
+    rows: Mapping[str, LocatedRows], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[None]:
+    """Name the first chat that the chat template refuses, roles out of turn for example.
+
+    Args:
+        rows: The data by the name that the trainer gives them.
+        tokenizer: With the template.
+
+    Raises:
+        RowError: For the row.
+        ConfigError: If the template fails by itself.
+    """
+    try:
+        yield
+    except TemplateError as error:
+        for name, located in rows.items():
+            for number, row in enumerate(located.dataset):
+                problem = _refusal(row, tokenizer)
+                if problem is not None:
+                    raise RowError(number, problem, dataset=name) from error
+        raise ConfigError(
+            f"`chat_template_path`, or the template of the tokenizer, fails: {error}. Correct it."
+        ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _refusal(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str | None:
+    turns = row["messages"] if "messages" in row else [*row["prompt"], *row["completion"]]
+    try:
+        tokenizer.apply_chat_template(turns, tools=row.get("tools"), tokenize=False)
+    except TemplateError as error:
+        reason = str(error.message or type(error).__name__).rstrip(".")
+        return f"the chat template refuses it: {reason}. Change its turns or the template."
+    return None

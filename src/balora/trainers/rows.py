@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from datasets import Dataset, IterableDataset
 from trl import SFTConfig
 
-from balora.errors import DataError, RowError
+from balora.errors import ConfigError, DataError, RowError
+from balora.models.limits import Limits
+from balora.trainers.checks import check_rows_fit
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +119,34 @@ def check_tokenized_rows(dataset: Rows, kept: slice, name: str) -> Rows:
         _check_rows(dataset.select_columns(["labels"]), find_problem, name)
         return dataset
     return _check_rows(dataset, find_problem, name)
+
+
+def check_limits(
+    dataset: Rows, limits: Limits, args: SFTConfig, name: str, *, packing: bool
+) -> Rows:
+    """Refuse a row that is longer than the model has positions, or holds a token it does not know.
+
+    Packed rows count their positions anew for each row, unless they are wrapped.
+
+    Raises:
+        ConfigError: If wrapped rows are filled beyond the positions.
+        RowError: For the first such row; for a streamed data set when it is read.
+    """
+    kept, positions = kept_part(args, packing=packing), limits.num_positions
+    if packing and args.packing_strategy == "wrapped" and positions is not None:
+        if args.max_length is None or args.max_length > positions:
+            raise ConfigError(
+                f"`max_length` is {args.max_length}, and `packing_strategy: wrapped` fills rows up "
+                f"to it, but the model has {positions} positions. Set `max_length: {positions}`."
+            )
+        limits = replace(limits, num_positions=None)
+    elif packing and args.max_length is not None:
+        kept = slice(args.max_length)  # `bfd_split` divides a row into parts of this length
+        limits = replace(limits, multiple_of=1)
+    if isinstance(dataset, IterableDataset):
+        return _check_rows(dataset, lambda row: limits.problem(row["input_ids"], kept=kept), name)
+    check_rows_fit(dataset, limits, name, kept=kept)
+    return dataset
 
 
 def drop_overlong_rows(dataset: Rows, kept: slice, name: str) -> Rows:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from datasets import Dataset
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from transformers import (
-    AutoTokenizer,
     EvalPrediction,
+    PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
     set_seed,
@@ -41,20 +42,17 @@ from balora.evaluation.results import (
     selection_rule,
     write_results,
 )
-from balora.models.classifier import (
-    LoadedClassifier,
-    load_classifier,
-)
-from balora.models.names import check_model_name
+from balora.models.adaptable import check_adaptable
+from balora.models.classifier import LoadedClassifier, load_classifier
+from balora.models.limits import Limits
+from balora.models.load import load_config, load_tokenizer
+from balora.models.source import ModelSource, source_of
+from balora.models.special_tokens import align_special_tokens
 from balora.models.targets import paper_target_modules
 from balora.recipes import Recipe
+from balora.trainers.checks import check_rows_fit
 from balora.trainers.classification import BALoraTrainer
-from balora.trainers.prepared import (
-    Prepared,
-    in_words_of_the_recipe,
-    loading_settings,
-    peft_config,
-)
+from balora.trainers.prepared import Prepared, building_trainer, peft_config
 
 logger = logging.getLogger(__name__)
 
@@ -79,23 +77,30 @@ def prepare_classification(recipe: Recipe, args: TrainingArguments) -> Prepared:
         ConfigError: If a setting cannot work.
         DataError: If the data cannot be trained on, naming file and line.
     """
-    data, name = cast(ClassificationConfig, recipe.data), recipe.model.model_name_or_path
-    check_model_name(name, "`model_name_or_path`")
+    data, source = cast(ClassificationConfig, recipe.data), source_of(recipe)
     sets = _load_sets(data)
     _settle_evaluation(recipe, args, sets.evaluation)
+    config, tokenizer = load_config(source), load_tokenizer(source)
+    _check_length(data, tokenizer, source)
+    adapter = _adapter(recipe, config)
+    if adapter is not None:
+        check_adaptable(config, adapter, source)
+    set_seed(args.seed)  # the head is drawn when the model is loaded
+    loaded = load_classifier(
+        source,
+        class_names=sets.train.class_names,
+        tokenizer=tokenizer,
+        ignore_mismatched_sizes=data.ignore_mismatched_sizes,
+    )
+    align_special_tokens(loaded.model, tokenizer)
     # the trainer calls a single evaluation set "eval", and its metrics `eval_accuracy`, ...
     single = next(iter(sets.evaluation.values()), sets.train)
-    with in_words_of_the_recipe(recipe, {"train": sets.train, "eval": single, **sets.evaluation}):
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=recipe.model.model_revision)
-        _check_length(data, tokenizer, name)
-        set_seed(args.seed)  # the head is drawn when the model is loaded
-        loaded = load_classifier(
-            name,
-            class_names=sets.train.class_names,
-            tokenizer=tokenizer,
-            **loading_settings(recipe),
-        )
+    rows = {"train": sets.train, "eval": single, **sets.evaluation, **sets.out_of_domain}
+    with building_trainer(rows):
         trainer = _trainer(recipe, args, sets, loaded, tokenizer)
+        for name, examples in sets.out_of_domain.items():  # before an hour of training, not after
+            tokens = tokenize_rows(examples, tokenizer, data.max_length)
+            check_rows_fit(tokens, Limits.of(loaded.model, tokenizer), name)
     resolved = _with_class_names(recipe, sets.train)
     return Prepared(trainer, resolved, partial(_finish, trainer, resolved, sets, loaded))
 
@@ -115,7 +120,7 @@ def _trainer(
         loaded,
         args,
         balora_config=recipe.objective,
-        peft_config=_adapter(recipe, loaded),
+        peft_config=_adapter(recipe, loaded.model.config, loaded.model),
         train_dataset=tokenize(sets.train),
         eval_dataset=single or evaluated or None,
         processing_class=tokenizer,
@@ -149,20 +154,24 @@ def _settle_evaluation(
 
 
 def _check_length(
-    data: ClassificationConfig, tokenizer: PreTrainedTokenizerBase, name: str
+    data: ClassificationConfig, tokenizer: PreTrainedTokenizerBase, source: ModelSource
 ) -> None:
     if data.max_length > tokenizer.model_max_length:
         raise ConfigError(
-            f"`max_length` is {data.max_length}, but {name!r} takes "
+            f"`max_length` is {data.max_length}, but {source.words} takes "
             f"{tokenizer.model_max_length} tokens at most. Lower it."
         )
 
 
-def _adapter(recipe: Recipe, loaded: LoadedClassifier) -> Any:
+def _adapter(
+    recipe: Recipe, config: PretrainedConfig, model: PreTrainedModel | None = None
+) -> LoraConfig | None:
+    """Return the adapter of the recipe; with the model it knows how the layers store weights."""
     targets = recipe.adapter.lora_target_modules
     if isinstance(targets, str) and targets in _LAYER_WORDS and recipe.adapter.method != "full":
-        targets = paper_target_modules(loaded.model.config.model_type, targets)
-    is_transposed = any(isinstance(module, Conv1D) for module in loaded.model.modules())
+        targets = paper_target_modules(config.model_type, targets)
+    modules = () if model is None else model.modules()
+    is_transposed = any(isinstance(module, Conv1D) for module in modules)
     return peft_config(recipe, "SEQ_CLS", targets, fan_in_fan_out=is_transposed)
 
 

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import cast
 
-from transformers import AutoTokenizer, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 from trl import SFTConfig
 
 from balora.config import DataConfig
 from balora.data import Examples, load_examples
 from balora.errors import ConfigError
-from balora.models.names import check_model_name
+from balora.models.adaptable import check_adaptable
+from balora.models.load import check_is_causal, load_config, load_model, load_tokenizer
+from balora.models.source import ModelSource, placed_source, source_of
+from balora.models.special_tokens import (
+    align_special_tokens,
+    apply_template,
+    check_marks_turns,
+    check_syntax,
+    settle_special_tokens,
+)
 from balora.recipes import Recipe
 from balora.trainers.prepared import (
     Prepared,
-    in_words_of_the_recipe,
-    loading_settings,
+    building_trainer,
+    naming_refused_chats,
     peft_config,
 )
+from balora.trainers.rows import scores_responses_only
 from balora.trainers.sft import BALoraSFTTrainer
 
 logger = logging.getLogger(__name__)
@@ -37,41 +46,59 @@ def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
     evaluation = _evaluation_examples(data, args)
     for note in (*train.notes, *(evaluation.notes if evaluation else ())):
         logger.warning(note)
-    args.model_init_kwargs = loading_settings(recipe) | dict(args.model_init_kwargs or {})
-    _check_files(recipe, args, train)
-    with in_words_of_the_recipe(recipe, {"train": train, "eval": evaluation or train}):
+    rows = {"train": train, **({"eval": evaluation} if evaluation else {})}
+    source = source_of(recipe)
+    tokenizer = _tokenizer(source, args, train)
+    adapter = peft_config(recipe, "CAUSAL_LM")
+    config = load_config(source)
+    check_is_causal(config, source)
+    _check_top_k(recipe, config.get_text_config().vocab_size, source)
+    if adapter is not None:
+        check_adaptable(config, adapter, source)
+    model = load_model(placed_source(source))
+    align_special_tokens(model, tokenizer)
+    # trl would apply these to a model that it loads itself
+    args.model_init_kwargs = args.chat_template_path = args.eos_token = args.pad_token = None
+    with building_trainer(rows), naming_refused_chats(rows, tokenizer):
         trainer = BALoraSFTTrainer(
-            recipe.model.model_name_or_path,
+            model,
             args,
             balora_config=recipe.objective,
-            peft_config=peft_config(recipe, "CAUSAL_LM"),
+            peft_config=adapter,
             overlong_rows=data.overlong_rows,
             train_dataset=train.dataset,
             eval_dataset=evaluation.dataset if evaluation else None,
+            processing_class=tokenizer,
         )
     return Prepared(trainer, recipe)
 
 
-def _check_files(recipe: Recipe, args: SFTConfig, train: Examples) -> None:
-    """Refuse a model folder or a template that is not there, and chats without a template."""
-    name, template = recipe.model.model_name_or_path, args.chat_template_path
-    check_model_name(name, "`model_name_or_path`")
-    if template is not None and template.endswith((".jinja", ".j2")):
-        if not Path(template).is_file():
-            raise ConfigError(f"`chat_template_path` {template!r} does not exist.")
-    elif template is None and "messages" in train.dataset.column_names:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                name, trust_remote_code=args.trust_remote_code
-            )
-        except (OSError, ValueError):
-            return  # loading the model says what is wrong
+def _tokenizer(source: ModelSource, args: SFTConfig, train: Examples) -> PreTrainedTokenizerBase:
+    """Return the tokenizer with the special tokens and the chat template of the recipe."""
+    tokenizer = load_tokenizer(source)
+    if args.chat_template_path is not None:
+        apply_template(tokenizer, args.chat_template_path)
+    settle_special_tokens(tokenizer, source, eos_token=args.eos_token, pad_token=args.pad_token)
+    if scores_responses_only(train.dataset):
+        where = repr(args.chat_template_path or source.name)
         if tokenizer.chat_template is None:
             raise ConfigError(
-                f"the rows are chats, but the tokenizer of {name!r} has no chat template. Set "
+                f"the rows are chats, but the tokenizer of {where} has no chat template. Set "
                 "`chat_template_path` to a template with {% generation %} markers, or "
                 "`prompt_template: alpaca` to train on the first question and answer."
             )
+        check_syntax(tokenizer, source.name)
+        check_marks_turns(tokenizer, where)
+    return tokenizer
+
+
+def _check_top_k(recipe: Recipe, vocabulary: int, source: ModelSource) -> None:
+    top_k = recipe.objective.entropy_top_k
+    if top_k is not None and top_k > vocabulary:
+        raise ConfigError(
+            f"`entropy_top_k` is {top_k}, but the vocabulary of {source.words} has {vocabulary} "
+            "tokens. Lower it, or leave it out to take them all."
+        )
 
 
 def _evaluation_examples(data: DataConfig, args: SFTConfig) -> Examples | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from huggingface_hub.errors import HfHubHTTPError
+
+from balora.errors import ConfigError
 from balora.staging import staged_files, writing
 
 _KEPT = ("README.md",)
@@ -12,6 +15,21 @@ _KEPT = ("README.md",)
 
 class StagedSaveMixin:
     """``save_model`` writes beside its target and moves the finished files in by rename."""
+
+    def init_hf_repo(self, token: str | None = None) -> None:
+        """Make the repository that ``push_to_hub`` asks for, as transformers' Trainer does.
+
+        Raises:
+            ConfigError: If the hub cannot be reached or refuses.
+        """
+        try:
+            super().init_hf_repo(token=token)  # type: ignore[misc]
+        except (OSError, ValueError, HfHubHTTPError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
+            raise ConfigError(
+                f"`push_to_hub` is true, but the repository cannot be made: {reason}. Log in with "
+                "`hf auth login`, look at `hub_model_id`, or leave `push_to_hub` out."
+            ) from error
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as transformers' Trainer does; a crash on the way leaves the target as it was.

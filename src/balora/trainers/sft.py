@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from balora.anchored import check_adapter, initialise
 from balora.config import BALoraConfig
 from balora.errors import ConfigError, NonFiniteError
 from balora.models.head import head_of
+from balora.models.limits import Limits
+from balora.models.load import load_model, load_tokenizer
+from balora.models.source import ModelSource, placed_source
 from balora.objective import Normalizer
 from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.checks import (
@@ -24,6 +28,7 @@ from balora.trainers.checks import (
     check_configs,
     check_head_is_frozen,
     check_needs,
+    check_padding,
     check_parallelism,
     check_start,
     naming_targets,
@@ -33,6 +38,7 @@ from balora.trainers.checks import (
 )
 from balora.trainers.resume import ResumeMixin
 from balora.trainers.rows import (
+    check_limits,
     check_raw_rows,
     check_tokenized_rows,
     closed_once,
@@ -102,15 +108,22 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         self.overlong_rows = overlong_rows
         args = _own_arguments(model, args)
         check_arguments(args, kwargs)
+        if isinstance(model, str):
+            model = _loaded(model, args, kwargs)
         has_adapter = peft_config is not None or isinstance(model, PeftModel)
         check_needs(self.balora_config, has_adapter=has_adapter)
         check_sharding(sharding_of(args), has_adapter=has_adapter, is_resumed=False)
         if scores_responses_only(kwargs.get("train_dataset")):
             args.assistant_only_loss = True
+        self._limits = Limits.of(
+            model, kwargs.get("processing_class"), multiple_of=args.pad_to_multiple_of
+        )
         before = trained_weights(model)
         with naming_targets(peft_config):
             super().__init__(model, args, peft_config=peft_config, **kwargs)
         restore_adapter_dtype(self.model, before)
+        if not self.padding_free:
+            check_padding(replace(self._limits, tokenizer=self._tokenizer), args)
         self._make_resumable()
         self._check_model()
         # the normaliser is always the number of shifted labels; transformers leaves it out for a
@@ -230,6 +243,7 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
             whole = drop_overlong_rows(whole, kept, dataset_name)
         else:
             whole = check_tokenized_rows(whole, kept, dataset_name)
+        whole = check_limits(whole, self._limits, args, dataset_name, packing=packing)
         # the rows are tokenized by now: trl would warn that it ignores the formatting function
         return super()._prepare_dataset(whole, processing_class, args, packing, None, dataset_name)
 
@@ -256,6 +270,19 @@ def _own_arguments(model: Any, args: TrainingArguments | None) -> SFTConfig:
     elif not isinstance(args, SFTConfig):  # as trl does
         args = SFTConfig(**(args.to_dict() | {"hub_token": args.hub_token}))
     return own_arguments(args)
+
+
+def _loaded(name: str, args: SFTConfig, kwargs: dict[str, Any]) -> PreTrainedModel:
+    """Return the model of a name, as every command loads it; its tokenizer goes into ``kwargs``."""
+    given = {"dtype": "float32", "trust_remote_code": args.trust_remote_code}
+    given |= dict(args.model_init_kwargs or {})
+    if (quantization := kwargs.pop("quantization_config", None)) is not None:
+        given["quantization_config"] = quantization
+    source = ModelSource.of_arguments(name, given)
+    if kwargs.get("processing_class") is None:
+        kwargs["processing_class"] = load_tokenizer(source)
+    args.model_init_kwargs = None  # trl says that it ignores them for a model that is loaded
+    return load_model(placed_source(source))
 
 
 def _num_input_tokens(inputs: dict[str, Any]) -> Tensor:

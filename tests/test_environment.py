@@ -1,0 +1,27 @@
+"""Where a command runs: what it writes into a log that nobody watches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+from balora.environment import hide_bars_in_logs
+sys.stderr.isatty = lambda: {watched}
+hide_bars_in_logs()
+from tqdm.auto import tqdm
+for _ in tqdm(range(3)):
+    pass
+"""
+
+
+def told(*, watched, environment=None):
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM.format(watched=watched)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return done.stderr
+
+
+def test_a_log_holds_no_progress_bar_and_a_terminal_does():
+    assert told(watched=False) == ""
+    assert "3/3" in told(watched=True)
