@@ -59,7 +59,7 @@ BAD_SETTINGS = {
     ),
     "out of domain": (
         ["--out_of_domain", "[{name: x, dataset_name: ./nowhere.csv}]"],
-        "out_of_domain, `x`: ./nowhere.csv does not exist",
+        "out_of_domain, `x`: `dataset_name` is ./nowhere.csv, which does not exist",
     ),
 }
 

@@ -6,6 +6,7 @@ import logging
 from typing import cast
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig
 
 from balora.config import DataConfig
@@ -57,6 +58,8 @@ def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
         check_adaptable(config, adapter, source)
     model = load_model(placed_source(source))
     align_special_tokens(model, tokenizer)
+    if adapter is not None:
+        adapter.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())
     # trl would apply these to a model that it loads itself
     args.model_init_kwargs = args.chat_template_path = args.eos_token = args.pad_token = None
     with building_trainer(rows), naming_refused_chats(rows, tokenizer):
