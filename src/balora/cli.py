@@ -13,7 +13,7 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from balora.cli_help import EXAMPLES, STATUS, compare_fields, lab_fields, train_fields
 from balora.environment import hide_bars_in_logs
@@ -293,7 +293,6 @@ def _eval(given: argparse.Namespace, rest: Sequence[str]) -> None:
         return
     from balora.evaluation import MeasureOptions, format_table
     from balora.evaluation.run import data_config, evaluate_runs
-    from balora.files import write_json
 
     figures = evaluate_runs(
         runs,
@@ -303,12 +302,11 @@ def _eval(given: argparse.Namespace, rest: Sequence[str]) -> None:
         num_rows=options.num_rows,
         options=MeasureOptions(options.batch_size, options.max_new_tokens or 256),
     )
-    if options.json is not None:
-        write_json(Path(options.json), {name: asdict(row) for name, row in figures.items()})
     print(format_table(figures))
     print(f"Computed in {figures['base'].dtype}.")
     if figures["base"].exact_match is None:
         print("No exact match: no completion ends in `The answer is: ...` or `#### ...`.")
+    _write_figures(options, figures)
 
 
 def _base(options: EvalOptions, runs: Sequence[Path]) -> ModelSource:
@@ -327,7 +325,6 @@ def _eval_classification(
     options: EvalOptions, runs: Sequence[Path], fields: Mapping[str, str]
 ) -> None:
     from balora.evaluation.classification_run import evaluate_classification_runs
-    from balora.files import write_json
 
     for name in ("retention_file", "max_new_tokens"):
         if getattr(options, name) is not None:
@@ -339,13 +336,21 @@ def _eval_classification(
         num_rows=options.num_rows,
         batch_size=options.batch_size,
     )
-    if options.json is not None:
-        write_json(Path(options.json), {name: asdict(run) for name, run in figures.items()})
     print(
         "\n\n".join(
             f"{name}, computed in {run.dtype}:\n\n{run.to_text()}" for name, run in figures.items()
         )
     )
+    _write_figures(options, figures)
+
+
+def _write_figures(options: EvalOptions, figures: Mapping[str, Any]) -> None:
+    """Write the figures where `--json` says: last, so that a full disk does not take them."""
+    if options.json is not None:
+        from balora.files import write_json
+
+        content = {name: asdict(row) for name, row in figures.items()}
+        write_json(Path(options.json), content, name="`--json`")
 
 
 def _compare(options: argparse.Namespace, rest: Sequence[str]) -> None:

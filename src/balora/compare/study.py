@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from balora.compare.folder import COMPARISON_FILE, ROW_FILE, Folder
 from balora.compare.methods import BASE
 from balora.compare.metrics import METRICS, Metric, metric_of, task_metric
 from balora.compare.statistics import Estimate, holm, mean_interval, paired_difference
+from balora.errors import ConfigError
 from balora.recipes.values import read_mapping
+from balora.state import read_json
 
 Row = Mapping[str, Any]
 
@@ -153,12 +155,10 @@ class Study:
         finished = {row["cell"] for row in self.rows if row["error"] is None}
         for file in sorted(self.folder.glob(f"cells/*/{ROW_FILE}")):
             details = file.with_name("details.json")
-            try:
-                key = json.loads(file.read_text(encoding="utf-8"))["cell"]
+            with suppress(ConfigError):  # damaged: nothing is drawn of it
+                key = read_json(file, "", fields={"cell": str})["cell"]
                 if key in finished and details.is_file():
-                    found[key] = json.loads(details.read_text(encoding="utf-8"))
-            except (ValueError, KeyError, TypeError):  # damaged: nothing is drawn of it
-                continue
+                    found[key] = read_json(details, "")
         return {row["cell"]: found[row["cell"]] for row in self.rows if row["cell"] in found}
 
 

@@ -48,7 +48,7 @@ def lab(
     cards, dtype = _cards(built, runs, CardOptions.of_rows(config.num_test))
     if json_file is not None:
         figures = {name: asdict(card) | {"dtype": dtype} for name, card in cards.items()}
-        write_json(json_file, figures)
+        write_json(json_file, figures, name="`--json`")
     return "\n".join([format_card(cards), f"Computed in {dtype}.", "", *_where(built)])
 
 

@@ -41,7 +41,8 @@ def output_folder(recipe: Recipe) -> Iterator[None]:
     typed = Path(recipe.training["output_dir"])
     place = typed.expanduser()
     _check_reads(recipe, typed)
-    recover(place)
+    for folder in (place, *place.glob("checkpoint-*")):
+        recover(folder)
     with made_folder(place, _SETTING, shown=typed):
         was_empty = not any(place.iterdir())
         try:

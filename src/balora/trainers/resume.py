@@ -10,7 +10,6 @@ in any of it is refused (:mod:`balora.trainers.resume_rules`).
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from transformers.trainer_callback import ExportableState
 from balora.config import BALoraConfig
 from balora.environment import describe_environment
 from balora.files import write_text
+from balora.staging import staged_file
 from balora.state import read_torch
 from balora.trainers.checkpoint import (
     LOOP_FILE,
@@ -151,9 +151,8 @@ class ResumeMixin:
             "files": sizes_of(path.parent),
         }
         write_text(path.parent / RUN_FILE, json.dumps(record, indent=2) + "\n")
-        stage = path.with_name(f".tmp-{path.name}")
-        TrainerState.save_to_json(state, str(stage))
-        os.replace(stage, path)
+        with staged_file(path) as stage:
+            TrainerState.save_to_json(state, str(stage))
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Save the random state as ``Trainer`` does, and beside it that of the loop."""
