@@ -41,9 +41,9 @@ def output_folder(recipe: Recipe) -> Iterator[None]:
     typed = Path(recipe.training["output_dir"])
     place = typed.expanduser()
     _check_reads(recipe, typed)
-    for folder in (place, *place.glob("checkpoint-*")):
-        recover(folder)
     with made_folder(place, _SETTING, shown=typed):
+        for folder in (place, *place.glob("checkpoint-*")):
+            recover(folder)
         was_empty = not any(place.iterdir())
         try:
             with writing(typed, _SETTING):
