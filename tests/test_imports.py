@@ -1,20 +1,61 @@
-"""What importing a part of balora loads besides it."""
+"""The rooms of the package import one way."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import balora
+
+ROOT = Path(balora.__file__).parent
+RUN = {"cli", "quickstart", "__main__", "__init__"}
+"""What calls everything else; nothing imports it."""
 
 
-def loaded_by(*modules):
-    """Return the top-level packages that a fresh process has after importing ``modules``."""
-    names = "{name.partition('.')[0] for name in sys.modules}"
-    code = f"import sys, {', '.join(modules)}; print(*{names})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+ONE_ROOM = {"field_rules": "field_types"}
+"""Two files that say what a field takes."""
 
 
-def test_the_mathematics_needs_torch_alone():
-    loaded = loaded_by("balora.regularizers", "balora.objective", "balora.fused")
-    assert {"torch", "balora"} <= loaded
-    assert not {"transformers", "peft", "trl", "datasets", "accelerate"} & loaded
+def room(name):
+    name = name.removesuffix(".py")
+    return ONE_ROOM.get(name, name)
+
+
+def imports():
+    """Return which room imports which, with the places; imports for annotations do not count."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        own = room(path.relative_to(ROOT).parts[0])
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        skipped = {
+            id(node)
+            for block in ast.walk(tree)
+            if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+            for node in ast.walk(block)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and id(node) not in skipped:
+                names = (node.module or "").split(".")
+                if names[0] == "balora" and len(names) > 1 and room(names[1]) != own:
+                    found.setdefault((own, room(names[1])), []).append(f"{path.name}:{node.lineno}")
+    return found
+
+
+def test_the_rooms_import_one_way():
+    edges = {pair: places for pair, places in imports().items() if pair[0] not in RUN}
+    graph = {}
+    for importer, imported in edges:
+        graph.setdefault(importer, set()).add(imported)
+    TopologicalSorter(graph).prepare()  # a cycle is an error that names it
+    order = list(TopologicalSorter(graph).static_order())
+    for lower, upper in (
+        ("regularizers", "objective"),
+        ("models", "anchored"),
+        ("models", "evaluation"),
+        ("objective", "fused"),
+        ("evaluation", "trainers"),
+        ("anchored", "trainers"),
+        ("trainers", "compare"),
+    ):
+        assert order.index(lower) < order.index(upper)

@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from balora.cli import main
-from tiny_classification import save_body
-from tiny_classification_runs import error_of, rows_of
-from tiny_models import make_tokenizer
+from tiny_classification import make_classifier, save_body
+from tiny_classification_runs import error_of, rows_of, write
+from tiny_models import make_model, make_tokenizer
 
 ROWS = rows_of("single")
 BAD_ROWS = {
@@ -115,3 +115,33 @@ def test_help_lists_the_fields_of_both_kinds(capsys):
     printed = capsys.readouterr().out
     for field in ("--label_noise", "--class_names", "  label_map (", "--prompt_column", "--space"):
         assert field in printed
+
+
+def test_a_head_for_other_classes_is_replaced_where_the_message_says_so(
+    train, models, tmp_path, capsys
+):
+    base = make_classifier("bert", num_labels=5).model
+    base.save_pretrained(tmp_path / "headed")
+    make_tokenizer().save_pretrained(tmp_path / "headed")
+    words = ("--model_name_or_path", str(tmp_path / "headed"), "--num_train_epochs", "1")
+    assert train(*words) == 2
+    told = error_of(capsys)
+    assert "has a head for 5 classes already, but the data need 2" in told
+    assert "set `ignore_mismatched_sizes: true`" in told
+    assert train(*words, "--ignore_mismatched_sizes", "true") == 0
+    # what was trained is measured, on the base whose own head makes room
+    assert main(["eval", str(tmp_path / "out"), "--base", str(tmp_path / "headed")]) == 0
+
+
+def test_rows_beyond_the_positions_are_refused_before_training(train, tmp_path, capsys):
+    base = make_model("roberta", max_position_embeddings=34)
+    base.save_pretrained(tmp_path / "short")
+    make_tokenizer().save_pretrained(tmp_path / "short")
+    words = ("--model_name_or_path", str(tmp_path / "short"), "--ignore_mismatched_sizes", "true")
+    rows = [*rows_of("single"), {"text": "red " * 20, "label": "warm"}]
+    assert train(*words, rows=rows) == 2
+    assert "train.jsonl, line 13: it has 80 tokens, but the model has 32 pos" in error_of(capsys)
+    assert train(*words, "--max_length", "32", "--num_train_epochs", "1", rows=rows) == 0
+    test = write(tmp_path / "long.jsonl", rows)
+    assert train(*words, "--eval_dataset_name", test, "--output_dir", str(tmp_path / "two")) == 2
+    assert "long.jsonl, line 13: it has 80 tokens" in error_of(capsys)

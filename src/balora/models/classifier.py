@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -53,7 +54,7 @@ def load_classifier(
         name: A hub id or a folder, or a source, which says how it is loaded.
         class_names: The classes in the order of their indices; ``None`` for regression.
         tokenizer: Of the model. Without a padding token it gets its end-of-text token as one; it
-            pads on the right from now on.
+            pads on the right from now on, for XLNet on the left.
         ignore_mismatched_sizes: Whether a head for another number of classes is replaced.
         **kwargs: As for ``from_pretrained``; none beside a source.
 
@@ -72,7 +73,7 @@ def load_classifier(
             "Name them, or pass None for regression."
         )
     source = name if isinstance(name, ModelSource) else ModelSource.of_arguments(name, kwargs)
-    set_pad_token(tokenizer)
+    set_pad_token(tokenizer, load_config(source))
     if not ignore_mismatched_sizes:
         _check_own_head(source, class_names)
     names = dict(enumerate(class_names)) if class_names is not None else {0: "LABEL_0"}
@@ -131,11 +132,20 @@ def _check_own_head(source: ModelSource, class_names: Sequence[str] | None) -> N
         )
 
 
-def set_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a decoder's tokenizer pad: on the right, with its end-of-text token if it has no other.
+def set_pad_token(
+    tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig | None = None
+) -> None:
+    """Let a tokenizer pad: with its end-of-text token if it has no other, and on the right.
+
+    XLNet classifies by the last position, whatever is there, so its rows are padded on the left;
+    its positions are relative, and padding shifts none of them.
+
+    Args:
+        tokenizer: Changed in place.
+        config: Of the model; None for one that pools the last token that is no padding.
 
     Raises:
-        ConfigError: If it has neither.
+        ConfigError: If it has neither token, or the model would classify padding on either side.
     """
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -145,6 +155,15 @@ def set_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
             )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
+    # the summary of the other types is of a position that padding on the right does not move
+    if getattr(config, "summary_type", None) in ("last", "mean") and config is not None:
+        if config.model_type != "xlnet" or config.summary_type != "last":
+            raise ConfigError(
+                f"a `{config.model_type}` with `summary_type` {config.summary_type!r} takes "
+                "padding into its classification, so figures would depend on the batch size. Name "
+                "a model of another architecture."
+            )
+        tokenizer.padding_side = "left"
 
 
 def align_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
