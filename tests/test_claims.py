@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from benchmarks.claims import claims
 
 ROOT = Path(__file__).parents[1]
