@@ -69,6 +69,19 @@ def test_the_longer_text_is_cut_first(pairs):
     }
 
 
+def test_the_tokenizer_stays_as_it_was(pairs):
+    tokenizer = bert()
+    backend = tokenizer.backend_tokenizer
+    assert (backend.truncation, backend.padding) == (None, None)
+    tokenize_rows(pairs, tokenizer, 8)
+    assert (backend.truncation, backend.padding) == (None, None)
+    backend.enable_truncation(max_length=3, stride=1)
+    backend.enable_padding(length=5)
+    before = (dict(backend.truncation), dict(backend.padding))
+    tokenize_rows(pairs, tokenizer, 7)
+    assert (backend.truncation, backend.padding) == before
+
+
 def test_the_smallest_length_keeps_a_token_of_each_text(pairs):
     tokens = tokenize_rows(pairs, bert(), 5)
     assert tokens["input_ids"][:] == [

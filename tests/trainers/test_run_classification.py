@@ -219,9 +219,31 @@ def test_a_resumed_run_is_the_run_that_never_stopped(train, tmp_path):
     assert train(*saving, "--resume_from_checkpoint", "true") == 0
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == whole
     again = results_of(tmp_path / "out")
-    for name in ("final", "best", "last", "class_names", "trained_parameters"):
-        assert again[name] == results[name]
-    assert [row["epoch"] for row in again["per_evaluation"]["validation"]] == [1.0, 2.0]
+    seconds = (results.pop("wall_seconds"), again.pop("wall_seconds"))
+    assert json.dumps(again) == json.dumps(results)  # in the same order as well
+    # those of the leg before the kill are counted
+    record = json.loads((tmp_path / "out" / "checkpoint-3" / "run.json").read_text())
+    assert min(seconds) >= round(record["progress"]["seconds"], 1) > 0
+
+
+def test_a_run_killed_in_its_last_save_is_evaluated_too(train, tmp_path):
+    saving = ("--save_strategy", "steps", "--save_steps", "3", "--num_train_epochs=-")
+    saving = (*saving, "--max_steps", "5", "--space", "features")  # ends within an epoch
+    assert train(*saving) == 0
+    out = tmp_path / "out"
+    whole = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    results = results_of(out)
+    for name in whole:
+        (out / name).unlink()
+    assert train(*saving, "--resume_from_checkpoint", "true") == 0
+    again = results_of(out)
+    for figures in (results, again):
+        del figures["wall_seconds"]
+    assert json.dumps(again) == json.dumps(results)
+    for name in ("adapter_model.safetensors", "anchor.safetensors", "recipe.yaml"):
+        assert (out / name).read_bytes() == whole[name]
+    # over and saved: there is nothing to do, and that is said
+    assert train(*saving, "--resume_from_checkpoint", "true") == 2
 
 
 def test_output_that_is_not_empty_is_refused(train, tmp_path, capsys):

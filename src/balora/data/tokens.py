@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from datasets import Dataset
@@ -38,15 +40,37 @@ def tokenize_rows(
     columns = rows.dataset.column_names
     is_pair = "text_pair" in columns
     _check_room(tokenizer, max_length, is_pair=is_pair)
-    tokenized = rows.dataset.map(
-        _tokenize,
-        batched=True,
-        fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
-        remove_columns=[column for column in columns if column != "label"],
-        desc="Tokenizing",
-    ).rename_column("label", "labels")
+    with _state_kept(tokenizer):
+        tokenized = rows.dataset.map(
+            _tokenize,
+            batched=True,
+            fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
+            remove_columns=[column for column in columns if column != "label"],
+            desc="Tokenizing",
+        ).rename_column("label", "labels")
     _check_tokens(rows, tokenized)
     return tokenized
+
+
+@contextmanager
+def _state_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Put back how a fast tokenizer cuts and pads: what is saved of it must not depend on its use.
+
+    Rows that come from a cache do not use it at all.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    before = None if backend is None else (backend.truncation, backend.padding)
+    try:
+        yield
+    finally:
+        if backend is not None and before is not None:
+            truncation, padding = before
+            backend.no_truncation()
+            backend.no_padding()
+            if truncation is not None:
+                backend.enable_truncation(**truncation)
+            if padding is not None:
+                backend.enable_padding(**padding)
 
 
 def _check_room(tokenizer: PreTrainedTokenizerBase, max_length: int, *, is_pair: bool) -> None:

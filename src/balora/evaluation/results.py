@@ -56,7 +56,7 @@ def per_evaluation(
             {"epoch": row.get("epoch"), "step": row.get("step")}
             | {
                 key.removeprefix(prefix): value
-                for key, value in row.items()
+                for key, value in sorted(row.items())  # as a log that was read again has them
                 if key.startswith(prefix) and not key.endswith(_SPEED)
             }
             for row in log_history
