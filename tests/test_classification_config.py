@@ -258,8 +258,8 @@ def test_transforms_accept_the_edges():
         ),
         (
             {"label_map": {"x": "a", "y": None}},
-            "`label_map` leads to fewer than two classes or sets of classes, which leaves nothing "
-            "to tell apart; name every class that counts",
+            "`label_map` leads to fewer than two classes or sets of classes (`a` alone), which "
+            "leaves nothing to tell apart; name every class that counts",
         ),
         ({"label_map": {"x": "a", "y": ["a"]}}, "`label_map` leads to fewer than two classes"),
         (

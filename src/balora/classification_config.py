@@ -108,9 +108,10 @@ class OutOfDomainConfig:
             dict.fromkeys(frozenset(names) for names in self.mapped_labels.values() if names)
         )
         if self.label_map is not None and len(sets) < 2:
+            only = f" (`{' or '.join(sorted(sets[0]))}` alone)" if sets else ""
             return [
-                "`label_map` leads to fewer than two classes or sets of classes, which leaves "
-                "nothing to tell apart; name every class that counts"
+                f"`label_map` leads to fewer than two classes or sets of classes{only}, which "
+                "leaves nothing to tell apart; name every class that counts"
             ]
         shared = sorted({name for a, b in combinations(sets, 2) for name in a & b})
         return [

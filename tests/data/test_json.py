@@ -24,7 +24,7 @@ from balora.data import load_examples
 from balora.data.json_records import _BLOCK, MAX_DEPTH, RawJson, json_records
 from balora.data.located import iterate_rows
 from balora.data.sources import find_local, load_rows
-from balora.errors import DataError
+from balora.errors import BaloraError, DataError
 
 
 def read(name: str, split: str = "train") -> list[dict[str, Any]]:
@@ -336,6 +336,13 @@ def test_nothing_is_left_of_a_file_that_cannot_be_read(write):
     write("rows.jsonl", '{"a": 1}\n{"a"')
     refusal("rows.jsonl")
     assert list((Path(datasets.config.HF_DATASETS_CACHE) / "balora").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(write, monkeypatch):
+    name = write("rows.jsonl", [{"a": 1}])
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", Path(name))  # a file
+    with pytest.raises(BaloraError, match=r"stored in rows.jsonl/balora: .* HF_DATASETS_CACHE to"):
+        read(name)
 
 
 def test_memory_does_not_grow_with_the_file(write):
