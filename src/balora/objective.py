@@ -2,7 +2,7 @@ r"""The training objective: the shift, the mask and the normaliser live here.
 
 .. math::
     \mathcal{L} = \mathcal{L}_{task} + c_1 \mathcal{L}_{CR} + c_2 \mathcal{L}_{DR}
-                  + c_3 \mathcal{L}_{SVDR}
+                  + c_3 \mathcal{L}_{SVDR} + c_4 \mathcal{L}_{replay}
 
 (BA-LoRA, arXiv 2408.04556, Eq. 13 for causal language models, Eq. 9 for classification). What is a
 sum over tokens or examples is divided by their number in the optimizer step, so it does not depend
@@ -20,12 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from balora.config import BALoraConfig
 from balora.errors import NonFiniteError
@@ -40,12 +42,17 @@ NO_REFERENCE = (
 )
 
 
+_REPLAY_ROWS = 1024
+"""Rows of a chunk of the replay term of a trained head."""
+
+
 class Coefficients(NamedTuple):
-    """The multipliers of the three terms at one moment of the run. At 0 a term is off."""
+    """The multipliers of the terms at one moment of the run. At 0 a term is off."""
 
     consistency: float
     diversity: float
     svd: float
+    replay: float = 0.0
 
 
 class LossTerms(NamedTuple):
@@ -55,6 +62,7 @@ class LossTerms(NamedTuple):
     consistency: Tensor | None = None
     diversity: Tensor | None = None
     svd: Tensor | None = None
+    replay: Tensor | None = None
 
     def total(self, coefficients: Coefficients) -> Tensor:
         """Return the weighted sum that is differentiated, shape ``()``."""
@@ -222,6 +230,67 @@ def spectral_rows(hidden: Tensor, config: BALoraConfig) -> Tensor:
     """Return the rows that the SVD term sees: of all processes, at most ``svd_max_tokens``."""
     rows = gather_rows(hidden)
     return rows[evenly_spaced_rows(len(rows), config.svd_max_tokens, device=rows.device)]
+
+
+def replay_loss(
+    hidden: Tensor,
+    reference_hidden: Tensor | None,
+    targets: Tensor,
+    *,
+    head: Callable[[Tensor], Tensor],
+    reference_head: Callable[[Tensor], Tensor] | None = None,
+    normalizer: Normalizer,
+) -> Tensor:
+    r"""Return this micro-step's share of the replay term, Eq. 10 on whole texts.
+
+    .. math:: \frac{1}{M} \sum_{i=1}^{M} \mathrm{KL}(q_i \,\|\, p_i)
+
+    with :math:`q` the pre-trained model's distribution and :math:`p` the student's, over the
+    vocabulary, at the ``M`` scored tokens of the texts of an optimizer step. Without a reference it
+    is the mean of :math:`-\log p_{i, y_i}` (Bansal and Sanghavi, arXiv 2505.13811), which has the
+    same expectation up to a constant where the pre-trained model wrote the texts.
+
+    The readable implementation, by chunks that are computed again in the backward pass, so that it
+    needs no more than one chunk's logits; every gradient, also that of a trained head, is
+    autograd's. :meth:`balora.fused.FusedObjective.replay` has the same numbers for a frozen head.
+
+    Args:
+        hidden: Student hidden states at the scored tokens, shape ``(M, D)``.
+        reference_hidden: The pre-trained model's, shape ``(M, D)``, held constant; ``None`` for
+            the cross-entropy.
+        targets: The tokens of the texts, shape ``(M,)``.
+        head: From hidden states to the student's logits, ``(M, D)`` to ``(M, V)``.
+        reference_head: The pre-trained model's, where ``head`` is trained; ``None``: the same one.
+        normalizer: Of the scored tokens of the optimizer step.
+
+    Returns:
+        Shape ``()``, in nats, 0 or greater; with ``M == 0`` a zero still attached to ``hidden``.
+    """
+    total = attached_zero(hidden)
+    for start in range(0, len(hidden), _REPLAY_ROWS):
+        rows = slice(start, start + _REPLAY_ROWS)
+        reference = None if reference_hidden is None else reference_hidden[rows]
+        part = partial(_replay_sum, head=head, reference_head=reference_head or head)
+        total = total + checkpoint(
+            part, hidden[rows], reference, targets[rows], use_reentrant=False
+        )
+    return normalizer.token_mean(total)
+
+
+def _replay_sum(
+    hidden: Tensor,
+    reference_hidden: Tensor | None,
+    targets: Tensor,
+    *,
+    head: Callable[[Tensor], Tensor],
+    reference_head: Callable[[Tensor], Tensor],
+) -> Tensor:
+    logits = head(hidden)
+    if reference_hidden is None:
+        return F.cross_entropy(logits, targets, reduction="sum")
+    with torch.no_grad():
+        reference_logits = reference_head(reference_hidden)
+    return nlg.consistency_loss(logits, reference_logits) * len(targets)
 
 
 @torch.no_grad()

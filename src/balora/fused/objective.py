@@ -95,6 +95,40 @@ class FusedObjective:
             terms = terms._replace(svd=svd.detach())
         return Objective(loss, terms, counts)
 
+    def replay(
+        self,
+        hidden: Tensor,
+        reference_hidden: Tensor | None,
+        targets: Tensor,
+        *,
+        head: LMHead,
+        normalizer: Normalizer,
+    ) -> Tensor:
+        """Return :func:`balora.objective.replay_loss` for a frozen head, without the logits.
+
+        Args:
+            hidden: Student hidden states at the scored tokens, shape ``(M, D)``.
+            reference_hidden: The pre-trained model's, held constant; ``None`` for cross-entropy.
+            targets: The tokens of the texts, shape ``(M,)``.
+            head: The frozen output layer, of both models.
+            normalizer: Of the scored tokens of the optimizer step.
+
+        Raises:
+            ValueError: For inputs that do not fit together and a head that is trained.
+            NonFiniteError: If an input or the term is NaN or infinite.
+        """
+        is_kl = reference_hidden is not None
+        coefficients = TokenCoefficients(task=float(not is_kl), consistency=float(is_kl))
+        tokens = token_terms(
+            hidden,
+            reference_hidden,
+            targets,
+            head=head,
+            settings=TokenSettings(coefficients),
+            chunk_bytes=self.chunk_bytes,
+        )
+        return normalizer.token_mean(tokens.loss)
+
     def _token_settings(self, coefficients: Coefficients) -> TokenSettings:
         return TokenSettings(
             TokenCoefficients(1.0, coefficients.consistency, coefficients.diversity),

@@ -26,10 +26,10 @@ class MemoryReport(NamedTuple):
     def __str__(self) -> str:
         reference = "without a second model"
         if self.anchor:
-            cost = f"{_readable(self.anchor)} for a frozen copy of the adapter's start"
+            cost = f"{readable(self.anchor)} for a frozen copy of the adapter's start"
             reference = f"at the cost of the anchor alone: {cost}"
         return (
-            f"Weights: {_readable(self.frozen)} frozen, {_readable(self.trained)} trained. "
+            f"Weights: {readable(self.frozen)} frozen, {readable(self.trained)} trained. "
             f"The pre-trained model serves as its own reference, {reference}."
         )
 
@@ -67,7 +67,7 @@ def _bytes(tensors: list[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _readable(num_bytes: int) -> str:
+def readable(num_bytes: int) -> str:
     """Return ``num_bytes`` in the largest decimal unit that leaves 1 or more."""
     value, units = float(num_bytes), iter(("B", "kB", "MB", "GB"))
     unit = next(units)

@@ -22,6 +22,7 @@ from balora.models.limits import Limits
 from balora.models.load import load_model, load_tokenizer
 from balora.models.source import ModelSource, placed_source
 from balora.objective import Normalizer
+from balora.replay.config import ReplayConfig
 from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.checks import (
     check_arguments,
@@ -36,6 +37,8 @@ from balora.trainers.checks import (
     trained_weights,
     warn_of_half_precision,
 )
+from balora.trainers.replay import Replay
+from balora.trainers.replay_run import MicroSteps, check_replay, prepare_replay
 from balora.trainers.resume import ResumeMixin
 from balora.trainers.rows import (
     check_limits,
@@ -79,6 +82,7 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         model: A model id, a folder, a causal language model, or a ``PeftModel`` with one LoRA.
         args: As for trl. Without it: bf16 where the device has it, no gradient checkpointing.
         balora_config: The start and the objective; by default the paper's.
+        replay_config: Texts that the model should go on modelling; by default none.
         peft_config: A plain ``LoraConfig``. Without it every weight is trained, which allows no
             consistency term.
         overlong_rows: ``"error"`` refuses a row whose response is cut off entirely by
@@ -99,13 +103,17 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         args: SFTConfig | None = None,
         *,
         balora_config: BALoraConfig | None = None,
+        replay_config: ReplayConfig | None = None,
         peft_config: PeftConfig | None = None,
         overlong_rows: str = "error",
         **kwargs: Any,
     ) -> None:
         self.balora_config = BALoraConfig() if balora_config is None else balora_config
         check_configs(self.balora_config, peft_config)
+        self.replay_config = ReplayConfig() if replay_config is None else replay_config
+        self.replay: Replay | None = None
         self.overlong_rows = overlong_rows
+        self._micro_steps = MicroSteps()
         args = _own_arguments(model, args)
         check_arguments(args, kwargs)
         if isinstance(model, str):
@@ -139,6 +147,8 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         }
         add_objective(base, self.balora_config)
         self._show_objective()
+        self.add_callback(self._micro_steps)
+        check_replay(self)
 
     def _check_model(self) -> None:
         if self.aux_loss_enabled:
@@ -159,6 +169,8 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
 
     def prepare(self, checkpoint: str | Path | None = None) -> None:
         """Compute the start of the adapter; a resumed run reads its own when that is loaded."""
+        if self.replay_config.is_on and self.replay is None:
+            self.replay = prepare_replay(self, is_resumed=checkpoint is not None)
         if not checkpoint and isinstance(self.model, PeftModel):
             initialise(self.model)
 
@@ -195,7 +207,15 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
             normalizer = Normalizer((inputs["labels"][:, 1:] != -100).sum())
         else:
             normalizer = self._normalizer(num_items_in_batch)
-        return ObjectiveStep(self._coefficients(), normalizer)
+        coefficients = self._coefficients()
+        if self.replay is None:
+            return ObjectiveStep(coefficients, normalizer)
+        step, micro_step = self.state.global_step, self._micro_steps.next()
+        return ObjectiveStep(
+            coefficients._replace(replay=self.replay.coefficient(step)),
+            normalizer,
+            self.replay.part(step, micro_step, normalizer.num_micro_steps, self.args.device),
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as trl does, with every term of the objective in each row of the training loss."""

@@ -13,6 +13,7 @@ from functools import partial, wraps
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,15 +21,35 @@ from balora.anchored import reference_mode
 from balora.config import BALoraConfig
 from balora.errors import NonFiniteError
 from balora.fused import FusedObjective
-from balora.models.head import check_head, head_of
+from balora.models.head import LMHead, check_head, head_of
 from balora.objective import (
     Coefficients,
     Normalizer,
     Objective,
     next_token_targets,
     nlg_objective,
+    replay_loss,
 )
 from balora.trainers.packing import check_packing, is_packed
+
+
+@dataclass(frozen=True)
+class ReplayPart:
+    """The texts of one micro-step: a second batch, with a normaliser of its own."""
+
+    inputs: dict[str, Tensor]
+    """``input_ids`` and ``attention_mask``, shape ``(b, S)``."""
+    labels: Tensor
+    """The tokens that are scored, -100 elsewhere, shape ``(b, S)``."""
+    normalizer: Normalizer
+    """Of the scored tokens of the optimizer step."""
+    needs_reference: bool = True
+    """False for the cross-entropy."""
+    reference_hidden: Tensor | None = None
+    """The pre-trained model's hidden states at the ``M`` scored tokens, shape ``(M, D)``; ``None``
+    computes them anew, with the adapters off."""
+    reference_head: LMHead | None = None
+    """The pre-trained model's head, where the model's own is trained."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,8 @@ class ObjectiveStep:
 
     coefficients: Coefficients
     normalizer: Normalizer
+    replay: ReplayPart | None = None
+    """``None`` in a step that replays means that this micro-step has no text."""
 
 
 def add_objective(model: PreTrainedModel, config: BALoraConfig) -> None:
@@ -87,14 +110,55 @@ def _objective(
     head = head_of(model)
     # full fine-tuning trains the head, which needs a gradient of its own
     objective = partial(_plain_objective, config=fused.config) if head.is_trained else fused
-    return objective(
+    of_task: Objective = objective(
         hidden,
         reference_hidden,
         targets,
         head=head,
         normalizer=step.normalizer,
-        coefficients=step.coefficients,
+        coefficients=step.coefficients._replace(replay=0.0),
     )
+    if not step.coefficients.replay:
+        return of_task
+    return _with_replay(of_task, model, fused, step, head)
+
+
+def _with_replay(
+    of_task: Objective, model: Any, fused: FusedObjective, step: ObjectiveStep, head: LMHead
+) -> Objective:
+    """Add the replay term; in a micro-step without a text it is 0."""
+    if step.replay is None:
+        replay = torch.zeros_like(of_task.terms.task)
+        return of_task._replace(terms=of_task.terms._replace(replay=replay.detach()))
+    replay = _replay_loss(model, fused, step.replay, head)
+    if not replay.isfinite():
+        raise NonFiniteError(
+            "the replay loss is NaN or infinite, so the model has diverged or overflowed. Lower "
+            "the learning rate, or train in bfloat16 or float32 where it is float16."
+        )
+    return of_task._replace(
+        loss=of_task.loss + step.coefficients.replay * replay,
+        terms=of_task.terms._replace(replay=replay.detach()),
+    )
+
+
+def _replay_loss(model: Any, fused: FusedObjective, part: ReplayPart, head: LMHead) -> Tensor:
+    mask, targets = next_token_targets(part.labels)
+    hidden = hidden_states(model, part.inputs, mask)
+    reference_hidden = part.reference_hidden
+    if part.needs_reference and reference_hidden is None:
+        with reference_mode(model):
+            reference_hidden = hidden_states(model, part.inputs, mask)
+    is_plain = head.is_trained
+    loss = partial(replay_loss, reference_head=part.reference_head) if is_plain else fused.replay
+    return loss(hidden, reference_hidden, targets, head=head, normalizer=part.normalizer)
+
+
+def hidden_states(model: Any, inputs: dict[str, Tensor], mask: Tensor) -> Tensor:
+    """Return the last hidden states at the positions of a mask, shape ``(M, D)``."""
+    output = model.base_model(**inputs, use_cache=False)
+    rows: Tensor = output.last_hidden_state[mask]
+    return rows
 
 
 def _plain_objective(*inputs: Any, **settings: Any) -> Objective:

@@ -1,0 +1,148 @@
+"""The settings of replay. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from balora.config import refuse
+from balora.field_types import field_problems
+
+GENERATED = "generated"
+"""The value of `replay` for texts that the pre-trained model writes itself."""
+
+ReplayLoss = Literal["kl", "cross_entropy"]
+ReplayReference = Literal["auto", "memory", "disk", "live"]
+
+_AT_LEAST = {
+    "replay_num_texts": 1,
+    "replay_length": 2,
+    "replay_batch_size": 1,
+    "replay_every": 1,
+    "replay_seed": 0,
+}
+_GENERATION_ONLY = ("replay_prompt",)
+_SOURCE_ONLY = ("replay_column",)
+_REFERENCE_ONLY = ("replay_reference", "replay_reference_gib")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayConfig:
+    """A fourth term: what the model wrote, or read, before fine-tuning it should go on modelling.
+
+    Raises:
+        ConfigError: If a value has the wrong type or cannot act; all problems in one message.
+    """
+
+    replay: str | None = None
+    """Texts to go on modelling as before: generated (by the model), or a data set; null: none."""
+
+    replay_column: str | None = None
+    """Column of the texts in the data set that `replay` names; null takes `text`."""
+
+    replay_coef: float = 1.0
+    """Multiplies the replay term; in a step that has it, `replay_every` times."""
+
+    replay_num_texts: int = 2000
+    """Texts to generate, or to take from the data set at most; rare facts need more."""
+
+    replay_length: int = 128
+    """Tokens of a text at most, the start included."""
+
+    replay_batch_size: int = 16
+    """Texts of an optimizer step at most, of all its micro-steps and processes together."""
+
+    replay_every: int = 4
+    """Optimizer steps from one with replay to the next; 1 replays in every step."""
+
+    replay_seed: int = 0
+    """Seed of the texts and of their order, independent of the seed of the run."""
+
+    replay_prompt: str | None = None
+    """What generated texts begin with: null for the beginning of a text, chat, or a text."""
+
+    replay_loss: ReplayLoss = "kl"
+    """Divergence from the pre-trained model (kl), or cross-entropy on the texts, as a control."""
+
+    replay_reference: ReplayReference = "auto"
+    """Where the pre-trained hidden states lie: memory, disk, or live (computed anew); or auto."""
+
+    replay_reference_gib: float = 4.0
+    """GiB of hidden states that auto keeps in memory at most, before it takes the disk."""
+
+    def __post_init__(self) -> None:
+        refuse("replay", field_problems(self) or self._range_problems() or self._inert_problems())
+
+    @property
+    def is_on(self) -> bool:
+        """True when a run has the replay term."""
+        return self.replay is not None
+
+    @property
+    def needs_reference(self) -> bool:
+        """True when the term compares with the pre-trained model's distributions."""
+        return self.is_on and self.replay_loss == "kl"
+
+    def _range_problems(self) -> list[str]:
+        problems = [
+            f"`{name}` must be {least} or greater, got {getattr(self, name)}"
+            for name, least in _AT_LEAST.items()
+            if getattr(self, name) < least
+        ]
+        if not self.replay_reference_gib >= 0:
+            got = self.replay_reference_gib
+            problems.append(f"`replay_reference_gib` must be 0 or greater, got {got}")
+        if self.is_on and not self.replay_coef > 0:
+            problems.append(
+                f"`replay_coef` is {self.replay_coef}, so the texts of `replay` would not act; set "
+                "it above 0, or leave `replay` out"
+            )
+        for name in ("replay", "replay_column", "replay_prompt"):
+            if (value := getattr(self, name)) is not None and not value.strip():
+                problems.append(f"`{name}` is empty")
+        if self.is_on and self.replay_num_texts < self.replay_batch_size:
+            problems.append(
+                f"`replay_num_texts` is {self.replay_num_texts}, fewer than the "
+                f"{self.replay_batch_size} of a step (`replay_batch_size`); lower the latter"
+            )
+        return problems
+
+    def _inert_problems(self) -> list[str]:
+        set_fields = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) != field.default and field.name != "replay"
+        }
+        if not self.is_on:
+            return [
+                f"`{name}` is {value}, but `replay` is null and so it cannot act; set `replay: "
+                f"{GENERATED}`, or leave `{name}` out"
+                for name, value in set_fields.items()
+            ]
+        inert: dict[str, str] = {}
+        if self.replay != GENERATED:
+            inert |= dict.fromkeys(_GENERATION_ONLY, f"the texts come from {self.replay}")
+        else:
+            inert |= dict.fromkeys(_SOURCE_ONLY, "the model writes the texts itself")
+        if self.replay_loss == "cross_entropy":
+            inert |= dict.fromkeys(_REFERENCE_ONLY, "`replay_loss` is cross_entropy")
+        elif self.replay_reference != "auto":
+            inert["replay_reference_gib"] = f"`replay_reference` is {self.replay_reference}"
+        return [
+            f"`{name}` is {set_fields[name]}, but {why}, so it cannot act; leave it out"
+            for name, why in inert.items()
+            if name in set_fields
+        ]
+
+
+def acting_fields(config: ReplayConfig) -> dict[str, Any]:
+    """Return the fields that may be written down: those that act, by name; none without replay."""
+    if not config.is_on:
+        return {}
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    left_out = set(_SOURCE_ONLY if config.replay == GENERATED else _GENERATION_ONLY)
+    if config.replay_loss == "cross_entropy":
+        left_out |= set(_REFERENCE_ONLY)
+    elif config.replay_reference != "auto":
+        left_out.add("replay_reference_gib")
+    return {k: v for k, v in values.items() if v is not None and k not in left_out}

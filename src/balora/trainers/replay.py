@@ -1,0 +1,185 @@
+"""The replay of one run: its texts, their reference, and what belongs to a micro-step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from balora.anchored import reference_mode
+from balora.models.head import LMHead, head_of
+from balora.objective import Normalizer, next_token_targets
+from balora.replay.config import ReplayConfig
+from balora.replay.reference import HiddenStates, Place, place_for
+from balora.replay.schedule import ReplaySchedule, share
+from balora.replay.texts import ReplayTexts
+from balora.trainers.step import ReplayPart, hidden_states
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessShare(NamedTuple):
+    """Which of several processes this is."""
+
+    rank: int = 0
+    number: int = 1
+
+
+class Replay:
+    """Texts and reference of a run, and the part of them that belongs to a micro-step.
+
+    Args:
+        config: With `replay` set.
+        texts: Of the run, the same in all processes.
+        pad_token_id: Fills rows; it is masked.
+        process: Which texts of a step are this process's.
+    """
+
+    def __init__(
+        self,
+        config: ReplayConfig,
+        texts: ReplayTexts,
+        *,
+        pad_token_id: int,
+        process: ProcessShare | None = None,
+    ) -> None:
+        self.config = config
+        self.texts = texts
+        self.process = process or ProcessShare()
+        self.place = Place("live", 0)
+        self._pad_token_id = pad_token_id
+        self._schedule = ReplaySchedule(
+            len(texts), config.replay_batch_size, config.replay_every, config.replay_seed
+        )
+        self._hidden: HiddenStates | None = None
+        self._head: LMHead | None = None
+
+    def coefficient(self, step: int) -> float:
+        """Return what multiplies the term in optimizer step ``step``, counted from 0.
+
+        The coefficient times `replay_every`, so that its mean over the steps is `replay_coef`.
+        """
+        if not self._schedule.is_on(step):
+            return 0.0
+        return self.config.replay_coef * self.config.replay_every
+
+    def part(
+        self, step: int, micro_step: int, num_micro_steps: int, device: torch.device
+    ) -> ReplayPart | None:
+        """Return the texts of one micro-step, ``None`` where it has none.
+
+        Args:
+            step: The optimizer step, counted from 0.
+            micro_step: Counted from 0 within it.
+            num_micro_steps: Of this optimizer step.
+            device: Where the model is.
+        """
+        if not self._schedule.is_on(step):
+            return None
+        group = self._schedule.groups[self._schedule.group_at(step)]
+        own = share(self._own(group), micro_step, num_micro_steps)
+        if not own:
+            return None
+        inputs, labels = self._batch(own, group, device)
+        return ReplayPart(
+            inputs,
+            labels,
+            Normalizer(self.texts.num_scored(group), self.process.number),
+            needs_reference=self.config.needs_reference,
+            reference_hidden=None if self._hidden is None else self._hidden.rows(own).to(device),
+            reference_head=self._head,
+        )
+
+    def prepare_reference(
+        self,
+        model: Any,
+        *,
+        folder: Path,
+        num_micro_steps: int,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        is_head_trained: bool,
+        show_progress: bool = False,
+    ) -> None:
+        """Compute the hidden states of this process's texts, in the batches of the training.
+
+        Args:
+            model: The base model, inside any PEFT wrapper, with the pre-trained weights.
+            folder: For hidden states on the disk.
+            num_micro_steps: Of an optimizer step.
+            autocast: The context that the training's passes run in.
+            is_head_trained: Whether the pre-trained head has to be kept as well.
+            show_progress: Whether to draw a bar.
+
+        Raises:
+            ConfigError: If there is no place for them.
+        """
+        if not self.config.needs_reference or self._hidden is not None:
+            return
+        if is_head_trained:
+            self._head = _copy(head_of(model))
+        own = [text for group in self._schedule.groups for text in self._own(group)]
+        num_rows = {text: self.texts.texts[text].num_scored for text in own}
+        batches = list(self._batches(num_micro_steps))
+        width, dtype = self._shape(model, batches, autocast)
+        self.place = place_for(
+            sum(num_rows.values()) * width * dtype.itemsize,
+            self.config.replay_reference,
+            gib=self.config.replay_reference_gib,
+            folder=folder,
+            can_be_live=not is_head_trained,
+        )
+        if self.place.name == "live":
+            return
+        hidden = HiddenStates(num_rows, width, dtype, folder if self.place.name == "disk" else None)
+        progress = tqdm(batches, desc="Replay reference", unit="batch", disable=not show_progress)
+        with reference_mode(model), autocast():
+            for group, texts in progress:
+                inputs, labels = self._batch(texts, group, model.device)
+                hidden.put(texts, hidden_states(model, inputs, next_token_targets(labels)[0]))
+        self._hidden = hidden
+
+    def _shape(
+        self,
+        model: Any,
+        batches: Sequence[tuple[Sequence[int], Sequence[int]]],
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> tuple[int, torch.dtype]:
+        """Return width and dtype of the hidden states, as one batch has them."""
+        if not batches:
+            return 1, torch.float32
+        group, texts = batches[0]
+        with reference_mode(model), autocast():
+            inputs, labels = self._batch(texts[:1], group, model.device)
+            rows = hidden_states(model, inputs, next_token_targets(labels)[0])
+        return rows.shape[1], rows.dtype
+
+    def _own(self, group: Sequence[int]) -> tuple[int, ...]:
+        return share(group, self.process.rank, self.process.number)
+
+    def _batches(self, num_micro_steps: int) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+        """Yield the group and this process's texts of every micro-step of a pass."""
+        for group in self._schedule.groups:
+            for micro_step in range(num_micro_steps):
+                if texts := share(self._own(group), micro_step, num_micro_steps):
+                    yield group, texts
+
+    def _batch(
+        self, texts: Sequence[int], group: Sequence[int], device: torch.device
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        # as wide as the longest of the group, however the group is cut into micro-steps
+        batch = self.texts.batch(texts, self.texts.width(group), self._pad_token_id)
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        labels = batch.pop("labels")
+        return batch, labels
+
+
+def _copy(head: LMHead) -> LMHead:
+    """Return a head of its own, which training does not move."""
+    bias = None if head.bias is None else head.bias.detach().clone()
+    return LMHead(head.weight.detach().clone(), bias, head.scale, head.softcap)

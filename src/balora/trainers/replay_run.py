@@ -1,0 +1,134 @@
+"""Replay in a run: what is refused, where its texts come from, and which micro-step it is."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from balora.anchored import reference_mode
+from balora.config import refuse
+from balora.lab.cache import default_cache
+from balora.models.head import head_of
+from balora.replay.config import GENERATED, ReplayConfig
+from balora.replay.library import generated_texts, texts_of
+from balora.replay.start import start_of
+from balora.replay.texts import REPLAY_FILE, ReplayTexts
+from balora.trainers.memory import readable
+from balora.trainers.replay import ProcessShare, Replay
+
+logger = logging.getLogger(__name__)
+
+
+class MicroSteps(TrainerCallback):  # type: ignore[misc]
+    """Counts the micro-steps of an optimizer step."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def next(self) -> int:
+        """Return the number of the micro-step that begins, counted from 0."""
+        self._count += 1
+        return self._count - 1
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Called by the Trainer before the first micro-step of an optimizer step."""
+        self._count = 0
+
+
+def check_replay(trainer: Any) -> None:
+    """Refuse what cannot work before a text is generated: the start, the length, the file.
+
+    Raises:
+        ConfigError: Naming the setting.
+        DataError: If the texts of a file cannot be used.
+    """
+    config: ReplayConfig = trainer.replay_config
+    if not config.is_on:
+        return
+    model, tokenizer = _base(trainer), trainer.processing_class
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and config.replay_length > positions:
+        refuse(
+            "replay",
+            [
+                f"`replay_length` is {config.replay_length}, but the model has {positions} "
+                "positions; lower it"
+            ],
+        )
+    if config.replay == GENERATED:
+        start_of(config.replay_prompt, tokenizer, model)
+
+
+def prepare_replay(trainer: Any) -> Replay:
+    """Return the replay of a run, ready to train: the texts, and what they are compared with.
+
+    The first process generates or reads the texts and writes ``replay.jsonl`` into the output
+    folder; a resumed run reads that file again.
+
+    Raises:
+        ConfigError: If the hidden states have no place, or the texts cannot be generated.
+        DataError: If the texts of a file cannot be used.
+    """
+    config, args = trainer.replay_config, trainer.args
+    with args.main_process_first(desc="replay texts"):
+        texts = _texts(trainer)
+    replay = Replay(
+        config,
+        texts,
+        pad_token_id=trainer.processing_class.pad_token_id or 0,
+        process=ProcessShare(args.process_index, args.world_size),
+    )
+    model = _base(trainer)
+    replay.prepare_reference(
+        model,
+        folder=default_cache() / "replay",
+        num_micro_steps=args.gradient_accumulation_steps,
+        autocast=trainer.accelerator.autocast,
+        is_head_trained=head_of(model).is_trained,
+        show_progress=args.process_index == 0 and not args.disable_tqdm,
+    )
+    if args.process_index == 0:
+        logger.info("%s", describe(replay))
+    return replay
+
+
+def describe(replay: Replay) -> str:
+    """Return one line for the log: the texts, their tokens, and where their reference lies."""
+    num_tokens = replay.texts.num_scored(range(len(replay.texts)))
+    text = f"Replay: {len(replay.texts)} texts, {num_tokens} scored tokens"
+    if not replay.config.needs_reference:
+        return f"{text}, with cross-entropy."
+    name, num_bytes = replay.place
+    if name == "live":
+        return f"{text}; their reference is computed anew in every step that replays."
+    where = "in memory" if name == "memory" else "in a file mapped into memory"
+    return f"{text}; their reference, {readable(num_bytes)} of hidden states, lies {where}."
+
+
+def _texts(trainer: Any) -> ReplayTexts:
+    config, model, tokenizer = trainer.replay_config, _base(trainer), trainer.processing_class
+    own = Path(trainer.args.output_dir) / REPLAY_FILE
+    is_resumed = bool(trainer.args.resume_from_checkpoint) and own.is_file()
+    vocab_size = model.get_input_embeddings().num_embeddings
+    show_progress = trainer.args.process_index == 0 and not trainer.args.disable_tqdm
+    if is_resumed:
+        return texts_of(str(own), config, tokenizer, vocab_size)
+    if config.replay == GENERATED:
+        with reference_mode(model):
+            texts = generated_texts(model, tokenizer, config, show_progress=show_progress)
+    else:
+        texts = texts_of(config.replay, config, tokenizer, vocab_size)
+    if trainer.args.process_index == 0:
+        own.parent.mkdir(parents=True, exist_ok=True)
+        texts.write(own, tokenizer)
+    return texts
+
+
+def _base(trainer: Any) -> Any:
+    model = trainer.model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
