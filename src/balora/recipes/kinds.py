@@ -22,6 +22,7 @@ from balora.config import (
     RunConfig,
     StoppingConfig,
 )
+from balora.replay.config import ReplayConfig
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,6 +41,8 @@ class Kind:
     """Fields without which there is no run."""
     foreign: tuple[str, ...]
     """Fields of `BALoraConfig` that act in the other kind only."""
+    own_parts: Mapping[str, type] = field(default_factory=dict)
+    """Parts that the other kind does not have."""
     adapter_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the adapter where the recipe is silent, other than `AdapterConfig`'s own."""
     adapter_learning_rate: float
@@ -60,6 +63,7 @@ class Kind:
             "run": RunConfig,
             "stopping": StoppingConfig,
             "objective": BALoraConfig,
+            **self.own_parts,
         }
 
     @property
@@ -81,6 +85,7 @@ GENERATION = Kind(
     required=("model_name_or_path", "dataset_name", "output_dir"),
     foreign=("space",),
     adapter_learning_rate=2e-4,  # ten times trl's own, as its documentation advises for LoRA
+    own_parts={"replay": ReplayConfig},
 )
 CLASSIFICATION = Kind(
     words="classification",

@@ -29,6 +29,7 @@ from balora.recipes.methods import attempt, fields_of_terms_off, foreign_fields,
 from balora.recipes.recipe import Recipe
 from balora.recipes.table import TABLE, pick_row
 from balora.recipes.values import parse_text, read_mapping
+from balora.replay.config import ReplayConfig
 
 _NONE_IS_A_NAME = ("prompt_template", "report_to")
 _NULL_IS_UNSET = ("preset", "report_to")
@@ -273,10 +274,14 @@ def _build(values: Mapping[str, Any], source: Path | None, kind: Kind) -> Recipe
     data = attempt(errors, lambda: kind.data(**by_part["data"]))
     run = attempt(errors, lambda: RunConfig(**by_part["run"]))
     stopping = attempt(errors, lambda: StoppingConfig(**by_part["stopping"]))
+    replay = attempt(errors, lambda: ReplayConfig(**by_part.get("replay", {})))
     given = {**by_part["adapter"], **by_part["objective"]}
     task, defaults = kind.preset_task, kind.adapter_defaults
     resolved = attempt(errors, lambda: resolve(given, task=task, adapter_defaults=defaults))
-    if model is None or data is None or run is None or stopping is None or resolved is None:
+    # written out, for the type checker
+    if model is None or data is None or run is None or stopping is None:
+        raise ConfigError((f"{source}: " if source else "") + " ".join(errors))
+    if replay is None or resolved is None:
         raise ConfigError((f"{source}: " if source else "") + " ".join(errors))
     training = by_part["training"]
     if resolved.adapter.method != "full":
@@ -289,5 +294,6 @@ def _build(values: Mapping[str, Any], source: Path | None, kind: Kind) -> Recipe
         stopping=stopping,
         objective=resolved.objective,
         training=training,
+        replay=replay,
         source=source,
     )

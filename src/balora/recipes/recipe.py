@@ -19,6 +19,8 @@ from balora.config import (
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind
 from balora.recipes.methods import Resolved, acting_fields
 from balora.recipes.values import dump_mapping
+from balora.replay.config import ReplayConfig
+from balora.replay.config import acting_fields as replay_fields
 
 _OF_ONE_CALL = ("resume_from_checkpoint",)
 """Fields of the trainer's that say, as those of `RunConfig` do, what a call does with a folder."""
@@ -35,6 +37,7 @@ class Recipe:
     stopping: StoppingConfig
     objective: BALoraConfig
     training: dict[str, Any]
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     source: Path | None = field(default=None, compare=False)
 
     @property
@@ -59,7 +62,7 @@ class Recipe:
         acting = acting_fields(Resolved(self.adapter, self.objective))
         acting = {name: value for name, value in acting.items() if name not in self.kind.foreign}
         training = {k: v for k, v in self.training.items() if k not in _OF_ONE_CALL}
-        return flat | acting | training
+        return flat | acting | replay_fields(self.replay) | training
 
     def to_yaml(self) -> str:
         """Return `to_dict` as YAML, which `load_recipe` reads."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from balora.config import refuse
+from balora.config import Count, Seed, refuse
+from balora.field_rules import Interval, PathTo
 from balora.field_types import field_problems
 
 GENERATED = "generated"
@@ -14,13 +15,6 @@ GENERATED = "generated"
 ReplayLoss = Literal["kl", "cross_entropy"]
 ReplayReference = Literal["auto", "memory", "disk", "live"]
 
-_AT_LEAST = {
-    "replay_num_texts": 1,
-    "replay_length": 2,
-    "replay_batch_size": 1,
-    "replay_every": 1,
-    "replay_seed": 0,
-}
 _GENERATION_ONLY = ("replay_prompt",)
 _SOURCE_ONLY = ("replay_column",)
 _REFERENCE_ONLY = ("replay_reference", "replay_reference_gib")
@@ -34,28 +28,28 @@ class ReplayConfig:
         ConfigError: If a value has the wrong type or cannot act; all problems in one message.
     """
 
-    replay: str | None = None
+    replay: Annotated[str | None, PathTo("data")] = None
     """Texts to go on modelling as before: generated (by the model), or a data set; null: none."""
 
     replay_column: str | None = None
     """Column of the texts in the data set that `replay` names; null takes `text`."""
 
-    replay_coef: float = 1.0
+    replay_coef: Annotated[float, Interval(gt=0)] = 1.0
     """Multiplies the replay term; in a step that has it, `replay_every` times."""
 
-    replay_num_texts: int = 2000
+    replay_num_texts: Count = 2000
     """Texts to generate, or to take from the data set at most; rare facts need more."""
 
-    replay_length: int = 128
+    replay_length: Annotated[int, Interval(ge=2)] = 128
     """Tokens of a text at most, the start included."""
 
-    replay_batch_size: int = 16
+    replay_batch_size: Count = 16
     """Texts of an optimizer step at most, of all its micro-steps and processes together."""
 
-    replay_every: int = 4
+    replay_every: Count = 4
     """Optimizer steps from one with replay to the next; 1 replays in every step."""
 
-    replay_seed: int = 0
+    replay_seed: Seed = 0
     """Seed of the texts and of their order, independent of the seed of the run."""
 
     replay_prompt: str | None = None
@@ -67,11 +61,11 @@ class ReplayConfig:
     replay_reference: ReplayReference = "auto"
     """Where the pre-trained hidden states lie: memory, disk, or live (computed anew); or auto."""
 
-    replay_reference_gib: float = 4.0
+    replay_reference_gib: Annotated[float, Interval(ge=0)] = 4.0
     """GiB of hidden states that auto keeps in memory at most, before it takes the disk."""
 
     def __post_init__(self) -> None:
-        refuse("replay", field_problems(self) or self._range_problems() or self._inert_problems())
+        refuse("replay", field_problems(self, self._number_problems, self._inert_problems))
 
     @property
     def is_on(self) -> bool:
@@ -83,29 +77,13 @@ class ReplayConfig:
         """True when the term compares with the pre-trained model's distributions."""
         return self.is_on and self.replay_loss == "kl"
 
-    def _range_problems(self) -> list[str]:
-        problems = [
-            f"`{name}` must be {least} or greater, got {getattr(self, name)}"
-            for name, least in _AT_LEAST.items()
-            if getattr(self, name) < least
+    def _number_problems(self) -> list[str]:
+        if not self.is_on or self.replay_num_texts >= self.replay_batch_size:
+            return []
+        return [
+            f"`replay_num_texts` is {self.replay_num_texts}, fewer than the "
+            f"{self.replay_batch_size} of a step (`replay_batch_size`); lower the latter"
         ]
-        if not self.replay_reference_gib >= 0:
-            got = self.replay_reference_gib
-            problems.append(f"`replay_reference_gib` must be 0 or greater, got {got}")
-        if self.is_on and not self.replay_coef > 0:
-            problems.append(
-                f"`replay_coef` is {self.replay_coef}, so the texts of `replay` would not act; set "
-                "it above 0, or leave `replay` out"
-            )
-        for name in ("replay", "replay_column", "replay_prompt"):
-            if (value := getattr(self, name)) is not None and not value.strip():
-                problems.append(f"`{name}` is empty")
-        if self.is_on and self.replay_num_texts < self.replay_batch_size:
-            problems.append(
-                f"`replay_num_texts` is {self.replay_num_texts}, fewer than the "
-                f"{self.replay_batch_size} of a step (`replay_batch_size`); lower the latter"
-            )
-        return problems
 
     def _inert_problems(self) -> list[str]:
         set_fields = {

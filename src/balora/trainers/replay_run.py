@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from balora.anchored import reference_mode
 from balora.config import refuse
+from balora.evaluation.batches import max_positions
 from balora.lab.cache import default_cache
 from balora.models.head import head_of
 from balora.replay.config import GENERATED, ReplayConfig
@@ -51,8 +52,8 @@ def check_replay(trainer: Any) -> None:
     if not config.is_on:
         return
     model, tokenizer = _base(trainer), trainer.processing_class
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and config.replay_length > positions:
+    positions = max_positions(model)
+    if config.replay_length > positions:
         refuse(
             "replay",
             [

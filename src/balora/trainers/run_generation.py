@@ -67,6 +67,7 @@ def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
             model,
             args,
             balora_config=recipe.objective,
+            replay_config=recipe.replay,
             peft_config=adapter,
             overlong_rows=data.overlong_rows,
             train_dataset=train.dataset,
