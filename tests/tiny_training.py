@@ -112,7 +112,7 @@ def loss_rows(trainer: SFTTrainer) -> list[dict[str, float]]:
 
 def recomposed(row: dict[str, float]) -> float:
     """Return what the loss of a log row should be: the task loss plus coefficient times term."""
-    terms = [name for name in REGULARIZERS if f"{name}_loss" in row]
+    terms = [name for name in (*REGULARIZERS, "replay") if f"{name}_loss" in row]
     return row["task_loss"] + sum(row[f"{n}_coef"] * row[f"{n}_loss"] for n in terms)
 
 

@@ -13,7 +13,9 @@ import torch
 
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": str(Path(__file__).parent),
+    "PYTHONPATH": os.pathsep.join(
+        [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    ),
     "PYTHONWARNINGS": "ignore",
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",

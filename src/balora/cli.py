@@ -19,7 +19,14 @@ from balora.cli_help import EXAMPLES, STATUS, compare_fields, lab_fields, train_
 from balora.environment import hide_bars_in_logs
 from balora.errors import BaloraError, ConfigError
 from balora.field_rules import PathTo
-from balora.options import EvalOptions, ExportOptions, Once, add_options, read_options
+from balora.options import (
+    EvalOptions,
+    ExportOptions,
+    Once,
+    ReplayOptions,
+    add_options,
+    read_options,
+)
 
 if TYPE_CHECKING:
     from balora.models.source import ModelSource
@@ -53,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     hint = ""
     try:
         options, rest = build_parser().parse_known_args(arguments)
-        if rest and options.command in ("export", "env"):
+        if rest and options.command in ("export", "replay", "env"):
             raise ConfigError(f"unknown option `{rest[0]}`; see `balora {options.command} --help`.")
         hint = _AFTER_INTERRUPT.get(options.command, "")
         options.run(options, rest)
@@ -180,6 +187,17 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("source", type=Path, metavar="OUT", help="a folder `balora train` wrote")
     add_options(export, ExportOptions)
     export.set_defaults(run=_export)
+
+    replay = _parser(
+        commands.add_parser,
+        "replay",
+        "Let a pre-trained model write the texts that fine-tuning should leave it able to write: "
+        "sampled at temperature 1, nothing truncated. A run with `replay: generated` makes and "
+        "keeps them by itself; here they are made alone, to be read, or to be given to several "
+        "runs (`--replay texts.jsonl`).",
+    )
+    add_options(replay, ReplayOptions)
+    replay.set_defaults(run=_replay)
 
     env = _parser(commands.add_parser, "env", "Print versions and devices, for bug reports.")
     env.set_defaults(run=_env)
@@ -392,6 +410,13 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
             f"(Frobenius norm); most in {truncation.worst_layer}, {truncation.worst_error:.2%}."
         )
     print(f'The adapter is in {destination}: PeftModel.from_pretrained(base, "{destination}").')
+
+
+def _replay(given: argparse.Namespace, rest: Sequence[str]) -> None:
+    options = read_options(ReplayOptions, given)
+    from balora.replay.command import write_replay
+
+    print(write_replay(options))
 
 
 def _env(options: argparse.Namespace, rest: Sequence[str]) -> None:

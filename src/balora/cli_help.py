@@ -64,6 +64,12 @@ examples:
   balora export outputs/run --base MODEL --rank 16 --to outputs/run-rank16
   balora export outputs/run --base MODEL --merge
 """,
+    "replay": """\
+examples:
+  balora replay --model_name_or_path MODEL --output texts.jsonl
+  balora replay --model_name_or_path MODEL --output chats.jsonl --replay_prompt chat
+  balora train --config recipe.yaml --replay texts.jsonl
+""",
     "env": """\
 examples:
   balora env
@@ -84,6 +90,7 @@ def train_fields() -> str:
         RunConfig,
         StoppingConfig,
     )
+    from balora.replay.config import ReplayConfig
 
     sections = {
         ModelConfig: "",
@@ -93,6 +100,7 @@ def train_fields() -> str:
         AdapterConfig: "",
         BALoraConfig: "",
         StoppingConfig: "",
+        ReplayConfig: " (text generation)",
         RunConfig: "",
     }
     lines = [

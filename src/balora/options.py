@@ -10,9 +10,9 @@ import argparse
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, TypeVar, cast
 
-from balora.config import Count, Dtype
+from balora.config import Count, Dtype, Seed
 from balora.errors import ConfigError
-from balora.field_rules import PathTo
+from balora.field_rules import Interval, PathTo
 from balora.field_types import (
     accepts,
     describe,
@@ -86,6 +86,38 @@ class ExportOptions:
                 f"`--rank` is {self.rank} and `--merge` is set, but a merged model has no rank; "
                 "leave one of them out."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions:
+    """Which model writes the texts, and how many of which kind."""
+
+    model_name_or_path: Annotated[str, PathTo("model")]
+    """The pre-trained model, a Hugging Face hub id or a local folder."""
+
+    output: Annotated[str, PathTo("new file")]
+    """The new file, JSON Lines: text, input_ids and labels of each text."""
+
+    model_revision: str = "main"
+    """Branch, tag or commit of the model on the hub."""
+
+    dtype: Dtype = "float32"
+    """Type the weights are loaded in; auto takes the checkpoint's own."""
+
+    replay_num_texts: Count = 2000
+    """Texts to generate."""
+
+    replay_length: Annotated[int, Interval(ge=2)] = 128
+    """Tokens of a text at most, the start included."""
+
+    replay_seed: Seed = 0
+    """Seed of the texts."""
+
+    replay_prompt: str | None = None
+    """What the texts begin with: null for the beginning of a text, chat, or a text."""
+
+    overwrite: bool = False
+    """Replace the file if it exists."""
 
 
 class Once(argparse.Action):

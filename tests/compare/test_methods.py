@@ -154,3 +154,33 @@ def test_every_name_is_refused_in_one_sentence_or_makes_a_recipe(start, terms, u
     for coefficient, value in expected.items():
         own = {"consistency_coef": 0.025, "diversity_coef": 0.25, "svd_coef": 0.005}[coefficient]
         assert getattr(resolved, coefficient) == (own if value is None else value)
+
+
+REPLAYING = {"method": "balora", "replay": "texts.jsonl", "replay_every": 2, "replay_coef": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "expected"),
+    [
+        ("lora", REPLAYING, {}),
+        ("balora", REPLAYING, {k: v for k, v in REPLAYING.items() if k != "method"}),
+        ("balora-replay", REPLAYING, {}),
+        ("full+replay=0.3", {}, {"replay": "generated", "replay_coef": 0.3}),
+        ("pissa+replay", {}, {"replay": "generated"}),
+        (
+            "lora+replay",
+            REPLAYING,
+            {"replay": "texts.jsonl", "replay_every": 2, "replay_coef": 0.7},
+        ),
+        (
+            "pissa+kl=0.1+replay=2",
+            REPLAYING,
+            {"replay": "texts.jsonl", "replay_every": 2, "replay_coef": 2.0},
+        ),
+    ],
+)
+def test_replay_is_a_term_like_the_others(name, recipe, expected):
+    method = parse_method(name)
+    fields = recipe_without(method, recipe) | method_fields(method, recipe, GENERATION)
+    assert {k: v for k, v in fields.items() if k.startswith("replay")} == expected
+    assert fields["method"] == method.start

@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from balora.config import BALoraConfig
 from balora.objective import gather_rows
+from balora.replay.config import ReplayConfig
 from tiny_training import CHECKPOINTING, LARGE, GradientRecorder, make_rows, make_trainer, run
 
 NUM_PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
@@ -30,6 +31,20 @@ RUNS = {
     "plain": {"objective": LARGE, "batch": 8},
     "accumulated": {"objective": LARGE, "batch": 4, "gradient_accumulation_steps": 2},
     "checkpointed": {"objective": LARGE, "batch": 8, CHECKPOINTING: True},
+    "replay": {
+        "objective": LARGE,
+        "batch": 4,
+        "gradient_accumulation_steps": 2,
+        "options": {
+            "replay_config": ReplayConfig(
+                replay="generated",
+                replay_num_texts=10,
+                replay_length=20,
+                replay_batch_size=5,  # of which one process has 3 and the other 2
+                replay_every=1,
+            )
+        },
+    },
     "schedule": {"objective": BALoraConfig.preset("iclr2026", svd_k=3), "batch": 8},
     "one rank without tokens": {
         "objective": LARGE,
@@ -74,6 +89,7 @@ def gather() -> dict[str, torch.Tensor]:
 def main() -> None:
     """Run everything and leave one file for each rank."""
     output = Path(sys.argv[1])
+    os.environ["BALORA_CACHE"] = str(output / "cache")
     torch.set_num_threads(1)
     results = {name: train(output, name) for name in RUNS}
     if NUM_PROCESSES > 1:

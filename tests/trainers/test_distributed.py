@@ -21,7 +21,7 @@ def runs(tmp_path_factory):
     return run_one_and_two(SCRIPT, tmp_path_factory.mktemp("runs"))
 
 
-NAMES = ["plain", "accumulated", "checkpointed", "schedule", "one rank without tokens"]
+NAMES = ["plain", "accumulated", "replay", "checkpointed", "schedule", "one rank without tokens"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -20,6 +20,7 @@ from tiny_training import (
     is_equal,
     make_rows,
     make_trainer,
+    recomposed,
     run,
     trained,
 )
@@ -59,11 +60,6 @@ def make(output_dir, method="balora", replay=None, model=None, **settings):
     )
 
 
-def adds_up(row):
-    names = [n for n in ("consistency", "diversity", "svd", "replay") if f"{n}_loss" in row]
-    return row["task_loss"] + sum(row[f"{n}_coef"] * row[f"{n}_loss"] for n in names)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_rows_add_up_and_begin_at_exactly_zero(tmp_path, method):
     rows = run(make(tmp_path, method))
@@ -71,14 +67,14 @@ def test_rows_add_up_and_begin_at_exactly_zero(tmp_path, method):
     assert rows[0]["replay_loss"] == 0.0
     assert rows[2]["replay_loss"] > 1e-4
     for row in rows:
-        assert adds_up(row) == pytest.approx(row["loss"], abs=1e-6)
+        assert recomposed(row) == pytest.approx(row["loss"], abs=1e-6)
 
 
 def test_a_row_over_several_steps_shows_the_term_and_the_mean_of_its_coefficient(tmp_path):
     rows = run(make(tmp_path, replay={"replay_every": 3}, max_steps=12, logging_steps=6))
     assert len(rows) == 2
     for row in rows:
-        assert adds_up(row) == pytest.approx(row["loss"], abs=1e-6)
+        assert recomposed(row) == pytest.approx(row["loss"], abs=1e-6)
         # 3 times the coefficient in every third step; weighted by the term, the same
         assert row["replay_coef"] == pytest.approx(0.5)
 
@@ -196,7 +192,7 @@ def test_it_goes_with_checkpointing_and_packing(tmp_path, settings):
     others = run(make(tmp_path, replay={"replay_reference": "live"}, **expected))
     for row, other in zip(rows, others, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], abs=2e-6)
-        assert adds_up(row) == pytest.approx(row["loss"], abs=1e-6)
+        assert recomposed(row) == pytest.approx(row["loss"], abs=1e-6)
 
 
 @pytest.mark.parametrize("method", ["balora", "full"])
@@ -250,7 +246,7 @@ def test_cross_entropy_has_the_same_expectation_up_to_a_constant(tmp_path):
     rows = run(make(tmp_path, "pissa", replay={"replay_loss": "cross_entropy"}))
     assert rows[0]["replay_loss"] > 1.0
     for row in rows:
-        assert adds_up(row) == pytest.approx(row["loss"], abs=1e-6)
+        assert recomposed(row) == pytest.approx(row["loss"], abs=1e-6)
 
 
 def test_it_holds_the_model_back(tmp_path):

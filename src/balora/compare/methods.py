@@ -3,10 +3,12 @@
 .. code-block:: text
 
     base | (full | lora | pissa | balora) (+TERM | +TERM=COEF | -TERM)*
-    TERM = kl (the same as consistency) | consistency | diversity | svd
+    TERM = kl (the same as consistency) | consistency | diversity | svd | replay
 
 ``base`` is the pre-trained model, not trained. ``+TERM=COEF`` sets the coefficient of a term,
 ``+TERM`` takes the recipe's (that of its preset where it gives none), ``-TERM`` leaves it out.
+Replay is a term like the others: ``full``, ``lora`` and ``pissa`` have none, ``balora`` has the
+recipe's. Added to a recipe that sets none it is `replay: generated`.
 """
 
 from __future__ import annotations
@@ -20,15 +22,23 @@ from balora.config import COEFFICIENTS, BALoraConfig
 from balora.errors import ConfigError
 from balora.field_types import suggestion
 from balora.recipes.kinds import Kind
-from balora.recipes.methods import fields_of_terms_off, foreign_fields, resolve
+from balora.recipes.methods import (
+    REPLAY_FIELDS,
+    fields_of_terms_off,
+    foreign_fields,
+    resolve,
+)
+from balora.replay.config import GENERATED
 
 BASE = "base"
+_REPLAY = "replay_coef"
 STARTS = ("full", "lora", "pissa", "balora")
 TERMS = {
     "kl": "consistency_coef",
     "consistency": "consistency_coef",
     "diversity": "diversity_coef",
     "svd": "svd_coef",
+    "replay": _REPLAY,
 }
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _PART = re.compile(rf"([-+])([A-Za-z_]\w*)(?:=({_NUMBER}))?")
@@ -111,6 +121,8 @@ def _part_problem(
 def recipe_without(method: Method, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe without what it says of its own method and this one has no use for."""
     aside = foreign_fields(method.start) | {"method"}
+    if _REPLAY in dict(method.coefficients):
+        aside |= REPLAY_FIELDS
     return {name: value for name, value in recipe.items() if name not in aside}
 
 
@@ -129,10 +141,13 @@ def method_fields(method: Method, recipe: Mapping[str, Any], kind: Kind) -> dict
             or the recipe's own terms cannot work.
     """
     given: dict[str, Any] = {"method": method.start}
-    if not method.coefficients:
+    terms = dict(method.coefficients)
+    if _REPLAY in terms:
+        given |= _replay_fields(terms.pop(_REPLAY), recipe)
+    if not terms:
         return given
     own = _objective(recipe, kind)
-    for coefficient, value in method.coefficients:
+    for coefficient, value in terms.items():
         given[coefficient] = getattr(own, coefficient) if value is None else value
         if value is None and given[coefficient] == 0:
             term = coefficient.removesuffix("_coef")
@@ -143,6 +158,15 @@ def method_fields(method: Method, recipe: Mapping[str, Any], kind: Kind) -> dict
         if value != 0 and method.start != "balora":
             given |= _settings_of(coefficient, own)
     return given
+
+
+def _replay_fields(coefficient: float | None, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe's own replay, or the default one; nothing where it is left out."""
+    if coefficient == 0:
+        return {}
+    own = {name: value for name, value in recipe.items() if name in REPLAY_FIELDS}
+    own |= {} if coefficient is None else {_REPLAY: coefficient}
+    return {"replay": GENERATED, **{name: v for name, v in own.items() if v is not None}}
 
 
 def _objective(recipe: Mapping[str, Any], kind: Kind) -> BALoraConfig:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from balora.lab.cache import cached, default_cache
+from balora.cache import cached, default_cache
 from balora.lab.config import LabConfig
 from balora.lab.corpus import Corpus, build_corpus
 from balora.lab.planted import PlantedWorld

@@ -278,11 +278,9 @@ def _build(values: Mapping[str, Any], source: Path | None, kind: Kind) -> Recipe
     given = {**by_part["adapter"], **by_part["objective"]}
     task, defaults = kind.preset_task, kind.adapter_defaults
     resolved = attempt(errors, lambda: resolve(given, task=task, adapter_defaults=defaults))
-    # written out, for the type checker
-    if model is None or data is None or run is None or stopping is None:
+    if errors:
         raise ConfigError((f"{source}: " if source else "") + " ".join(errors))
-    if replay is None or resolved is None:
-        raise ConfigError((f"{source}: " if source else "") + " ".join(errors))
+    assert model and data and run and stopping and replay and resolved
     training = by_part["training"]
     if resolved.adapter.method != "full":
         training = {"learning_rate": kind.adapter_learning_rate, **training}

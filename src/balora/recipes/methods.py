@@ -13,8 +13,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from balora.config import COEFFICIENTS, PISSA_FIELDS, AdapterConfig, BALoraConfig
 from balora.errors import ConfigError
+from balora.replay.config import ReplayConfig
 
 T = TypeVar("T")
+
+REPLAY_FIELDS = frozenset(field.name for field in fields(ReplayConfig))
+"""The fields of the replay term, which a baseline does not take over."""
 
 _OFF = dict.fromkeys(COEFFICIENTS, 0.0)
 _FIELDS_OF_TERM = {
@@ -94,7 +98,7 @@ def foreign_fields(method: str) -> frozenset[str]:
 
     A recipe written for one method runs as the baseline of another when these are set aside.
     """
-    terms = {field.name for field in fields(BALoraConfig)} | {"preset"}
+    terms = {field.name for field in fields(BALoraConfig)} | {"preset"} | REPLAY_FIELDS
     adapter = {name.name for name in fields(AdapterConfig)} - {"method", "preset"}
     if method == "full":
         return frozenset(terms | adapter)

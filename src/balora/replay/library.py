@@ -10,9 +10,9 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from balora.cache import cached, default_cache
 from balora.data.sources import find_local, load_rows
 from balora.errors import DataError
-from balora.lab.cache import cached, default_cache
 from balora.replay.config import ReplayConfig
 from balora.replay.generate import generate_texts
 from balora.replay.start import start_of

@@ -9,9 +9,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from balora.anchored import reference_mode
+from balora.cache import default_cache
 from balora.config import refuse
 from balora.evaluation.batches import max_positions
-from balora.lab.cache import default_cache
 from balora.models.head import head_of
 from balora.replay.config import GENERATED, ReplayConfig
 from balora.replay.library import generated_texts, texts_of
@@ -65,7 +65,7 @@ def check_replay(trainer: Any) -> None:
         start_of(config.replay_prompt, tokenizer, model)
 
 
-def prepare_replay(trainer: Any) -> Replay:
+def prepare_replay(trainer: Any, *, is_resumed: bool) -> Replay:
     """Return the replay of a run, ready to train: the texts, and what they are compared with.
 
     The first process generates or reads the texts and writes ``replay.jsonl`` into the output
@@ -77,7 +77,7 @@ def prepare_replay(trainer: Any) -> Replay:
     """
     config, args = trainer.replay_config, trainer.args
     with args.main_process_first(desc="replay texts"):
-        texts = _texts(trainer)
+        texts = _texts(trainer, is_resumed=is_resumed)
     replay = Replay(
         config,
         texts,
@@ -111,13 +111,12 @@ def describe(replay: Replay) -> str:
     return f"{text}; their reference, {readable(num_bytes)} of hidden states, lies {where}."
 
 
-def _texts(trainer: Any) -> ReplayTexts:
+def _texts(trainer: Any, *, is_resumed: bool) -> ReplayTexts:
     config, model, tokenizer = trainer.replay_config, _base(trainer), trainer.processing_class
     own = Path(trainer.args.output_dir) / REPLAY_FILE
-    is_resumed = bool(trainer.args.resume_from_checkpoint) and own.is_file()
     vocab_size = model.get_input_embeddings().num_embeddings
     show_progress = trainer.args.process_index == 0 and not trainer.args.disable_tqdm
-    if is_resumed:
+    if is_resumed and own.is_file():  # what the run was trained with, whatever has changed since
         return texts_of(str(own), config, tokenizer, vocab_size)
     if config.replay == GENERATED:
         with reference_mode(model):

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from balora.cache import cache_key, cached, default_cache
 from balora.errors import BaloraError, ConfigError
-from balora.lab.cache import cache_key, cached, default_cache
 from balora.staging import is_stage
 from killing import every_kill, killed_after
 
