@@ -232,6 +232,15 @@ def spectral_rows(hidden: Tensor, config: BALoraConfig) -> Tensor:
     return rows[evenly_spaced_rows(len(rows), config.svd_max_tokens, device=rows.device)]
 
 
+class Counterfactual(NamedTuple):
+    """What the reference says where the words of some pairs are swapped."""
+
+    hidden: Tensor
+    """Its hidden states in the counterfactual text, shape ``(M, D)``, held constant."""
+    swap: Tensor
+    """The two tokens of each of ``P`` pairs, shape ``(2, P)``."""
+
+
 def replay_loss(
     hidden: Tensor,
     reference_hidden: Tensor | None,
@@ -240,6 +249,7 @@ def replay_loss(
     head: Callable[[Tensor], Tensor],
     reference_head: Callable[[Tensor], Tensor] | None = None,
     normalizer: Normalizer,
+    counterfactual: Counterfactual | None = None,
 ) -> Tensor:
     r"""Return this micro-step's share of the replay term, Eq. 10 on whole texts.
 
@@ -262,34 +272,44 @@ def replay_loss(
         head: From hidden states to the student's logits, ``(M, D)`` to ``(M, V)``.
         reference_head: The pre-trained model's, where ``head`` is trained; ``None``: the same one.
         normalizer: Of the scored tokens of the optimizer step.
+        counterfactual: Of balanced replay: :math:`q` is then the mean of two distributions, see
+            :func:`balora.regularizers.nlg.balanced_logits`.
 
     Returns:
         Shape ``()``, in nats, 0 or greater; with ``M == 0`` a zero still attached to ``hidden``.
     """
     total = attached_zero(hidden)
+    part = partial(_replay_sum, head=head, reference_head=reference_head or head)
+    others = (reference_hidden, counterfactual and counterfactual.hidden)
     for start in range(0, len(hidden), _REPLAY_ROWS):
         rows = slice(start, start + _REPLAY_ROWS)
-        reference = None if reference_hidden is None else reference_hidden[rows]
-        part = partial(_replay_sum, head=head, reference_head=reference_head or head)
+        references = [other[rows] for other in others if other is not None]
         total = total + checkpoint(
-            part, hidden[rows], reference, targets[rows], use_reentrant=False
+            partial(part, swap=counterfactual and counterfactual.swap),
+            hidden[rows],
+            targets[rows],
+            *references,
+            use_reentrant=False,
         )
     return normalizer.token_mean(total)
 
 
 def _replay_sum(
     hidden: Tensor,
-    reference_hidden: Tensor | None,
     targets: Tensor,
-    *,
+    *references: Tensor,
     head: Callable[[Tensor], Tensor],
     reference_head: Callable[[Tensor], Tensor],
+    swap: Tensor | None,
 ) -> Tensor:
     logits = head(hidden)
-    if reference_hidden is None:
+    if not references:
         return F.cross_entropy(logits, targets, reduction="sum")
     with torch.no_grad():
-        reference_logits = reference_head(reference_hidden)
+        logits_of = [reference_head(reference) for reference in references]
+        reference_logits = logits_of[0]
+        if swap is not None:
+            reference_logits = nlg.balanced_logits(logits_of[0], logits_of[1], swap)
     return nlg.consistency_loss(logits, reference_logits) * len(targets)
 
 

@@ -213,6 +213,51 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, method):
     assert is_equal(trained(again.model), trained(whole.model))
 
 
+PAIRS = [["a", "b"], ["c", "d"]]
+
+
+def test_a_balanced_reference_is_the_mean_of_a_text_and_its_swap(tmp_path):
+    model = make_model("llama")
+    kept = make(tmp_path, "pissa", model=model, replay={"replay_swap": PAIRS})
+    rows = run(kept)
+    live = run(make(tmp_path, "pissa", replay={"replay_swap": PAIRS, "replay_reference": "live"}))
+    for row, other in zip(rows, live, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], abs=1e-6)
+        assert recomposed(row) == pytest.approx(row["loss"], abs=1e-6)
+    full = run(make(tmp_path, "full", replay={"replay_swap": PAIRS}))
+    assert full[0]["replay_loss"] == pytest.approx(rows[0]["replay_loss"], rel=1e-5)
+    # the definition, at the start, where the student is the pre-trained model
+    partner = {ord(x): ord(y) for pair in PAIRS for x, y in (pair, pair[::-1])}
+    partner |= {ord(chr(x).upper()): ord(chr(y).upper()) for x, y in partner.items()}
+    fresh, replay, total, number = make_model("llama"), kept.replay, 0.0, 0
+    order = torch.tensor([partner.get(token, token) for token in range(128)])
+    for index in replay._schedule.groups[replay._schedule.group_at(0)]:
+        text = replay.texts.texts[index]
+        ids = torch.tensor([text.input_ids])
+        with torch.no_grad():
+            p, other = (
+                fresh(input_ids=x).logits[0].double().softmax(-1) for x in (ids, order[ids])
+            )
+        q = (p + other[:, order]) / 2
+        scored = torch.tensor([label != -100 for label in text.labels[1:]])
+        total += float((q * (q.log() - p.log()))[:-1][scored].sum())
+        number += int(scored.sum())
+    assert rows[0]["replay_loss"] == pytest.approx(total / number, rel=1e-4)
+    assert total / number > 1e-4
+
+
+def test_a_text_without_a_word_of_a_pair_has_no_second_row(tmp_path):
+    swap = {"replay_swap": [["a", "b"]]}
+    trainer = make(tmp_path, "pissa", replay=swap, max_steps=1)
+    run(trainer)
+    moved = {ord(letter) for letter in "abAB"}
+    texts = trainer.replay.texts.texts
+    swapped = [text for text in texts if moved & set(text.input_ids)]
+    assert 0 < len(swapped) < len(texts)
+    rows = sum(t.num_scored for t in texts) + sum(t.num_scored for t in swapped)
+    assert trainer.replay.place.num_bytes == rows * 32 * 4
+
+
 def test_bf16_autocast_is_as_right_near_the_reference(tmp_path):
     rows = run(make(tmp_path, "pissa", bf16=True, learning_rate=4e-3, max_steps=3))
     exact = run(make(tmp_path, "pissa", learning_rate=4e-3, max_steps=3))

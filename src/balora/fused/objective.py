@@ -13,6 +13,7 @@ from balora.fused.tokens import CHUNK_BYTES, token_terms
 from balora.models.head import LMHead
 from balora.objective import (
     Coefficients,
+    Counterfactual,
     LossTerms,
     Normalizer,
     Objective,
@@ -103,6 +104,7 @@ class FusedObjective:
         *,
         head: LMHead,
         normalizer: Normalizer,
+        counterfactual: Counterfactual | None = None,
     ) -> Tensor:
         """Return :func:`balora.objective.replay_loss` for a frozen head, without the logits.
 
@@ -112,6 +114,7 @@ class FusedObjective:
             targets: The tokens of the texts, shape ``(M,)``.
             head: The frozen output layer, of both models.
             normalizer: Of the scored tokens of the optimizer step.
+            counterfactual: Of balanced replay.
 
         Raises:
             ValueError: For inputs that do not fit together and a head that is trained.
@@ -125,6 +128,7 @@ class FusedObjective:
             targets,
             head=head,
             settings=TokenSettings(coefficients),
+            counterfactual=counterfactual,
             chunk_bytes=self.chunk_bytes,
         )
         return normalizer.token_mean(tokens.loss)

@@ -16,7 +16,7 @@ import functools
 import importlib
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -27,8 +27,9 @@ from torch.autograd.function import once_differentiable
 from balora.fused.block import NUM_SCRATCH, RowValues, TokenSettings, row_values
 from balora.fused.checks import check_inputs, check_terms
 from balora.models.head import LMHead
-from balora.objective import NO_REFERENCE, TokenCounts
+from balora.objective import NO_REFERENCE, Counterfactual, TokenCounts
 from balora.regularizers.checks import check_temperature, check_top_k
+from balora.regularizers.nlg import balanced_logits
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def token_terms(
     *,
     head: LMHead,
     settings: TokenSettings,
+    counterfactual: Counterfactual | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> TokenTerms:
     r"""Return the sums of the token terms, with the gradient already computed.
@@ -87,6 +89,8 @@ def token_terms(
         targets: The token to predict at each, from 0 to ``V - 1``, shape ``(M,)``.
         head: The frozen output layer.
         settings: Coefficients, temperature and top-K.
+        counterfactual: With it the reference of the consistency is the mean of two, see
+            :func:`balora.regularizers.nlg.balanced_logits`.
         chunk_bytes: Memory for logits. The number of rows that a matrix product needs to be
             fast wins over it.
 
@@ -100,14 +104,16 @@ def token_terms(
     """
     coefficients = settings.coefficients
     if not coefficients.consistency:
-        reference_hidden = None
+        reference_hidden = counterfactual = None
     elif reference_hidden is None:
         raise ValueError(NO_REFERENCE)
     check_temperature(settings.temperature)
     if settings.entropy_top_k is not None:
         check_top_k(settings.entropy_top_k, len(head.weight))
     check_inputs(hidden, reference_hidden, targets, head)
-    problem = _Problem(reference_hidden, targets, head, settings, chunk_bytes)
+    if counterfactual is not None:
+        check_inputs(hidden, counterfactual.hidden, targets, head)
+    problem = _Problem(reference_hidden, targets, head, settings, counterfactual, chunk_bytes)
     loss, *sums = _TokenTerms.apply(hidden, problem)  # type: ignore[no-untyped-call]
     values = RowValues(*sums)
     is_on = coefficients._asdict()
@@ -124,6 +130,7 @@ class _Problem(NamedTuple):
     targets: Tensor
     head: LMHead
     settings: TokenSettings
+    counterfactual: Counterfactual | None
     chunk_bytes: int
 
 
@@ -166,19 +173,21 @@ def _product_dtype(hidden: Tensor) -> torch.dtype:
 
 def _fill(hidden: Tensor, problem: _Problem, dtype: torch.dtype, grad: Tensor | None) -> Tensor:
     """Return the values of all rows, shape ``(5, M)``; write their gradient into ``grad``."""
-    reference_hidden, targets, head, settings, chunk_bytes = problem
+    reference_hidden, targets, head, settings, counterfactual, chunk_bytes = problem
     weight = head.weight.detach().to(dtype)
     exact = torch.promote_types(hidden.dtype, torch.float32)
     values = hidden.new_empty(len(RowValues._fields), len(hidden), dtype=exact)
-    num_models = 1 if reference_hidden is None else 2
+    others = [reference_hidden, counterfactual and counterfactual.hidden]
+    references = [other for other in others if other is not None]
+    num_models = 1 + len(references)
     rows_that_fit = chunk_bytes // (num_models * len(weight) * dtype.itemsize)
     num_rows = _rows_per_chunk(len(hidden), rows_that_fit, hidden.device.type)
     products = _room_for_products(num_models, num_rows, weight)
-    write_values = _row_writer(products, exact, head, settings)
+    swap = None if counterfactual is None else counterfactual.swap
+    write_values = _row_writer(products, exact, head, settings, swap)
     for rows in _slices(len(hidden), num_rows):
-        reference_rows = None if reference_hidden is None else reference_hidden[rows]
         chunk = products[:, : rows.stop - rows.start]
-        _multiply(hidden[rows], reference_rows, weight, out=chunk)
+        _multiply(hidden[rows], [other[rows] for other in references], weight, out=chunk)
         write_values(chunk, targets[rows], out=values[:, rows])
         if grad is not None:
             _multiply_back(chunk[0], weight, out=grad[rows])
@@ -186,17 +195,19 @@ def _fill(hidden: Tensor, problem: _Problem, dtype: torch.dtype, grad: Tensor | 
 
 
 def _row_writer(
-    products: Tensor, dtype: torch.dtype, head: LMHead, settings: TokenSettings
+    products: Tensor, dtype: torch.dtype, head: LMHead, settings: TokenSettings, swap: Tensor | None
 ) -> Callable[..., None]:
     """Return what writes values and gradient of a chunk's rows: the kernel, or blocks of rows."""
-    kernel = _kernel(products.device, products.dtype)
+    kernel = _kernel(products.device, products.dtype) if swap is None else None
     if kernel is not None and kernel.is_supported(products.dtype, head, settings):
         return functools.partial(kernel.write_row_values, head=head, settings=settings)
     num_models, num_rows, vocab = products.shape
     num_scratch = NUM_SCRATCH + (num_models if _is_half(products.dtype) else 0)
     block_rows = min(_rows_per_block(products), num_rows)
     scratch = products.new_empty(num_scratch, block_rows, vocab, dtype=dtype)
-    return functools.partial(_write_row_values, head=head, settings=settings, scratch=scratch)
+    return functools.partial(
+        _write_row_values, head=head, settings=settings, swap=swap, scratch=scratch
+    )
 
 
 @functools.cache
@@ -232,17 +243,16 @@ def _room_for_products(num_models: int, num_rows: int, weight: Tensor) -> Tensor
     return weight.new_empty(num_models, num_rows, width)[..., :vocab]
 
 
-def _multiply(
-    hidden: Tensor, reference_hidden: Tensor | None, weight: Tensor, *, out: Tensor
-) -> None:
-    """Write the products of the head with student and reference into ``out``, ``(2, R, V)``.
+def _multiply(hidden: Tensor, references: Sequence[Tensor], weight: Tensor, *, out: Tensor) -> None:
+    """Write the products of the head with student and references into ``out``.
 
-    In half precision the first is that of the difference: see :func:`token_terms`.
+    Shapes ``(R, D)`` each, and ``(1 + number of references, R, V)``. In half precision the first
+    is that of the difference to the first reference: see :func:`token_terms`.
     """
-    if reference_hidden is not None:
-        torch.mm(reference_hidden.to(weight.dtype), weight.mT, out=out[1])
-        if _is_half(weight.dtype):
-            hidden = hidden - reference_hidden
+    for number, reference_hidden in enumerate(references, start=1):
+        torch.mm(reference_hidden.to(weight.dtype), weight.mT, out=out[number])
+    if references and _is_half(weight.dtype):
+        hidden = hidden - references[0]
     torch.mm(hidden.to(weight.dtype), weight.mT, out=out[0])
 
 
@@ -261,25 +271,33 @@ def _write_row_values(
     *,
     head: LMHead,
     settings: TokenSettings,
+    swap: Tensor | None,
     scratch: Tensor,
     out: Tensor,
 ) -> None:
     """Write the values of each row to ``out``, ``(5, b)``, its gradient into ``products[0]``."""
     for rows in _slices(products.shape[1], scratch.shape[1]):
         room = scratch[:, : rows.stop - rows.start]
-        out[:, rows] = _block(products[:, rows], targets[rows], head, settings, room)
+        out[:, rows] = _block(products[:, rows], targets[rows], head, settings, swap, room)
 
 
 def _block(
-    products: Tensor, targets: Tensor, head: LMHead, settings: TokenSettings, room: Tensor
+    products: Tensor,
+    targets: Tensor,
+    head: LMHead,
+    settings: TokenSettings,
+    swap: Tensor | None,
+    room: Tensor,
 ) -> Tensor:
     """Return the values of a few rows, ``(5, b)``, and put their gradient into ``products[0]``."""
     logits = products
     if _is_half(products.dtype):
         logits = room[NUM_SCRATCH:].copy_(products)
-        if len(logits) == 2:
+        if len(logits) > 1:
             logits[0] += logits[1]
     student, *reference = [head.finish_(rows) for rows in logits]
+    if swap is not None:
+        reference[0].copy_(balanced_logits(reference[0], reference[1], swap))
     slope = head.slope(student)
     values = row_values(
         student, reference[0] if reference else None, targets, settings, room[:NUM_SCRATCH]

@@ -9,6 +9,9 @@ Shapes: ``M`` tokens that count, ``V`` vocabulary, ``K`` kept candidates, ``d`` 
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -62,6 +65,36 @@ def consistency_loss(
     # kl_div(input, target) is KL(target || input), and holds no M x V tensor but these two.
     kl = F.kl_div(student, reference, reduction="sum", log_target=True)
     return kl * (temperature**2 / max(len(logits), 1))
+
+
+def balanced_logits(
+    reference_logits: Tensor, counterfactual_logits: Tensor, swap: Tensor
+) -> Tensor:
+    r"""Return the logarithm of what a reference says in a text and in its counterfactual.
+
+    .. math:: \tilde p_i = \tfrac12 \left( p_i + S\, p'_i \right)
+
+    with :math:`p, p'` the softmax of the two and :math:`S` the swap of the tokens of every pair
+    (our extension of Eq. 10). Half precision is computed in float32. The rows are normalised;
+    swapped, they are those of the counterfactual with the text as its own counterfactual.
+
+    Args:
+        reference_logits: In the text, shape ``(M, V)``.
+        counterfactual_logits: In the text with the words of every pair swapped, ``(M, V)``.
+        swap: The two tokens of each of ``P`` pairs, no token twice, shape ``(2, P)``.
+
+    Returns:
+        Shape ``(M, V)``.
+
+    Raises:
+        ValueError: If the shapes differ or are not 2-D.
+    """
+    check_pair(reference_logits, counterfactual_logits)
+    swapped = F.log_softmax(at_least_float32(counterfactual_logits), dim=-1)
+    # a copy of its own: indexing on the right is one, so the two sides do not overlap
+    swapped[:, swap.flatten()] = swapped[:, swap.flip(0).flatten()]
+    own = F.log_softmax(at_least_float32(reference_logits), dim=-1)
+    return torch.logaddexp(own, swapped) - math.log(2)
 
 
 def diversity_loss(logits: Tensor, *, top_k: int | None = None) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from balora.config import Count, Seed, refuse
-from balora.field_rules import Interval, PathTo
+from balora.field_rules import Form, Interval, NotEmpty, PathTo
 from balora.field_types import field_problems
 
 GENERATED = "generated"
@@ -15,9 +15,12 @@ GENERATED = "generated"
 ReplayLoss = Literal["kl", "cross_entropy"]
 ReplayReference = Literal["auto", "memory", "disk", "live"]
 
+Pair = list[str]
+"""Two words."""
+
 _GENERATION_ONLY = ("replay_prompt",)
 _SOURCE_ONLY = ("replay_column",)
-_REFERENCE_ONLY = ("replay_reference", "replay_reference_gib")
+_REFERENCE_ONLY = ("replay_swap", "replay_reference", "replay_reference_gib")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +61,9 @@ class ReplayConfig:
     replay_loss: ReplayLoss = "kl"
     """Divergence from the pre-trained model (kl), or cross-entropy on the texts, as a control."""
 
+    replay_swap: Annotated[list[Pair] | None, NotEmpty(), Form("[[he, she], [his, her]]")] = None
+    """Pairs of words to balance: the reference is that of a text and of its swap; null: none."""
+
     replay_reference: ReplayReference = "auto"
     """Where the pre-trained hidden states lie: memory, disk, or live (computed anew); or auto."""
 
@@ -65,7 +71,10 @@ class ReplayConfig:
     """GiB of hidden states that auto keeps in memory at most, before it takes the disk."""
 
     def __post_init__(self) -> None:
-        refuse("replay", field_problems(self, self._number_problems, self._inert_problems))
+        refuse(
+            "replay",
+            field_problems(self, self._number_problems, self._swap_problems, self._inert_problems),
+        )
 
     @property
     def is_on(self) -> bool:
@@ -83,6 +92,13 @@ class ReplayConfig:
         return [
             f"`replay_num_texts` is {self.replay_num_texts}, fewer than the "
             f"{self.replay_batch_size} of a step (`replay_batch_size`); lower the latter"
+        ]
+
+    def _swap_problems(self) -> list[str]:
+        wrong = [pair for pair in self.replay_swap or () if len(pair) != 2]
+        return [
+            f"`replay_swap` has {pair}, which is no pair; write two words, such as [he, she]"
+            for pair in wrong
         ]
 
     def _inert_problems(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from balora.replay.config import ReplayConfig
 from balora.replay.reference import HiddenStates, Place, place_for
 from balora.replay.schedule import ReplaySchedule, share
 from balora.replay.texts import ReplayTexts
-from balora.trainers.step import ReplayPart, hidden_states
+from balora.trainers.step import ReplayPart, hidden_states, swap_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Replay:
         config: With `replay` set.
         texts: Of the run, the same in all processes.
         pad_token_id: Fills rows; it is masked.
+        swap: Of balanced replay: the partner of every token that is swapped.
         process: Which texts of a step are this process's.
     """
 
@@ -47,6 +48,7 @@ class Replay:
         texts: ReplayTexts,
         *,
         pad_token_id: int,
+        swap: Mapping[int, int] | None = None,
         process: ProcessShare | None = None,
     ) -> None:
         self.config = config
@@ -57,7 +59,9 @@ class Replay:
         self._schedule = ReplaySchedule(
             len(texts), config.replay_batch_size, config.replay_every, config.replay_seed
         )
+        self._swap = dict(swap or {})
         self._hidden: HiddenStates | None = None
+        self._counterfactual: HiddenStates | None = None
         self._head: LMHead | None = None
 
     def coefficient(self, step: int) -> float:
@@ -94,7 +98,27 @@ class Replay:
             needs_reference=self.config.needs_reference,
             reference_hidden=None if self._hidden is None else self._hidden.rows(own).to(device),
             reference_head=self._head,
+            swap=self._pairs(device),
+            counterfactual_hidden=self._counterfactual_rows(own, device),
         )
+
+    def _pairs(self, device: torch.device) -> Tensor | None:
+        """Return the two tokens of each pair, shape ``(2, P)``."""
+        pairs = [(one, other) for one, other in self._swap.items() if one < other]
+        return torch.tensor(pairs, device=device).T if pairs else None
+
+    def _counterfactual_rows(self, texts: Sequence[int], device: torch.device) -> Tensor | None:
+        """Return hidden states of the counterfactual texts; a text without a pair is its own."""
+        if self._counterfactual is None or self._hidden is None:
+            return None
+        parts = [
+            (self._counterfactual if self._is_swapped(text) else self._hidden).rows([text])
+            for text in texts
+        ]
+        return torch.cat(parts).to(device)
+
+    def _is_swapped(self, text: int) -> bool:
+        return not self._swap.keys().isdisjoint(self.texts.texts[text].input_ids)
 
     def prepare_reference(
         self,
@@ -124,11 +148,14 @@ class Replay:
         if is_head_trained:
             self._head = _copy(head_of(model))
         own = [text for group in self._schedule.groups for text in self._own(group)]
-        num_rows = {text: self.texts.texts[text].num_scored for text in own}
+        swapped = [text for text in own if self._is_swapped(text)]
+        rows, swapped_rows = (
+            {text: self.texts.texts[text].num_scored for text in texts} for texts in (own, swapped)
+        )
         batches = list(self._batches(num_micro_steps))
         width, dtype = self._shape(model, batches, autocast)
         self.place = place_for(
-            sum(num_rows.values()) * width * dtype.itemsize,
+            (sum(rows.values()) + sum(swapped_rows.values())) * width * dtype.itemsize,
             self.config.replay_reference,
             gib=self.config.replay_reference_gib,
             folder=folder,
@@ -136,13 +163,29 @@ class Replay:
         )
         if self.place.name == "live":
             return
-        hidden = HiddenStates(num_rows, width, dtype, folder if self.place.name == "disk" else None)
+        on_disk = folder if self.place.name == "disk" else None
+        hidden, counterfactual = (
+            HiddenStates(number, width, dtype, on_disk) for number in (rows, swapped_rows)
+        )
+        pairs = self._pairs(model.device)
         progress = tqdm(batches, desc="Replay reference", unit="batch", disable=not show_progress)
         with reference_mode(model), autocast():
             for group, texts in progress:
                 inputs, labels = self._batch(texts, group, model.device)
-                hidden.put(texts, hidden_states(model, inputs, next_token_targets(labels)[0]))
+                mask, _ = next_token_targets(labels)
+                hidden.put(texts, hidden_states(model, inputs, mask))
+                if pairs is not None and any(map(self._is_swapped, texts)):
+                    other = hidden_states(model, swap_tokens(inputs, pairs), mask)
+                    self._put_swapped(counterfactual, texts, other)
         self._hidden = hidden
+        self._counterfactual = None if pairs is None else counterfactual
+
+    def _put_swapped(self, kept: HiddenStates, texts: Sequence[int], hidden: Tensor) -> None:
+        """Keep the rows of those texts of a batch that hold a word of a pair."""
+        numbers = [self.texts.texts[text].num_scored for text in texts]
+        for text, rows in zip(texts, torch.split(hidden, numbers), strict=True):
+            if self._is_swapped(text):
+                kept.put([text], rows)
 
     def _shape(
         self,

@@ -16,6 +16,7 @@ from balora.models.head import head_of
 from balora.replay.config import GENERATED, ReplayConfig
 from balora.replay.library import generated_texts, texts_of
 from balora.replay.start import start_of
+from balora.replay.swap import swap_of
 from balora.replay.texts import REPLAY_FILE, ReplayTexts
 from balora.trainers.memory import readable
 from balora.trainers.replay import ProcessShare, Replay
@@ -63,6 +64,7 @@ def check_replay(trainer: Any) -> None:
         )
     if config.replay == GENERATED:
         start_of(config.replay_prompt, tokenizer, model)
+    swap_of(config.replay_swap or (), tokenizer)
 
 
 def prepare_replay(trainer: Any, *, is_resumed: bool) -> Replay:
@@ -82,6 +84,7 @@ def prepare_replay(trainer: Any, *, is_resumed: bool) -> Replay:
         config,
         texts,
         pad_token_id=trainer.processing_class.pad_token_id or 0,
+        swap=swap_of(config.replay_swap or (), trainer.processing_class),
         process=ProcessShare(args.process_index, args.world_size),
     )
     model = _base(trainer)

@@ -24,6 +24,7 @@ from balora.fused import FusedObjective
 from balora.models.head import LMHead, check_head, head_of
 from balora.objective import (
     Coefficients,
+    Counterfactual,
     Normalizer,
     Objective,
     next_token_targets,
@@ -50,6 +51,10 @@ class ReplayPart:
     computes them anew, with the adapters off."""
     reference_head: LMHead | None = None
     """The pre-trained model's head, where the model's own is trained."""
+    swap: Tensor | None = None
+    """Of balanced replay: the two tokens of each pair, shape ``(2, P)``."""
+    counterfactual_hidden: Tensor | None = None
+    """The pre-trained model's hidden states in the texts with the pairs swapped, ``(M, D)``."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +151,35 @@ def _replay_loss(model: Any, fused: FusedObjective, part: ReplayPart, head: LMHe
     mask, targets = next_token_targets(part.labels)
     hidden = hidden_states(model, part.inputs, mask)
     reference_hidden = part.reference_hidden
+    counterfactual_hidden = part.counterfactual_hidden
     if part.needs_reference and reference_hidden is None:
         with reference_mode(model):
             reference_hidden = hidden_states(model, part.inputs, mask)
+            if part.swap is not None:
+                swapped = swap_tokens(part.inputs, part.swap)
+                counterfactual_hidden = hidden_states(model, swapped, mask)
+    counterfactual = None
+    if part.swap is not None and counterfactual_hidden is not None:
+        counterfactual = Counterfactual(counterfactual_hidden, part.swap)
     is_plain = head.is_trained
     loss = partial(replay_loss, reference_head=part.reference_head) if is_plain else fused.replay
-    return loss(hidden, reference_hidden, targets, head=head, normalizer=part.normalizer)
+    return loss(
+        hidden,
+        reference_hidden,
+        targets,
+        head=head,
+        normalizer=part.normalizer,
+        counterfactual=counterfactual,
+    )
+
+
+def swap_tokens(inputs: dict[str, Tensor], swap: Tensor) -> dict[str, Tensor]:
+    """Return a batch with the tokens of every pair swapped, ``input_ids`` of any shape."""
+    ids = inputs["input_ids"]
+    swapped = ids.clone()
+    for token, partner in torch.cat([swap, swap.flip(0)], dim=1).T:
+        swapped[ids == token] = partner
+    return {**inputs, "input_ids": swapped}
 
 
 def hidden_states(model: Any, inputs: dict[str, Tensor], mask: Tensor) -> Tensor:
