@@ -21,7 +21,7 @@ from balora.compare.config import CompareConfig
 from balora.config import DataConfig
 from balora.field_types import field_hints
 from balora.lab.config import LabConfig
-from balora.options import EvalOptions, ExportOptions
+from balora.options import EvalOptions, ExportOptions, ReplayOptions
 from balora.recipes import CLASSIFICATION, GENERATION, known_fields, training_arguments
 from balora.recipes.values import dump_mapping
 
@@ -71,6 +71,7 @@ def stopped(monkeypatch):
     monkeypatch.setattr("balora.evaluation.classification_run.load_evaluation_rows", reached)
     monkeypatch.setattr("balora.anchored.export.export_adapter", reached)
     monkeypatch.setattr("balora.anchored.export.export_merged", reached)
+    monkeypatch.setattr("balora.replay.command.load_tokenizer", reached)
     monkeypatch.setattr("balora.compare.plan.Plan.check_files", reached)
     monkeypatch.setattr("balora.lab.command.build_lab", reached)
 
@@ -114,7 +115,11 @@ def _by_recipe(command: str, base: Mapping[str, Any], section: str | None = None
 
 
 def _by_option(*command: str) -> Any:
-    needed = {"base": "b"} if command[0] in ("eval", "export") else {}
+    needed = {
+        "eval": {"base": "b"},
+        "export": {"base": "b"},
+        "replay": {"model_name_or_path": "base", "output": "texts.jsonl"},
+    }.get(command[0], {})
 
     def words(file: Path, one: Input) -> list[str]:
         given = {**needed, one.field: one.value}
@@ -160,6 +165,7 @@ VERBS = {
         True,
     ),
     "export": Verb(lambda: _texts(ExportOptions), _by_option("export", "gen"), True),
+    "replay": Verb(lambda: _texts(ReplayOptions), _by_option("replay"), True),
     "compare": Verb(lambda: field_hints(CompareConfig), _by_recipe("compare", COMPARED, "compare")),
     "compare, the lab": Verb(lambda: field_hints(LabConfig), _by_recipe("compare", LAB, "lab")),
     "lab": Verb(lambda: field_hints(LabConfig), _by_recipe("lab", {}, "lab")),
