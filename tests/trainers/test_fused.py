@@ -57,7 +57,8 @@ class MicroStep(NamedTuple):
     def values(self) -> dict[str, float]:
         loss, terms, counts = self.objective
         named = {"loss": loss, **terms._asdict(), **counts._asdict()}
-        return {name: float(value.detach()) for name, value in named.items()}
+        is_on = {name: value for name, value in named.items() if value is not None}
+        return {name: float(torch.as_tensor(value).detach()) for name, value in is_on.items()}
 
 
 def make_batch(rng: torch.Generator) -> dict[str, Tensor]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from balora.config import AdapterConfig, ModelConfig, RunConfig, StoppingConfig
+from balora.config import AdapterConfig
 from balora.errors import ConfigError
 from balora.field_rules import OneOf
 from balora.field_types import (
@@ -29,7 +29,6 @@ from balora.recipes.methods import attempt, fields_of_terms_off, foreign_fields,
 from balora.recipes.recipe import Recipe
 from balora.recipes.table import TABLE, pick_row
 from balora.recipes.values import parse_text, read_mapping
-from balora.replay.config import ReplayConfig
 
 _NONE_IS_A_NAME = ("prompt_template", "report_to")
 _NULL_IS_UNSET = ("preset", "report_to")
@@ -270,28 +269,23 @@ def _build(values: Mapping[str, Any], source: Path | None, kind: Kind) -> Recipe
     for name, value in values.items():
         by_part[known_fields(kind)[name].part][name] = value
     errors: list[str] = []
-    model = attempt(errors, lambda: ModelConfig(**by_part["model"]))
-    data = attempt(errors, lambda: kind.data(**by_part["data"]))
-    run = attempt(errors, lambda: RunConfig(**by_part["run"]))
-    stopping = attempt(errors, lambda: StoppingConfig(**by_part["stopping"]))
-    replay = attempt(errors, lambda: ReplayConfig(**by_part.get("replay", {})))
+    own: dict[str, Any] = {
+        name: attempt(errors, partial(part, **by_part[name]))
+        for name, part in kind.parts.items()
+        if name not in ("adapter", "objective")  # a method decides these two together
+    }
     given = {**by_part["adapter"], **by_part["objective"]}
     task, defaults = kind.preset_task, kind.adapter_defaults
     resolved = attempt(errors, lambda: resolve(given, task=task, adapter_defaults=defaults))
-    if errors:
+    if errors or resolved is None:
         raise ConfigError((f"{source}: " if source else "") + " ".join(errors))
-    assert model and data and run and stopping and replay and resolved
     training = by_part["training"]
     if resolved.adapter.method != "full":
         training = {"learning_rate": kind.adapter_learning_rate, **training}
     return Recipe(
-        model=model,
         adapter=resolved.adapter,
-        data=data,
-        run=run,
-        stopping=stopping,
         objective=resolved.objective,
         training=training,
-        replay=replay,
         source=source,
+        **own,
     )
