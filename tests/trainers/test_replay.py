@@ -331,3 +331,29 @@ def test_without_replay_nothing_changes(tmp_path):
     assert [row["loss"] for row in rows] == [row["loss"] for row in run(off)]
     assert is_equal(trained(plain.model), trained(off.model))
     assert not any("replay_loss" in row for row in rows)
+
+
+def test_a_resumed_run_takes_the_texts_of_its_checkpoint(tmp_path, monkeypatch):
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    first = make(tmp_path, **settings)
+    run(first)
+    checkpoint = tmp_path / "run/checkpoint-2"
+    monkeypatch.setattr("balora.replay.library.generate_texts", None)  # a call would fail
+    monkeypatch.setenv("BALORA_CACHE", str(tmp_path / "another cache"))
+    (tmp_path / "run" / REPLAY_FILE).unlink()
+    again = make(tmp_path, **settings)
+    run(again, resume_from_checkpoint=str(checkpoint))
+    assert again.replay.texts == first.replay.texts
+    assert is_equal(trained(again.model), trained(first.model))
+    (checkpoint / REPLAY_FILE).unlink()
+    with pytest.raises(ConfigError, match=f"checkpoint-2` has no {REPLAY_FILE}"):
+        run(make(tmp_path, **settings), resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize(("name", "value"), [("replay_coef", 0.4), ("replay_every", 1)])
+def test_another_replay_is_refused_by_name_when_resuming(tmp_path, name, value):
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    run(make(tmp_path, **settings))
+    other = make(tmp_path, replay={name: value}, **settings)
+    with pytest.raises(ConfigError, match=f"`{name}`"):
+        run(other, resume_from_checkpoint=str(tmp_path / "run/checkpoint-2"))

@@ -17,6 +17,7 @@ from peft import PeftModel
 from balora.config import BALoraConfig
 from balora.environment import describe_environment
 from balora.errors import ConfigError
+from balora.replay.config import acting_fields
 from balora.trainers.checkpoint import Checkpoint
 from balora.trainers.digests import (
     digest_of_batches,
@@ -56,9 +57,15 @@ def settings_of(trainer: Any, objective: BALoraConfig) -> dict[str, dict[str, An
         }
     return {
         "arguments": plain(trainer.args.to_dict()),
-        "objective": plain(asdict(objective)),
+        "objective": plain(asdict(objective) | _replay_of(trainer)),
         "adapter": plain(adapter),
     }
+
+
+def _replay_of(trainer: Any) -> dict[str, Any]:
+    """Return the settings of the replay term that act; its texts lie in the checkpoint."""
+    config = getattr(trainer, "replay_config", None)  # a classifier has none
+    return {} if config is None else acting_fields(config)
 
 
 def content_of(trainer: Any) -> dict[str, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from balora.anchored import reference_mode
 from balora.cache import default_cache
 from balora.config import refuse
+from balora.errors import ConfigError
 from balora.evaluation.batches import max_positions
 from balora.models.head import head_of
 from balora.replay.config import GENERATED, ReplayConfig
@@ -67,11 +69,15 @@ def check_replay(trainer: Any) -> None:
     swap_of(config.replay_swap or (), tokenizer)
 
 
-def prepare_replay(trainer: Any, *, is_resumed: bool) -> Replay:
+def prepare_replay(trainer: Any, checkpoint: Path | None) -> Replay:
     """Return the replay of a run, ready to train: the texts, and what they are compared with.
 
     The first process generates or reads the texts and writes ``replay.jsonl`` into the output
-    folder; a resumed run reads that file again.
+    folder; a resumed run takes those of its checkpoint.
+
+    Args:
+        trainer: A trainer of text generation whose `replay_config` is on.
+        checkpoint: To go on from; ``None`` for a run that begins.
 
     Raises:
         ConfigError: If the hidden states have no place, or the texts cannot be generated.
@@ -79,7 +85,7 @@ def prepare_replay(trainer: Any, *, is_resumed: bool) -> Replay:
     """
     config, args = trainer.replay_config, trainer.args
     with args.main_process_first(desc="replay texts"):
-        texts = _texts(trainer, is_resumed=is_resumed)
+        texts = _texts(trainer, checkpoint)
     replay = Replay(
         config,
         texts,
@@ -114,13 +120,31 @@ def describe(replay: Replay) -> str:
     return f"{text}; their reference, {readable(num_bytes)} of hidden states, lies {where}."
 
 
-def _texts(trainer: Any, *, is_resumed: bool) -> ReplayTexts:
+def keep_texts(trainer: Any, checkpoint: Path) -> None:
+    """Put the texts of a run into a checkpoint, as a hard link where that is possible."""
+    own, kept = Path(trainer.args.output_dir) / REPLAY_FILE, checkpoint / REPLAY_FILE
+    if trainer.replay is None or trainer.args.process_index > 0:
+        return
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(own, kept)
+    except OSError:  # another device, a file system without links, a file that is gone
+        trainer.replay.texts.write(kept, trainer.processing_class)
+
+
+def _texts(trainer: Any, checkpoint: Path | None) -> ReplayTexts:
     config, model, tokenizer = trainer.replay_config, _base(trainer), trainer.processing_class
     own = Path(trainer.args.output_dir) / REPLAY_FILE
     vocab_size = model.get_input_embeddings().num_embeddings
     show_progress = trainer.args.process_index == 0 and not trainer.args.disable_tqdm
-    if is_resumed and own.is_file():  # what the run was trained with, whatever has changed since
-        return texts_of(str(own), config, tokenizer, vocab_size)
+    if checkpoint is not None:  # what the run was trained with, whatever has changed since
+        kept = checkpoint / REPLAY_FILE
+        if not kept.is_file():
+            raise ConfigError(
+                f"`{checkpoint}` has no {REPLAY_FILE}, so the texts that the run replays are lost. "
+                "Start from the beginning, or leave `replay` out."
+            )
+        return texts_of(str(kept), config, tokenizer, vocab_size)
     if config.replay == GENERATED:
         with reference_mode(model):
             texts = generated_texts(model, tokenizer, config, show_progress=show_progress)

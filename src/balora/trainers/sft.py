@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from balora.trainers.checks import (
     warn_of_half_precision,
 )
 from balora.trainers.replay import Replay
-from balora.trainers.replay_run import MicroSteps, check_replay, prepare_replay
+from balora.trainers.replay_run import MicroSteps, check_replay, keep_texts, prepare_replay
 from balora.trainers.resume import ResumeMixin
 from balora.trainers.rows import (
     check_limits,
@@ -148,6 +149,7 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         add_objective(base, self.balora_config)
         self._show_objective()
         self.add_callback(self._micro_steps)
+        self.checkpoint_files.append(partial(keep_texts, self))
         check_replay(self)
 
     def _check_model(self) -> None:
@@ -170,7 +172,7 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
     def prepare(self, checkpoint: str | Path | None = None) -> None:
         """Compute the start of the adapter; a resumed run reads its own when that is loaded."""
         if self.replay_config.is_on and self.replay is None:
-            self.replay = prepare_replay(self, is_resumed=checkpoint is not None)
+            self.replay = prepare_replay(self, None if checkpoint is None else Path(checkpoint))
         if not checkpoint and isinstance(self.model, PeftModel):
             initialise(self.model)
 
