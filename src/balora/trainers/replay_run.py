@@ -13,8 +13,8 @@ from balora.anchored import reference_mode
 from balora.cache import default_cache
 from balora.config import refuse
 from balora.errors import ConfigError
-from balora.evaluation.batches import max_positions
 from balora.models.head import head_of
+from balora.models.limits import max_positions
 from balora.replay.config import GENERATED, ReplayConfig
 from balora.replay.library import generated_texts, texts_of
 from balora.replay.start import start_of
