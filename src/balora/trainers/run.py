@@ -7,7 +7,6 @@ from pathlib import Path
 
 from transformers import EarlyStoppingCallback, Trainer
 
-from balora.models.reading import check_files, model_folder
 from balora.recipes import CLASSIFICATION, Recipe, training_arguments
 from balora.trainers.checkpoint import is_wished
 from balora.trainers.output import (
@@ -46,7 +45,6 @@ def _run(recipe: Recipe) -> Trainer:
     args = training_arguments(recipe)
     settings = settings_of(recipe, args)
     resume = checkpoint_to_resume(recipe, args, settings)
-    _check_base(recipe.model.model_name_or_path, recipe.model.model_revision)
     output_dir = Path(args.output_dir)
     is_classification = recipe.kind is CLASSIFICATION
     prepare = prepare_classification if is_classification else prepare_generation
@@ -66,14 +64,3 @@ def _run(recipe: Recipe) -> Trainer:
     if finish is not None:
         finish(trainer.training_seconds)
     return trainer
-
-
-def _check_base(name: str, revision: str) -> None:
-    """Refuse a base with damaged files, before the data are read.
-
-    Raises:
-        ConfigError: Naming the file.
-    """
-    folder = model_folder(name, revision)
-    if folder is not None:
-        check_files(folder, f"`model_name_or_path` {name!r} cannot be loaded: ")
