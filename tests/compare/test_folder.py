@@ -250,3 +250,15 @@ def test_rows_that_are_damaged_are_named(folder, comparison):
         lines.write('{"cell": ')
     with pytest.raises(ConfigError, match=r"results\.jsonl` is damaged: line 3 is no JSON"):
         folder.read_rows()
+
+
+@pytest.mark.parametrize(
+    ("output", "relation"), [("a/b", "is"), ("a", "holds"), ("a/b/c", "lies in")]
+)
+def test_a_folder_that_is_read_is_never_the_output(comparison, output, relation, tmp_path):
+    base = tmp_path / "a" / "b"
+    base.mkdir(parents=True)
+    asked = comparison(model_name_or_path=str(base))
+    with pytest.raises(ConfigError, match=f"{relation} `model_name_or_path` '{base}', which"):
+        Folder(tmp_path / output).check_reads(asked)
+    Folder(tmp_path / "out").check_reads(asked)

@@ -72,6 +72,7 @@ def compare(
     for entry in comparison.config.idle_entries():
         _log.warning("%s, so it does nothing", entry)
     folder = Folder(comparison.folder)
+    folder.check_reads(comparison)
     if switches["overwrite"]:
         folder.check_ours()
     else:

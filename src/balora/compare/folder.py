@@ -15,6 +15,7 @@ Everything but logs and models appears by rename, so a file that is there is who
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from balora.compare.cells import Cell, differences, flat
 from balora.compare.comparison import COMPARE, Comparison
 from balora.errors import ConfigError
 from balora.files import write_json, write_text
+from balora.folders import Read, check_apart, check_not_overwritten
 from balora.recipes.values import dump_mapping, read_mapping
 from balora.staging import is_stage
 from balora.state import damaged, read_json, read_json_lines
@@ -53,6 +55,8 @@ _OURS = (
     "plots",
 )
 _AGAIN = "The same command without `--report_only` writes it anew from the cells."
+_READ = ("model_name_or_path", "dataset_name", "eval_dataset_name", "chat_template_path")
+"""Fields of a comparison that name what it reads."""
 _LAB_MODEL = "lab.model"
 _NOT_COMPARED = ("output_dir", "disable_tqdm")
 
@@ -80,6 +84,20 @@ class Folder:
     def cell_locks(self) -> list[Path]:
         """Return the files that the processes of cells hold as long as they work."""
         return sorted((self.path / "cells").glob(f"*{LOCK_SUFFIX}"))
+
+    def check_reads(self, comparison: Comparison) -> None:
+        """Refuse a folder that is, holds or lies in one that is read, or clears a file of data.
+
+        Raises:
+            ConfigError: Naming both.
+        """
+        fields = comparison.to_dict()
+        reads = [Read(f"`{name}`", str(fields[name])) for name in _READ if fields.get(name)]
+        folders = [read for read in reads if Path(read.path).expanduser().is_dir()]
+        files = [read for read in reads if read not in folders]
+        check_apart(self.path, "`output_dir`", folders)
+        written = re.compile("|".join(map(re.escape, _OURS)))
+        check_not_overwritten(self.path, "`output_dir`", files, written)
 
     def check_ours(self) -> None:
         """Refuse to clear a folder where things called as ours are not a comparison's.
