@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from balora.errors import ConfigError
 from balora.models.adapter import CONFIG_FILE, WEIGHTS_FILE
 from balora.models.fits import check_adapter_fits
+from balora.models.record import write_base
 from balora.models.source import ModelSource
 from tiny_adapters import anchored_model
 from tiny_models import ARCHITECTURES, CAUSAL, CLASSIFIERS, make_model
@@ -158,3 +159,12 @@ def test_weights_of_another_adapter_beside_the_config_are_refused(tmp_path, fold
     (tmp_path / "recipe.yaml").write_text("lora_target_modules: all-linear\n")
     with pytest.raises(ConfigError, match=r"model has `model.layers.1.*adapter has nothing for it"):
         check_adapter_fits(tmp_path, base_of(folders, "own", "llama"))
+
+
+def test_a_vocabulary_that_no_layer_shows_is_known_from_the_record(tmp_path, folders):
+    anchored_model("llama").save_pretrained(tmp_path)
+    write_base(tmp_path, make_model("llama").config)
+    check_adapter_fits(tmp_path, base_of(folders, "own", "llama"))
+    other = base_of(folders, "vocabulary", "llama", vocab_size=200)
+    with pytest.raises(ConfigError, match=r"`vocab_size` 128, but `--base` .* has 200"):
+        check_adapter_fits(tmp_path, other)

@@ -212,3 +212,14 @@ TRAINED = {
 def test_what_can_be_trained_is(case, train):
     model, data, fields = TRAINED[case]
     assert train(model, data, **fields) == 0
+
+
+def test_a_run_records_its_base_and_another_vocabulary_is_refused(train, place, capsys):
+    assert train("llama", "rows.jsonl", output_dir="recorded") == 0
+    make_model("llama", vocab_size=200).save_pretrained(place / "wide")
+    make_tokenizer().save_pretrained(place / "wide")
+    capsys.readouterr()
+    for command in (["eval"], ["export", "--to", "exported"]):
+        words = [command[0], "recorded", "--base", "wide", *command[1:]]
+        assert main(words) == 2
+        assert "`vocab_size` 128, but `--base` 'wide' has 200" in error_of(capsys)

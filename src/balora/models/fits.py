@@ -26,6 +26,7 @@ from transformers import (
 from balora.errors import ConfigError
 from balora.models.adapter import Adapter, Shapes, read_adapter
 from balora.models.load import check_is_causal, load_config
+from balora.models.record import check_recorded_base
 from balora.models.source import ModelSource, check_is_not_run, name_the_base, read_recipe
 
 _PREFIX = "base_model.model."
@@ -54,6 +55,7 @@ def check_adapter_fits(folder: Path, base: ModelSource, *, num_labels: int | Non
     check_is_not_run(folder, base)
     adapter = read_adapter(folder)
     config = load_config(base)
+    check_recorded_base(folder, base, config)
     if adapter.is_classifier:
         config.num_labels = num_labels or num_labels_of(adapter)
         _check_classes(adapter, config.num_labels)

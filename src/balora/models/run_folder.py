@@ -17,6 +17,7 @@ from balora.models.adapter import is_adapter_folder, read_adapter
 from balora.models.classifier import load_classifier
 from balora.models.fits import check_adapter_fits, num_labels_of
 from balora.models.load import attach_adapter, load_config, load_model, load_tokenizer, placed
+from balora.models.record import check_recorded_base
 from balora.models.source import RECIPE_FILE, ModelSource, check_is_not_run, read_recipe
 from balora.recipes import load_recipe
 
@@ -82,6 +83,7 @@ def check_base(run: Path, base: ModelSource, *, class_names: Sequence[str] | Non
     if not (run / "config.json").is_file():
         raise ConfigError(f"`{run}` holds neither an adapter nor a model; name a finished run.")
     check_is_not_run(run, base)
+    check_recorded_base(run, base, load_config(base))
 
 
 def is_classifier(run: Path) -> bool:

@@ -7,12 +7,13 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import PretrainedConfig, TrainingArguments
 
 from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.evaluation.results import RESULTS_FILE
 from balora.files import write_text
+from balora.models.record import write_base
 from balora.recipes import CLASSIFICATION, Recipe
 from balora.trainers.checkpoint import STATE_FILE, Checkpoint, find_checkpoint, is_checkpoint
 from balora.trainers.record import refuse_other_run
@@ -24,11 +25,12 @@ _RECIPE_FILE, _FACTS_FILE = "recipe.yaml", "environment.json"
 class Provenance:
     """What made a run: written into its folder and into every checkpoint."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, config: PretrainedConfig) -> None:
+        self.recipe, self.config = recipe, config
 
     def write(self, folder: Path) -> None:
-        """Write ``recipe.yaml`` and ``environment.json`` into ``folder``."""
+        """Write ``recipe.yaml``, ``base_model.json`` and ``environment.json`` into ``folder``."""
+        write_base(folder, self.config)
         write_text(folder / _RECIPE_FILE, self.recipe.to_yaml())
         facts = json.dumps(describe_environment(), indent=2)
         write_text(folder / _FACTS_FILE, facts + "\n")
