@@ -398,11 +398,22 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
     kind = "merged" if options.merge else f"rank{options.rank}" if options.rank else "export"
     destination = Path(options.to) if options.to else source.with_name(f"{source.name}-{kind}")
     if options.merge:
-        export_merged(source, options.base, destination, overwrite=options.overwrite)
+        export_merged(
+            source,
+            options.base,
+            destination,
+            revision=options.revision,
+            overwrite=options.overwrite,
+        )
         print(f'The merged model is in {destination}: from_pretrained("{destination}").')
         return
     truncation = export_adapter(
-        source, options.base, destination, rank=options.rank, overwrite=options.overwrite
+        source,
+        options.base,
+        destination,
+        rank=options.rank,
+        revision=options.revision,
+        overwrite=options.overwrite,
     )
     if truncation:
         print(

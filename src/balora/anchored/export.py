@@ -52,7 +52,13 @@ _MERGED_BY_PEFT = ("use_dora", "lora_bias", "target_parameters")
 
 
 def export_adapter(
-    source: Path, base: str, destination: Path, *, rank: int | None = None, overwrite: bool = False
+    source: Path,
+    base: str,
+    destination: Path,
+    *,
+    revision: str | None = None,
+    rank: int | None = None,
+    overwrite: bool = False,
 ) -> Truncation | None:
     """Write the adapter of a run as a plain LoRA, truncated to ``rank`` where one is given.
 
@@ -60,6 +66,7 @@ def export_adapter(
         source: A folder that ``save_model`` or a checkpoint left.
         base: The model it was trained on, id or folder; the adapter must fit it.
         destination: The new folder; it appears whole, by rename.
+        revision: Of the base; None takes the recipe's where it trains that name.
         rank: The rank of every layer; None keeps the largest that a layer has.
         overwrite: Whether a ``destination`` that exists is replaced.
 
@@ -71,7 +78,7 @@ def export_adapter(
             below the adapter's own, or ``destination`` exists or holds the ``source`` or ``base``.
     """
     config = _lora_config(source)
-    _check_fits(source, base_of_runs([source], base))
+    _check_fits(source, base_of_runs([source], base, revision=revision))
     others = _other_kinds(config)
     truncation = None
     tensors = read_tensors(source / ADAPTER_FILE, "Save it again, or take another checkpoint.")
@@ -92,7 +99,14 @@ def export_adapter(
     return truncation
 
 
-def export_merged(source: Path, base: str, destination: Path, *, overwrite: bool = False) -> None:
+def export_merged(
+    source: Path,
+    base: str,
+    destination: Path,
+    *,
+    revision: str | None = None,
+    overwrite: bool = False,
+) -> None:
     """Write ``base`` with the adapter merged into its weights: in float32, cast last.
 
     A classifier is written with its trained head and the names of its classes.
@@ -101,6 +115,7 @@ def export_merged(source: Path, base: str, destination: Path, *, overwrite: bool
         source: A folder that ``save_model`` or a checkpoint left.
         base: The model it was trained on, id or folder; it is written in its own dtype.
         destination: The new folder; it appears whole, by rename.
+        revision: Of the base; None takes the recipe's where it trains that name.
         overwrite: Whether a ``destination`` that exists is replaced.
 
     Raises:
@@ -110,7 +125,7 @@ def export_merged(source: Path, base: str, destination: Path, *, overwrite: bool
     others = [name for name in _other_kinds(config) if name not in _MERGED_BY_PEFT]
     if others:
         raise _of_another_kind(source, others, "`--merge` is set", "Leave `--merge` out")
-    model_source = _as_saved(base_of_runs([source], base))
+    model_source = _as_saved(base_of_runs([source], base, revision=revision))
     _check_fits(source, model_source)
     _check_is_not_quantised(model_source)
     reads = _reads(source, base)
