@@ -84,7 +84,11 @@ COLA = {"task": "cola", "dataset_name": None, "eval_dataset_name": None}
         ({"conditions": {"a": {"lab": {}}}}, {}, "`a` has `lab`, but the recipe has none"),
         ({"conditions": {"a": {"task": "cola"}}}, {}, "makes the run one of classification"),
         ({}, {**LAB, "dataset_name": "x"}, "`dataset_name` is set, but model and data are the lab"),
-        ({"num_rows": 3}, LAB, "`num_rows` is set, but the lab has its own"),
+        (
+            {"num_rows": 3},
+            LAB,
+            "`num_rows` is set, but the lab has its own; leave it out (`lab: {num_test: N}`",
+        ),
         ({"retention_file": "x"}, COLA, "`retention_file` is set, but this is classification"),
         ({"methods": ["base", "lora"]}, COLA, "the head of a classifier is new"),
         ({"metric": "recall"}, {}, "`metric` is recall, which is not measured of text generation"),

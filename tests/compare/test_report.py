@@ -169,6 +169,13 @@ def test_the_majority_class_is_a_line_of_the_table(tmp_path):
     assert "<b>2</b> methods" in read(folder)
 
 
+def test_where_there_are_no_learning_curves_a_word_says_why(tmp_path, page):
+    folder = write_rows(tmp_path, LORA, methods=["lora"], baseline="lora")
+    write_report(folder)
+    assert "With fewer steps than <code>logging_steps</code>" in read(folder)
+    assert "logging_steps" not in page
+
+
 def test_conditions_whose_names_read_alike_have_pictures_of_their_own(tmp_path):
     rows = [*runs("lora", (0.5,), (0.4,), "n<100"), *runs("lora", (0.9,), (0.1,), "n>100")]
     folder = write_rows(tmp_path, rows, methods=["lora"], conditions={"n<100": {}, "n>100": {}})

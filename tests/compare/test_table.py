@@ -284,6 +284,12 @@ def test_classification_compares_with_the_task_metric_of_another_origin(tmp_path
     assert set(study.metrics) == set(figures)
 
 
+def test_macro_f1_stands_beside_the_accuracy(tmp_path):
+    figures = {"accuracy": 0.9, "macro_f1": 0.5, "ece": 0.1}
+    folder = write_rows(tmp_path, [row("lora", 0, **figures)], methods=["lora"])
+    assert read_study(folder).main == ("accuracy", "macro_f1")
+
+
 def test_the_metric_that_was_asked_for_is_in_the_main_table(tmp_path):
     rows = [row("lora", 0, exact_match=0.5, response_loss=0.1, kl=1.0, retention_loss=2.0)]
     for metric, main in {

@@ -356,7 +356,9 @@ def _inert(comparison: Comparison, asked: set[str]) -> list[str]:
     if comparison.kind is CLASSIFICATION:
         why = "this is classification, which is evaluated by its own settings; leave it out"
     else:
-        why = "the lab has its own (`lab`); leave it out"
+        why = (
+            "the lab has its own; leave it out (`lab: {num_test: N}` sets how many rows there are)"
+        )
     return problems + [
         f"`{name}` is set, but {why}" for name in _EVALUATION if name in asked - acting.keys()
     ]

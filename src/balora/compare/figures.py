@@ -389,6 +389,8 @@ def _scale(axes: Axes, limits: tuple[float, float]) -> None:
 
 
 def _padded(limits: tuple[float, float], share: float = 0.1) -> tuple[float, float]:
+    if limits == (0.0, 0.0):
+        return -0.05, 1.0  # a share or a loss of 0 in every run: there is nothing below
     room = share * ((limits[1] - limits[0]) or abs(limits[0]) or 1.0)
     return limits[0] - room, limits[1] + room
 

@@ -63,9 +63,10 @@ class Study:
 
     @property
     def main(self) -> tuple[str, ...]:
-        """Return the metrics of the main table."""
+        """Return the metrics of the main table; macro F1 shows what accuracy hides."""
         asked = self.asked.get("metric")
-        names = dict.fromkeys((asked, self.task, self.forgetting))
+        beside = "macro_f1" if self.task == "accuracy" else None
+        names = dict.fromkeys((asked, self.task, beside, self.forgetting))
         return tuple(name for name in names if name is not None and name in self.metrics)
 
     @property
