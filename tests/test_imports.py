@@ -17,16 +17,18 @@ ONE_ROOM = {"field_rules": "field_types"}
 """Two files that say what a field takes."""
 
 
-def room(name):
-    name = name.removesuffix(".py")
-    return ONE_ROOM.get(name, name)
+def room(parts):
+    parts = [part.removesuffix(".py") for part in parts]
+    if parts[-1] == "config" and parts[0] == "replay":
+        return "config"  # the part of a recipe, which only lies beside what it is about
+    return ONE_ROOM.get(parts[0], parts[0])
 
 
 def imports():
     """Return which room imports which, with the places; imports for annotations do not count."""
     found = {}
     for path in sorted(ROOT.rglob("*.py")):
-        own = room(path.relative_to(ROOT).parts[0])
+        own = room(path.relative_to(ROOT).parts)
         tree = ast.parse(path.read_text(encoding="utf-8"))
         skipped = {
             id(node)
@@ -37,8 +39,10 @@ def imports():
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and id(node) not in skipped:
                 names = (node.module or "").split(".")
-                if names[0] == "balora" and len(names) > 1 and room(names[1]) != own:
-                    found.setdefault((own, room(names[1])), []).append(f"{path.name}:{node.lineno}")
+                if names[0] == "balora" and len(names) > 1 and room(names[1:]) != own:
+                    found.setdefault((own, room(names[1:])), []).append(
+                        f"{path.name}:{node.lineno}"
+                    )
     return found
 
 
