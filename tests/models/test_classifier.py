@@ -109,6 +109,15 @@ def test_a_tokenizer_without_a_pad_token_gets_its_end_of_text(tmp_path):
     assert model.config.pad_token_id == tokenizer.eos_token_id == 2
 
 
+def test_without_a_tokenizer_it_is_the_one_of_the_model(tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = "<unk>"
+    save_body(tmp_path, "gpt2")
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = load_classifier(str(tmp_path), class_names=["no", "yes"])
+    assert model.config.pad_token_id == tokenizer.unk_token_id
+
+
 def test_a_tokenizer_with_nothing_to_pad_with_is_refused(tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token = None

@@ -408,10 +408,66 @@ def test_data_sets_that_are_no_data(tmp_path):
     several = make_rows(2).remove_columns("labels").add_column("labels", [[0, 1], [1, 1]])
     with pytest.raises(DataError, match="must hold one number for each row"):
         make_trainer(tmp_path, rows=several)
-    raw = Dataset.from_dict({"text": ["a", "b"], "labels": [0, 1]})
-    trainer = make_trainer(tmp_path, rows=raw, remove_unused_columns=False)
-    with pytest.raises(DataError, match="has no column `input_ids`, it has text, labels"):
-        trainer.train()
+    raw = Dataset.from_dict({"sentence": ["a", "b"], "label": [0, 1]})
+    sentence = (
+        r"no column `input_ids`, it has sentence, labels\. Tokenize it first, or name its text"
+    )
+    with pytest.raises(DataError, match=sentence):
+        make_trainer(tmp_path, rows=raw)
+    no_tokenizer = {"processing_class": None}
+    with pytest.raises(DataError, match=r"train data set .* Pass the tokenizer as `processing_cl"):
+        make_trainer(tmp_path, rows=raw.rename_column("sentence", "text"), options=no_tokenizer)
+
+
+# data as transformers' Trainer takes them
+
+
+def as_of_a_tutorial(rows):
+    """Return the same rows with the column of labels as most data sets call it."""
+    return rows.rename_column("labels", "label")
+
+
+@pytest.mark.parametrize("num_labels", [3, 1])
+def test_a_column_label_trains_and_is_evaluated(tmp_path, num_labels):
+    rows = make_rows(num_labels=num_labels)
+    runs = []
+    for data in (rows, as_of_a_tutorial(rows), rows.rename_column("labels", "label_ids")):
+        options = {"eval_dataset": {"one": data, "other": data}}
+        trainer = make_trainer(tmp_path, rows=data, num_labels=num_labels, options=options)
+        found = [run(trainer), trainer.evaluate(), trainer.predict(data).label_ids.tolist()]
+        runs.append((found, trainer.evaluate(data, metric_key_prefix="own")["own_loss"]))
+    losses = [[row["loss"] for row in rows] for (rows, *_), _ in runs]
+    assert losses[0] == losses[1] == losses[2]
+    assert len({evaluated["eval_other_loss"] for (_, evaluated, _), _ in runs}) == 1
+    assert len({own for _, own in runs}) == 1
+    assert runs[0][0][2] == runs[1][0][2] == rows["labels"][:]
+
+
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_texts_are_tokenized_where_there_is_a_tokenizer(tmp_path, is_pair):
+    texts = {"text": ["ab", "cdefg", "h" * 400, "ij"], "label": [0, 1, 2, 0], "source": ["x"] * 4}
+    if is_pair:
+        texts["text_pair"] = ["z" * 400, "y", "w", "v"]
+    data = Dataset.from_dict(texts)
+    trainer = make_trainer(tmp_path, rows=data, options={"eval_dataset": data})
+    assert len(run(trainer)) == 3
+    lengths = [len(row["input_ids"]) for row in trainer.train_dataset]
+    # the model takes 256 positions
+    assert lengths == ([256, 6, 256, 3] if is_pair else [2, 5, 256, 2])
+    assert trainer.train_dataset["labels"][:] == [0, 1, 2, 0]
+    unlabelled = data.remove_columns("label")
+    assert trainer.predict(unlabelled).predictions.shape == (4, 3)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.evaluate(data)["eval_loss"])
+
+
+def test_a_tokenizer_that_cannot_pad_is_copied(tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = None
+    model = make_classifier("gpt2")
+    trainer = make_trainer(tmp_path, model=model, options={"processing_class": tokenizer})
+    run(trainer)
+    assert tokenizer.pad_token is None
+    assert trainer.model.config.pad_token_id == tokenizer.eos_token_id
 
 
 # batches of one

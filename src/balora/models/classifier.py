@@ -21,7 +21,7 @@ from transformers import (
 
 from balora.errors import ConfigError
 from balora.models.finite import check_finite
-from balora.models.load import from_pretrained, load_config, refuse_missing
+from balora.models.load import from_pretrained, load_config, load_tokenizer, refuse_missing
 from balora.models.source import ModelSource
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def load_classifier(
     name: str | ModelSource,
     *,
     class_names: Sequence[str] | None,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     ignore_mismatched_sizes: bool = False,
     **kwargs: Any,
 ) -> LoadedClassifier:
@@ -53,8 +53,8 @@ def load_classifier(
     Args:
         name: A hub id or a folder, or a source, which says how it is loaded.
         class_names: The classes in the order of their indices; ``None`` for regression.
-        tokenizer: Of the model. Without a padding token it gets its end-of-text token as one; it
-            pads on the right from now on, for XLNet on the left.
+        tokenizer: Of the model; by default the one of that name. Without a padding token it gets
+            its end-of-text token as one; it pads on the right from now on, for XLNet on the left.
         ignore_mismatched_sizes: Whether a head for another number of classes is replaced.
         **kwargs: As for ``from_pretrained``; none beside a source.
 
@@ -73,6 +73,7 @@ def load_classifier(
             "Name them, or pass None for regression."
         )
     source = name if isinstance(name, ModelSource) else ModelSource.of_arguments(name, kwargs)
+    tokenizer = load_tokenizer(source) if tokenizer is None else tokenizer
     set_pad_token(tokenizer, load_config(source))
     if not ignore_mismatched_sizes:
         _check_own_head(source, class_names)

@@ -13,13 +13,18 @@ from datasets import Dataset
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
 from balora.anchored import check_adapter, initialise
 from balora.config import GENERATION_FIELDS, BALoraConfig
 from balora.errors import ConfigError, NonFiniteError
-from balora.models.classifier import ClassifierHead, LoadedClassifier, align_pad_token
+from balora.models.classifier import (
+    ClassifierHead,
+    LoadedClassifier,
+    align_pad_token,
+    set_pad_token,
+)
 from balora.models.limits import Limits
 from balora.objective import Normalizer, nlu_objective, task_loss
 from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
@@ -56,6 +61,7 @@ from balora.trainers.sharding import (
     sharding_of,
     sharding_of_accelerator,
 )
+from balora.trainers.texts import ready
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +84,9 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
         balora_config: The start and the objective; by default the paper's for classification.
         peft_config: A plain ``LoraConfig``. Without it every weight is trained, which allows no
             consistency term.
-        train_dataset: Tokenized, with ``input_ids`` and ``labels``. With a consistency term a
-            ``datasets.Dataset``, whose rows can be counted.
+        train_dataset: With ``labels`` or ``label``, and with tokens, or with ``text`` (and
+            ``text_pair``) that the tokenizer passed as ``processing_class`` makes them of. With a
+            consistency term a ``datasets.Dataset``, whose rows can be counted.
         **kwargs: Everything else that ``Trainer`` takes, by keyword.
 
     Raises:
@@ -90,6 +97,7 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
 
     loss_is_scaled_for_ga = True
     train_dataset: Any
+    eval_dataset: Any
     data_collator: Any
 
     def __init__(
@@ -116,7 +124,11 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
         self._said_single_row = False
         self._reference: Reference | None = None
         self._reference_file: Path | None = None
+        if isinstance(kwargs.get("processing_class"), PreTrainedTokenizerBase):
+            kwargs["processing_class"] = _that_pads(kwargs["processing_class"], model.config)
         super().__init__(model, args, train_dataset=train_dataset, **kwargs)
+        self.train_dataset = self._ready(self.train_dataset, "train")
+        self.eval_dataset = self._ready(self.eval_dataset, "eval")
         self._make_resumable()
         # every label is an item, whether the model's own loss takes their number or not
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
@@ -137,6 +149,20 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
         if has_adapter:
             self._anchor()
         self._show_objective()
+
+    def _ready(self, dataset: Any, name: str) -> Any:
+        """Return a data set as the objective reads it: see :func:`~balora.trainers.texts.ready`."""
+        return ready(dataset, self.processing_class, self.model, name)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Return the batches of a data set that ``evaluate`` was given, or of the trainer's."""
+        loader: DataLoader[Any] = super().get_eval_dataloader(self._ready(eval_dataset, "eval"))
+        return loader
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """Return the batches of a data set that ``predict`` was given."""
+        loader: DataLoader[Any] = super().get_test_dataloader(self._ready(test_dataset, "test"))
+        return loader
 
     def _check_model(self) -> None:
         check_parallelism(self.accelerator.parallelism_config)
@@ -345,6 +371,14 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
             self._reference_file = keep_reference(
                 Path(str(output_dir)), self._reference, self._reference_file
             )
+
+
+def _that_pads(tokenizer: PreTrainedTokenizerBase, config: Any) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that can put rows of different lengths into a batch; a copy if need be."""
+    if tokenizer.pad_token is None:
+        tokenizer = deepcopy(tokenizer)
+        set_pad_token(tokenizer, config)
+    return tokenizer
 
 
 def _check_config(config: BALoraConfig) -> None:
