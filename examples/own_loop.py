@@ -51,7 +51,8 @@ def main() -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        print(" ".join(f"{name} {float(term):.4f}" for name, term in terms._asdict().items()))
+        is_on = {name: term for name, term in terms._asdict().items() if term is not None}
+        print(" ".join(f"{name} {float(term):.4f}" for name, term in is_on.items()))
 
 
 def tokenized(

@@ -54,8 +54,9 @@ def test_what_is_no_regular_file_is_written_to(tmp_path):
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
     command, tmp_path, capsys
 ):
-    for name, reason in (("none/a.json", "there is no folder"), (".", "it is a folder")):
-        assert main([command, "run", "--json", str(tmp_path / name)]) == 2
+    base = ["--base", "some/model"] if command == "eval" else []
+    for name, reason in (("none/a.json", "there is no folder"), (".", "which is a folder")):
+        assert main([command, "run", *base, "--json", str(tmp_path / name)]) == 2
         assert reason in capsys.readouterr().err
 
 

@@ -40,6 +40,10 @@ class PlantedLM(PreTrainedModel, GenerationMixin):
         self.anchor = torch.nn.Parameter(torch.zeros(1))
         self.table, self.tokenizer = table, make_tokenizer()
         self.modes: set[bool] = set()
+        self.tokens = torch.nn.Embedding(VOCAB, 1)  # only its size is asked for
+
+    def get_input_embeddings(self):
+        return self.tokens
 
     def forward(self, input_ids, attention_mask=None, **_):
         self.modes.add(self.training)

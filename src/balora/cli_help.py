@@ -33,6 +33,7 @@ examples:
       --eval_dataset_name test.csv --output_dir outputs/reviews
   balora train --config recipe.yaml --svd_coef 0 --seed 1 --output_dir outputs/no-svd
   balora train --config recipe.yaml --learning_rate 1e-4 --dry_run
+  balora train --config recipe.yaml --replay generated
   balora train --config recipe.yaml --resume_from_checkpoint true
   accelerate launch -m balora train --config recipe.yaml
 """,
@@ -68,7 +69,7 @@ examples:
 examples:
   balora replay --model_name_or_path MODEL --output texts.jsonl
   balora replay --model_name_or_path MODEL --output chats.jsonl --replay_prompt chat
-  balora train --config recipe.yaml --replay texts.jsonl
+  balora replay --model_name_or_path MODEL --output stories.jsonl --replay_prompt "Once upon a time"
 """,
     "env": """\
 examples:

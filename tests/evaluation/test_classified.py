@@ -53,7 +53,7 @@ def test_a_set_has_its_rows_its_metrics_and_where_given_its_worst_group():
     columns = {"text": ["a", "bb", "ccc"], "label": [0, 1, 2]}
     sets = {"one": text_rows(**columns), "two": text_rows(**columns, group=["x", "y", "y"])}
     found = measure_sets(model, sets, make_tokenizer(), task="mnli", max_length=8)
-    assert list(found["one"]) == ["num_rows", "accuracy", "ece", "majority_class"]
+    assert list(found["one"]) == ["num_rows", "accuracy", "ece", "majority_class", "predicted"]
     assert found["one"]["num_rows"] == 3
     assert found["two"]["worst_group"]["name"] in ("x", "y")
     assert {**found["two"], "worst_group": None} == {**found["one"], "worst_group": None}
