@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.cache import cached, default_cache
 from balora.data.sources import find_local, load_rows
+from balora.digests import digest_of_tensors
 from balora.errors import DataError
 from balora.replay.config import ReplayConfig
 from balora.replay.generate import generate_texts
@@ -23,7 +24,6 @@ from balora.replay.texts import (
     ReplayTexts,
     tokenized_text,
 )
-from balora.weights import digest_of_tensors
 
 logger = logging.getLogger(__name__)
 

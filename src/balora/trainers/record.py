@@ -15,17 +15,17 @@ from datasets import Dataset
 from peft import PeftModel
 
 from balora.config import BALoraConfig
-from balora.environment import describe_environment
-from balora.errors import ConfigError
-from balora.replay.config import acting_fields
-from balora.trainers.checkpoint import Checkpoint
-from balora.trainers.digests import (
+from balora.digests import (
     digest_of_batches,
     digest_of_columns,
     digest_of_config,
     digest_of_samples,
     frozen_weights,
 )
+from balora.environment import describe_environment
+from balora.errors import ConfigError
+from balora.replay.config import acting_fields
+from balora.trainers.checkpoint import Checkpoint
 from balora.trainers.resume_rules import (
     content_differences,
     differences,

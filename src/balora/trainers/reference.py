@@ -28,10 +28,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from balora.anchored import reference_mode
-from balora.errors import ConfigError, DataError, NonFiniteError
-from balora.staging import staged_file
-from balora.state import open_tensors
-from balora.trainers.digests import (
+from balora.digests import (
     digest_of_batches,
     digest_of_columns,
     digest_of_config,
@@ -39,6 +36,9 @@ from balora.trainers.digests import (
     frozen_weights,
     lengths_of,
 )
+from balora.errors import ConfigError, DataError, NonFiniteError
+from balora.staging import staged_file
+from balora.state import open_tensors
 
 REFERENCE_FILE = "reference.safetensors"
 """The rows, the head they came from, and what else they depend on."""
