@@ -261,6 +261,9 @@ def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
         return
     recipe = load_recipe(options.config, overrides(rest))
     if recipe.run.dry_run:
+        from balora.trainers.preflight import check_run
+
+        check_run(recipe)
         print(recipe.to_yaml(), end="")
         return
     from balora.trainers.run import run_recipe

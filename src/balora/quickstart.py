@@ -15,10 +15,12 @@ from balora.errors import BaloraError
 from balora.evaluation import MeasureOptions, format_table
 from balora.evaluation.run import evaluate_runs
 from balora.models.source import source_of
-from balora.recipes import load_recipe
+from balora.recipes.load import check_recipe
+from balora.recipes.values import read_mapping
 from balora.staging import work_folder, writing
 from balora.state import read_json
 from balora.trainers import BALoraSFTTrainer
+from balora.trainers.preflight import check_run
 from balora.trainers.run import run_recipe
 
 _PLAIN_PEFT = """
@@ -51,7 +53,11 @@ def quickstart(given: Mapping[str, str]) -> str:
         "model_name_or_path": str(base),
         "dataset_name": str(asset_path("quickstart/train.jsonl")),
     }
-    recipe = load_recipe(asset_path("quickstart/recipe.yaml"), embedded | dict(given))
+    # without the packaged file's name in messages: what can be wrong is what was given
+    recipe = check_recipe(read_mapping(asset_path("quickstart/recipe.yaml")) | embedded, given)
+    if recipe.run.dry_run:
+        check_run(recipe)
+        return recipe.to_yaml().rstrip()
     trainer = run_recipe(recipe)
     run = Path(trainer.args.output_dir)
     figures = evaluate_runs(

@@ -22,10 +22,12 @@ from balora.compare.folder import (
     RefusedError,
     row_of,
 )
+from balora.compare.methods import BASE
 from balora.compare.plan import LabFiles, Parts, Plan, combinations
-from balora.errors import BaloraError, ConfigError
+from balora.errors import BaloraError, ConfigError, DataError
 from balora.files import write_json
-from balora.recipes.values import parse_text
+from balora.recipes.load import check_recipe
+from balora.recipes.values import read_switch
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ def compare(
             cannot work. Nothing that this call has written stays.
     """
     options = dict(given)
-    switches = {name: _switch(name, options.pop(name, "false")) for name in _SWITCHES}
+    switches = {name: read_switch(name, options.pop(name, "false")) for name in _SWITCHES}
     if switches["report_only"]:
         _refuse_others(name for name in ("dry_run", "overwrite") if switches[name])
         comparison = _finished(config_path, options)
@@ -79,6 +81,7 @@ def compare(
         folder.check(comparison)
         folder.check_cells([*plan.choosing(), *plan.final()])
     if switches["dry_run"]:
+        _check_runs(comparison, plan)
         show(_listing(plan))
         return
     with _locked(folder):
@@ -93,13 +96,6 @@ def compare(
                 folder.clear()
             raise
         _report(comparison, rows, show)
-
-
-def _switch(name: str, text: str) -> bool:
-    value = parse_text(text, bool)
-    if not isinstance(value, bool):
-        raise ConfigError(f"`--{name}` must be true or false, got the text `{text}`.")
-    return value
 
 
 @contextmanager
@@ -152,6 +148,30 @@ def _remove_empty(folder: Folder, made: Sequence[Path]) -> None:
         if any(path.iterdir()):
             return
         path.rmdir()
+
+
+def _check_runs(comparison: Comparison, plan: Plan) -> None:
+    """Check the run of every method under every condition as far as no weights are needed.
+
+    Model and data of a lab are there only when they have been built.
+
+    Raises:
+        ConfigError: Naming the cell.
+        DataError: As well.
+    """
+    if comparison.lab is not None:
+        return
+    from balora.trainers.preflight import check_run
+
+    first = {(cell.condition, cell.method): cell for cell in reversed(plan.final())}
+    for cell in first.values():
+        if cell.method == BASE:
+            continue
+        try:
+            check_run(check_recipe(cell.recipe))
+        except (ConfigError, DataError) as error:
+            kind = DataError if isinstance(error, DataError) else ConfigError
+            raise kind(f"{cell.key}: {error}") from error
 
 
 def _listing(plan: Plan) -> str:

@@ -17,7 +17,7 @@ from balora.lab.config import lab_config, parse_fields
 from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.run_folder import check_base, load_run
 from balora.models.source import ModelSource, base_of_runs
-from balora.recipes.values import read_mapping
+from balora.recipes.values import dump_mapping, read_mapping, read_switch
 from balora.state import read_json
 
 
@@ -33,15 +33,20 @@ def lab(
     Args:
         runs: Folders that `balora train` left, of models fine-tuned from this one.
         config_path: A recipe with a mapping `lab`, such as a comparison's; None for the defaults.
-        given: Fields of `LabConfig` as texts, which replace those of the recipe.
+        given: Fields of `LabConfig` as texts, which replace those of the recipe; with ``dry_run``
+            they are checked and returned as a recipe, and nothing is built.
         json_file: Where the figures are written as well, by the name of the model.
 
     Raises:
         ConfigError: If the recipe or a field is wrong, a folder is no run or one of another
             model's, or two have one name.
     """
-    config = lab_config({**_from_recipe(config_path), **parse_fields(given)})
+    texts = dict(given)
+    is_dry = read_switch("dry_run", texts.pop("dry_run", "false"))
+    config = lab_config({**_from_recipe(config_path), **parse_fields(texts)})
     check_runs(runs)
+    if is_dry:
+        return dump_mapping({"lab": asdict(config)}).rstrip()
     built = build_lab(config)
     for run in runs:
         _check_base(run, built.model)

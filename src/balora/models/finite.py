@@ -49,4 +49,5 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 def _has_numbers(tensor: Tensor) -> bool:
     # types of one byte are quantised and have their own scales; a meta tensor has no numbers yet
     is_float = tensor.is_floating_point() and tensor.element_size() > 1
-    return is_float and tensor.numel() > 0 and not tensor.is_meta
+    has_own = not tensor.is_meta and any(tensor.stride() or (1,))  # a blank one is a single zero
+    return is_float and tensor.numel() > 0 and has_own

@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from balora.errors import ConfigError
+from balora.models.blank import blank_model, reads_no_weights
 from balora.models.finite import check_finite
 from balora.models.reading import reading_model
 from balora.models.source import ModelSource
@@ -138,6 +139,9 @@ def from_pretrained(
     Raises:
         ConfigError: If it cannot be loaded.
     """
+    if reads_no_weights():
+        with in_words_of(source):
+            return blank_model(auto, load_config(source, **arguments), source.arguments())
     report = silenced("transformers.modeling_utils", "LOAD REPORT")
     with in_words_of(source), report:
         model, info = auto.from_pretrained(

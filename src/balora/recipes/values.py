@@ -128,6 +128,18 @@ def parse_text(text: str, annotation: Any, *, names: Collection[str] = ()) -> An
     return value
 
 
+def read_switch(name: str, text: str) -> bool:
+    """Return what the text of an option that is true or false stands for.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    value = parse_text(text, bool)
+    if not isinstance(value, bool):
+        raise ConfigError(f"`--{name}` must be true or false, got the text `{text}`.")
+    return value
+
+
 class _Dumper(yaml.SafeDumper):
     """`yaml.SafeDumper` that quotes what YAML 1.1 or 1.2 would read as something else than text."""
 

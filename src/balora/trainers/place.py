@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,22 @@ def output_folder(recipe: Recipe) -> Iterator[None]:
             if was_empty and os.listdir(place) == ["README.md"]:
                 (place / "README.md").unlink()  # a card of nothing
             raise
+
+
+def check_place(recipe: Recipe) -> None:
+    """Refuse what `output_folder` would refuse, and leave nothing.
+
+    Raises:
+        ConfigError: As `output_folder`.
+    """
+    typed = Path(recipe.training["output_dir"])
+    _check_reads(recipe, typed)
+    with suppress(_Undone), made_folder(typed.expanduser(), _SETTING, shown=typed):
+        raise _Undone
+
+
+class _Undone(Exception):
+    """Leaves nothing of a folder that could be made."""
 
 
 def _check_reads(recipe: Recipe, output: Path) -> None:

@@ -16,6 +16,7 @@ from balora.trainers.output import (
     settings_of,
 )
 from balora.trainers.place import output_folder
+from balora.trainers.preflight import check_arguments_work
 from balora.trainers.run_classification import prepare_classification
 from balora.trainers.run_generation import prepare_generation
 from balora.trainers.sharding import check_sharding, sharding_of
@@ -43,6 +44,7 @@ def run_recipe(recipe: Recipe) -> Trainer:
 
 def _run(recipe: Recipe) -> Trainer:
     args = training_arguments(recipe)
+    check_arguments_work(args, recipe.training)
     settings = settings_of(recipe, args)
     resume = checkpoint_to_resume(recipe, args, settings)
     output_dir = Path(args.output_dir)
