@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from bad_values import listing
@@ -22,13 +24,15 @@ LABELLED = [{"text": f"text {i}", "label": "pos" if i % 2 else "neg"} for i in r
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder with data and with models whose weights cannot be read."""
+    """A folder with data and with models whose weights would be refused when they are read."""
     root = tmp_path_factory.mktemp("place")
     make_model("llama").save_pretrained(root / "llama")
     save_body(root / "bert", "bert")
     for name in ("llama", "bert"):
         make_tokenizer().save_pretrained(root / name)
-        (root / name / "model.safetensors").write_bytes(b"no weights")
+        file = root / name / "model.safetensors"
+        weights = {key: weight * math.nan for key, weight in load_file(file).items()}
+        save_file(weights, file, metadata={"format": "pt"})
     for name, rows in (("rows", ROWS), ("labelled", LABELLED)):
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "empty.jsonl").write_text("")
