@@ -95,7 +95,7 @@ def test_a_wider_comparison_goes_on_with_what_is_there(folder, comparison):
         (
             {"settings": {"lora": {"learning_rate": 0.5}}},
             {},
-            ["lora/seed-0: `learning_rate` is not set there and 0.5 here"],
+            ["lora/seed-0: `learning_rate` is 0.0002 there and 0.5 here"],
         ),
         (
             {"sweep": {"*": {"weight_decay": [0.0, 0.1]}}},
