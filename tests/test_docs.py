@@ -21,6 +21,13 @@ def test_the_readme_names_commands():
     assert sum(command.startswith("balora train --config") for command in COMMANDS) >= 6
 
 
+@pytest.fixture
+def offline(monkeypatch):
+    """Leave out of a dry run what asks the hub for models and data."""
+    monkeypatch.setattr("balora.trainers.preflight.check_run", lambda recipe: None)
+
+
+@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("balora train --config")])
 def test_train_commands_of_the_readme_resolve(command, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -65,6 +72,7 @@ def test_links_of_the_documents_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.usefixtures("offline")
 def test_the_comparison_in_the_documents_runs(tmp_path, capsys):
     page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
     recipe = tmp_path / "recipe.yaml"
