@@ -5,9 +5,9 @@
 
 `quickstart` is the embedded model with the batch of its recipe; other shapes have random weights.
 Both runs are whole calls of the trainer, in turns, one of each per round. The first call of each,
-which also makes texts, hidden states and the start of the adapter, is timed by itself. `generate` is transformers' own, of as many texts
-of the same length from the same model, in the batches that are its users' habit. Writes one JSON
-line per measurement and prints a table.
+which also makes texts, hidden states and the start of the adapter, is timed alone. `generate` is
+transformers' own, of as many texts of the same length from the same model, in batches of 16. Writes
+one JSON line per measurement and prints a table.
 """
 
 from __future__ import annotations
