@@ -275,16 +275,24 @@ def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
         from balora.evaluation.results import format_results, read_results
 
         print(format_results(read_results(Path(trainer.args.output_dir))), end="\n\n")
-    print(_where(trainer.args.output_dir, recipe.adapter.method))
+    print(_where(trainer, recipe))
 
 
-def _where(output_dir: str, method: str) -> str:
-    if method == "full":
-        return f'The model is in {output_dir}: from_pretrained("{output_dir}").'
-    return (
-        f"The adapter is in {output_dir}, a plain LoRA: "
-        f'PeftModel.from_pretrained(base, "{output_dir}").'
+def _where(trainer: Any, recipe: Any) -> str:
+    """Say where the result is, and the lines that load it."""
+    from balora.recipes import CLASSIFICATION
+    from balora.usage import loading_lines
+
+    folder, config = Path(trainer.args.output_dir), trainer.model.config
+    is_classifier = recipe.kind is CLASSIFICATION
+    lines = loading_lines(
+        folder,
+        revision=recipe.model.model_revision,
+        id2label=config.id2label if is_classifier and config.num_labels > 1 else None,
+        pad_token_id=config.get_text_config().pad_token_id if is_classifier else None,
     )
+    what = "model is" if recipe.adapter.method == "full" else "adapter, a plain LoRA, is"
+    return f"The {what} in {folder}. These lines load it:\n\n{lines}"
 
 
 def _quickstart(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -396,6 +404,8 @@ def _lab(options: argparse.Namespace, rest: Sequence[str]) -> None:
 def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
     options = read_options(ExportOptions, given)
     from balora.anchored.export import export_adapter, export_merged
+    from balora.models.run_folder import classes_of, is_classifier
+    from balora.usage import loading_lines
 
     source: Path = given.source
     kind = "merged" if options.merge else f"rank{options.rank}" if options.rank else "export"
@@ -408,7 +418,8 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
             revision=options.revision,
             overwrite=options.overwrite,
         )
-        print(f'The merged model is in {destination}: from_pretrained("{destination}").')
+        print(f"The merged model is in {destination}. These lines load it:\n")
+        print(loading_lines(destination))
         return
     truncation = export_adapter(
         source,
@@ -423,7 +434,16 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
             f"Rank {truncation.rank} loses {truncation.relative_error:.2%} of the update "
             f"(Frobenius norm); most in {truncation.worst_layer}, {truncation.worst_error:.2%}."
         )
-    print(f'The adapter is in {destination}: PeftModel.from_pretrained(base, "{destination}").')
+    names = classes_of(source) if is_classifier(source) else None
+    print(f"The adapter is in {destination}. These lines load it:\n")
+    print(
+        loading_lines(
+            destination,
+            base=options.base,
+            revision=options.revision or "main",
+            id2label=dict(enumerate(names)) if names else None,
+        )
+    )
 
 
 def _replay(given: argparse.Namespace, rest: Sequence[str]) -> None:

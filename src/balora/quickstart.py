@@ -22,6 +22,7 @@ from balora.state import read_json
 from balora.trainers import BALoraSFTTrainer
 from balora.trainers.preflight import check_run
 from balora.trainers.run import run_recipe
+from balora.usage import loading_lines
 
 _PLAIN_PEFT = """
 import sys, torch
@@ -77,7 +78,7 @@ def quickstart(given: Mapping[str, str]) -> str:
         "",
     ]
     if recipe.adapter.method == "full":
-        return "\n".join([*lines, f"The model is in {run}."])
+        return "\n".join([*lines, f"The model is in {run}:", "", loading_lines(run)])
     return "\n".join([*lines, _plain_peft_line(trainer)])
 
 
@@ -91,11 +92,11 @@ def _pretraining_line(base: Path) -> str:
 
 
 def _plain_peft_line(trainer: BALoraSFTTrainer) -> str:
-    run, base = trainer.args.output_dir, trainer.model.config.name_or_path
+    run = Path(trainer.args.output_dir)
     return (
         f"The adapter is in {run}, a plain LoRA. Loaded in plain PEFT, in a process without "
-        f"balora, its logits differ from the trained model's by {plain_peft_error(trainer)}:\n"
-        f'  PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{run}")'
+        f"balora, its logits differ from the trained model's by {plain_peft_error(trainer)}:\n\n"
+        f"{loading_lines(run)}"
     )
 
 

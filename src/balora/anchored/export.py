@@ -28,6 +28,7 @@ from balora.models.load import load_config
 from balora.models.run_folder import classes_of, load_run
 from balora.models.source import ModelSource, base_of_runs
 from balora.state import read_tensors
+from balora.usage import absolute_name
 
 _TOKENIZER_FILES = re.compile(r"tokenizer.*|special_tokens_map\.json|chat_template\.jinja|vocab.*")
 
@@ -90,7 +91,7 @@ def export_adapter(
         plain = uniform(updates_of(config, tensors))
         config = uniform_config(config, plain.rank, plain.alpha)
         tensors = with_factors(tensors, plain.factors)
-    config.base_model_name_or_path, config.inference_mode = base, True
+    config.base_model_name_or_path, config.inference_mode = absolute_name(base), True
     reads = _reads(source, base)
     with new_folder(destination, "`--to`", overwrite=overwrite, reads=reads) as stage:
         save_file(tensors, stage / ADAPTER_FILE, metadata={"format": "pt"})

@@ -18,6 +18,7 @@ from balora.config import BALoraConfig
 from balora.objective import Coefficients, Normalizer, coefficients_at
 from balora.regularizers.spectral import ratio_is_constant
 from balora.trainers.memory import ReportMemory
+from balora.usage import absolute_name
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,17 @@ class ObjectiveMixin:
     def _anchor(self) -> None:
         """Make the adapter an anchored one where it starts from PiSSA, and report its memory."""
         trainer: Any = self
+        self._name_the_base()
         if self.balora_config.adapter_init == "pissa":
             anchor_adapter(trainer.model, self.balora_config)
         # first, so that its line comes before the progress bar
         trainer.callback_handler.callbacks.insert(0, ReportMemory())
+
+    def _name_the_base(self) -> None:
+        """Let a saved adapter name the folder of its base by the whole path."""
+        for config in self.model.peft_config.values():  # type: ignore[attr-defined]
+            name = config.base_model_name_or_path
+            config.base_model_name_or_path = name and absolute_name(name)
 
     def _show_objective(self) -> None:
         """Put the objective into what trackers are handed, `args.to_dict()`."""

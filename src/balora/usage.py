@@ -1,0 +1,72 @@
+"""The lines of Python that load what a command has left: complete, without balora, from anywhere.
+
+PEFT's format of an adapter has no place for the classes of a classifier, so the lines name them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from balora.state import read_json
+
+_FIX = "Train or export again."
+
+
+def loading_lines(
+    folder: Path,
+    *,
+    base: str | None = None,
+    revision: str = "main",
+    id2label: Mapping[int, str] | None = None,
+    pad_token_id: int | None = None,
+) -> str:
+    """Return Python that leaves the model of a folder in ``model``, indented, line by line.
+
+    Args:
+        folder: With an adapter, or with a whole model.
+        base: The pre-trained model of an adapter; ``None`` takes the one that it names itself.
+        revision: Of the base on the hub.
+        id2label: The classes of a classifier; ``None`` for a regression, which has one output.
+        pad_token_id: Of a classifier whose base names another or none: a decoder pools the last
+            token before it.
+    """
+    place, path = str(folder.resolve()), folder / "adapter_config.json"
+    if not path.is_file():
+        auto = _auto_class(read_json(folder / "config.json", _FIX).get("architectures"))
+        return _indented(
+            f"from transformers import {auto}", f"model = {auto}.from_pretrained({place!r})"
+        )
+    config: dict[str, Any] = read_json(path, _FIX)
+    is_classifier = config.get("task_type") == "SEQ_CLS"
+    auto = "AutoModelForSequenceClassification" if is_classifier else "AutoModelForCausalLM"
+    name = absolute_name(base or config["base_model_name_or_path"])
+    arguments = [repr(name)] + ([f"revision={revision!r}"] if revision != "main" else [])
+    if is_classifier:
+        arguments += [f"id2label={dict(id2label)!r}"] if id2label else ["num_labels=1"]
+    lines = [
+        "from peft import PeftModel",
+        f"from transformers import {auto}",
+        f"base = {auto}.from_pretrained({', '.join(arguments)})",
+    ]
+    if is_classifier and pad_token_id is not None:
+        lines.append(f"base.config.pad_token_id = {pad_token_id}")
+    return _indented(*lines, f"model = PeftModel.from_pretrained(base, {place!r})")
+
+
+def absolute_name(name: str) -> str:
+    """Return a folder by its whole path, so that it is found from anywhere; a hub id as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name
+
+
+def _auto_class(architectures: Any) -> str:
+    saved_as = " ".join(architectures or ())
+    if "ForSequenceClassification" in saved_as:
+        return "AutoModelForSequenceClassification"
+    return "AutoModelForCausalLM"
+
+
+def _indented(*lines: str) -> str:
+    return "\n".join(f"  {line}" for line in lines)
