@@ -290,6 +290,7 @@ def _where(trainer: Any, recipe: Any) -> str:
         revision=recipe.model.model_revision,
         id2label=config.id2label if is_classifier and config.num_labels > 1 else None,
         pad_token_id=config.get_text_config().pad_token_id if is_classifier else None,
+        has_other_head=is_classifier and recipe.data.ignore_mismatched_sizes,
     )
     what = "model is" if recipe.adapter.method == "full" else "adapter, a plain LoRA, is"
     return f"The {what} in {folder}. These lines load it:\n\n{lines}"
@@ -405,6 +406,7 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
     options = read_options(ExportOptions, given)
     from balora.anchored.export import export_adapter, export_merged
     from balora.models.run_folder import classes_of, is_classifier
+    from balora.models.source import read_recipe
     from balora.usage import loading_lines
 
     source: Path = given.source
@@ -442,6 +444,7 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
             base=options.base,
             revision=options.revision or "main",
             id2label=dict(enumerate(names)) if names else None,
+            has_other_head=bool(read_recipe(source).get("ignore_mismatched_sizes")),
         )
     )
 

@@ -21,6 +21,7 @@ def loading_lines(
     revision: str = "main",
     id2label: Mapping[int, str] | None = None,
     pad_token_id: int | None = None,
+    has_other_head: bool = False,
 ) -> str:
     """Return Python that leaves the model of a folder in ``model``, indented, line by line.
 
@@ -31,6 +32,7 @@ def loading_lines(
         id2label: The classes of a classifier; ``None`` for a regression, which has one output.
         pad_token_id: Of a classifier whose base names another or none: a decoder pools the last
             token before it.
+        has_other_head: Whether the base has a head for other classes, which is not taken.
     """
     place, path = str(folder.resolve()), folder / "adapter_config.json"
     if not path.is_file():
@@ -45,6 +47,7 @@ def loading_lines(
     arguments = [repr(name)] + ([f"revision={revision!r}"] if revision != "main" else [])
     if is_classifier:
         arguments += [f"id2label={dict(id2label)!r}"] if id2label else ["num_labels=1"]
+        arguments += ["ignore_mismatched_sizes=True"] if has_other_head else []
     lines = [
         "from peft import PeftModel",
         f"from transformers import {auto}",
