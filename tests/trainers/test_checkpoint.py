@@ -241,7 +241,7 @@ def test_other_rows_under_another_or_the_same_name_are_refused(copied, capsys):
     assert resume(copied, "--dataset_name", other) == 2
     said = error_of(capsys)
     assert "the training rows are others (`dataset_name` was " in said
-    assert f"and is {other})" in said
+    assert "other.jsonl)" in said  # a long path is cut in its middle
     write(copied / "rows.jsonl", [*ROWS[:7], {"prompt": "1+1=", "completion": "3"}])
     capsys.readouterr()
     assert resume(copied, "--dataset_name", str(copied / "rows.jsonl")) == 2

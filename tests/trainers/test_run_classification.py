@@ -205,7 +205,8 @@ def test_the_saved_recipe_is_flat_names_the_classes_and_loads(train, tmp_path, c
         text = (folder / "recipe.yaml").read_text()
         assert "class_names:\n- cold\n- warm\n" in text
         assert "task: classification" in text
-    assert main(["train", "--config", str(tmp_path / "out" / "recipe.yaml"), "--dry_run"]) == 0
+    words = ["train", "--config", str(tmp_path / "out" / "recipe.yaml"), "--dry_run"]
+    assert main([*words, "--output_dir", str(tmp_path / "other")]) == 0
     assert "label_noise: 0.0" in capsys.readouterr().out
 
 

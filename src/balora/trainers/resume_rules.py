@@ -231,4 +231,5 @@ def _shown(value: Any) -> str:
     if value is _ABSENT:
         return "not there"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    # both ends: of a path the last part tells it from another
+    return text if len(text) <= 120 else f"{text[:57]}...{text[-60:]}"
