@@ -49,7 +49,7 @@ def test_a_run_leaves_an_adapter_a_recipe_and_results(train, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "validation, best  validation, last" in printed
     assert "chosen on the data it is reported on" in printed
-    assert f'PeftModel.from_pretrained(base, "{tmp_path / "out"}")' in printed
+    assert f"PeftModel.from_pretrained(base, '{tmp_path / 'out'}')" in printed
 
 
 def test_pairs_from_csv(train, tmp_path):
