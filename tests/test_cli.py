@@ -108,7 +108,8 @@ def test_train_every_method(method, train, tmp_path, capsys):
     rank = () if method != "full" else ("--lora_r", "-", "--lora_alpha", "-")
     assert train("--method", method, *rank) == 0
     printed = capsys.readouterr().out
-    assert f'from_pretrained({"base, " if method != "full" else ""}"{tmp_path / "out"}")' in printed
+    base = "base, " if method != "full" else ""
+    assert f"from_pretrained({base}'{tmp_path / 'out'}')" in printed
     saved = {path.name for path in (tmp_path / "out").iterdir()}
     weights = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     assert {weights, "recipe.yaml", "environment.json", "tokenizer.json"} <= saved

@@ -16,6 +16,7 @@ import pytest
 from safetensors import safe_open
 
 from balora.cli import main
+from balora.staging import recover
 from balora.trainers.checkpoint import checkpoints
 from balora.trainers.reference import REFERENCE_FILE
 from killing import every_kill, killed_after
@@ -79,6 +80,9 @@ def is_over(out, fields):
 def complete(fields, out):
     """Give the same command again as its user would: to go on where there is a checkpoint."""
     if is_over(out, fields):
+        # the kill came after the last file: an empty work folder is left, which the next command
+        # into this folder removes first
+        recover(out)
         return
     anew = ("--overwrite",) if out.exists() and any(out.iterdir()) else ()
     options = ("--resume_from_checkpoint", "true") if checkpoints(out) else anew
