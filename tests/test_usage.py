@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -37,8 +36,8 @@ def place(tmp_path, monkeypatch):
 
 def run_printed(text: str, folder: Path, monkeypatch):
     """Run the indented lines at the end of a command's output, and return ``model``."""
-    lines = re.findall(r"^  (\S.*)$", text, re.M)
-    assert lines, text
+    lines = text.rpartition("These lines load it:\n\n")[2].splitlines()
+    assert len(lines) > 1, text
     monkeypatch.chdir(folder)
     found: dict = {}
     exec("\n".join(lines), found)
@@ -114,7 +113,10 @@ def test_a_revision_of_the_hub_stands_in_the_lines(tmp_path):
     config = {"base_model_name_or_path": "some/model", "task_type": "SEQ_CLS"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     lines = loading_lines(tmp_path, revision="v1")
-    assert "from_pretrained('some/model', revision='v1', num_labels=1)" in lines
+    assert (
+        "from_pretrained('some/model', revision='v1', num_labels=1, problem_type='regression')"
+        in lines
+    )
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

@@ -288,6 +288,7 @@ def _where(trainer: Any, recipe: Any) -> str:
     lines = loading_lines(
         folder,
         revision=recipe.model.model_revision,
+        dtype=recipe.model.dtype,
         id2label=config.id2label if is_classifier and config.num_labels > 1 else None,
         pad_token_id=config.get_text_config().pad_token_id if is_classifier else None,
         has_other_head=is_classifier and recipe.data.ignore_mismatched_sizes,
@@ -437,14 +438,17 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
             f"(Frobenius norm); most in {truncation.worst_layer}, {truncation.worst_error:.2%}."
         )
     names = classes_of(source) if is_classifier(source) else None
+    recipe = read_recipe(source)
+    is_same = recipe.get("model_name_or_path") == options.base
     print(f"The adapter is in {destination}. These lines load it:\n")
     print(
         loading_lines(
             destination,
             base=options.base,
-            revision=options.revision or "main",
+            revision=options.revision or (is_same and recipe.get("model_revision")) or "main",
+            dtype=recipe.get("dtype"),
             id2label=dict(enumerate(names)) if names else None,
-            has_other_head=bool(read_recipe(source).get("ignore_mismatched_sizes")),
+            has_other_head=bool(recipe.get("ignore_mismatched_sizes")),
         )
     )
 

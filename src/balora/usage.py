@@ -19,34 +19,47 @@ def loading_lines(
     *,
     base: str | None = None,
     revision: str = "main",
+    dtype: str | None = None,
     id2label: Mapping[int, str] | None = None,
     pad_token_id: int | None = None,
     has_other_head: bool = False,
+    shown: Path | None = None,
 ) -> str:
-    """Return Python that leaves the model of a folder in ``model``, indented, line by line.
+    """Return Python that leaves the model of a folder in ``model``, line by line.
+
+    Empty for an adapter that does not know its base.
 
     Args:
         folder: With an adapter, or with a whole model.
         base: The pre-trained model of an adapter; ``None`` takes the one that it names itself.
         revision: Of the base on the hub.
+        dtype: In which the run loaded the base; ``None`` or auto leaves it to the checkpoint.
         id2label: The classes of a classifier; ``None`` for a regression, which has one output.
         pad_token_id: Of a classifier whose base names another or none: a decoder pools the last
             token before it.
         has_other_head: Whether the base has a head for other classes, which is not taken.
+        shown: What the lines name in place of ``folder``.
     """
-    place, path = str(folder.resolve()), folder / "adapter_config.json"
+    place, path = str((shown or folder).resolve()), folder / "adapter_config.json"
     if not path.is_file():
         auto = _auto_class(read_json(folder / "config.json", _FIX).get("architectures"))
-        return _indented(
+        return _block(
             f"from transformers import {auto}", f"model = {auto}.from_pretrained({place!r})"
         )
     config: dict[str, Any] = read_json(path, _FIX)
     is_classifier = config.get("task_type") == "SEQ_CLS"
     auto = "AutoModelForSequenceClassification" if is_classifier else "AutoModelForCausalLM"
-    name = absolute_name(base or config["base_model_name_or_path"])
+    own = base or config.get("base_model_name_or_path")
+    if not own:
+        return ""
+    name = absolute_name(own)
     arguments = [repr(name)] + ([f"revision={revision!r}"] if revision != "main" else [])
+    arguments += [f"dtype={dtype!r}"] if dtype not in (None, "auto") else []
+    if is_classifier and id2label:
+        arguments.append(f"id2label={dict(id2label)!r}")
+    elif is_classifier:
+        arguments += ["num_labels=1", "problem_type='regression'"]
     if is_classifier:
-        arguments += [f"id2label={dict(id2label)!r}"] if id2label else ["num_labels=1"]
         arguments += ["ignore_mismatched_sizes=True"] if has_other_head else []
     lines = [
         "from peft import PeftModel",
@@ -54,8 +67,8 @@ def loading_lines(
         f"base = {auto}.from_pretrained({', '.join(arguments)})",
     ]
     if is_classifier and pad_token_id is not None:
-        lines.append(f"base.config.pad_token_id = {pad_token_id}")
-    return _indented(*lines, f"model = PeftModel.from_pretrained(base, {place!r})")
+        lines.append(f"base.config.get_text_config().pad_token_id = {pad_token_id}")
+    return _block(*lines, f"model = PeftModel.from_pretrained(base, {place!r})")
 
 
 def absolute_name(name: str) -> str:
@@ -71,5 +84,5 @@ def _auto_class(architectures: Any) -> str:
     return "AutoModelForCausalLM"
 
 
-def _indented(*lines: str) -> str:
-    return "\n".join(f"  {line}" for line in lines)
+def _block(*lines: str) -> str:
+    return "\n".join(lines)

@@ -1,0 +1,191 @@
+"""The model card of a run: what it was made from, with what, how it did, how to load it.
+
+Written with every save. What is not known is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
+from peft import PeftModel
+
+from balora.config import COEFFICIENTS
+from balora.replay.config import ReplayConfig
+from balora.usage import loading_lines
+
+_BALORA = """@article{chang2024balora,
+  title   = {Bias-Aware Low-Rank Adaptation: Mitigating Catastrophic Inheritance of
+             Large Language Models},
+  author  = {Chang, Yupeng and Chang, Yi and Wu, Yuan},
+  journal = {arXiv preprint arXiv:2408.04556},
+  year    = {2024}
+}"""
+_PISSA = """@article{meng2024pissa,
+  title   = {PiSSA: Principal Singular Values and Singular Vectors Adaptation of
+             Large Language Models},
+  author  = {Meng, Fanxu and Wang, Zhaohui and Zhang, Muhan},
+  journal = {arXiv preprint arXiv:2404.02948},
+  year    = {2024}
+}"""
+_REPLAY = """@article{bansal2025contextfree,
+  title   = {Context-Free Synthetic Data Mitigates Forgetting},
+  author  = {Bansal, Parikshit and Sanghavi, Sujay},
+  journal = {arXiv preprint arXiv:2505.13811},
+  year    = {2025}
+}"""
+_SETTINGS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "weight_decay",
+    "warmup_steps",
+    "max_length",
+    "seed",
+)
+
+
+def card_of(trainer: Any, folder: Path, figures: Mapping[str, Any] | None = None) -> str:
+    """Return the card of a trainer's model, as Markdown with its YAML.
+
+    Args:
+        trainer: A trainer of this package.
+        folder: With the saved model; the lines that load it are left out while it has none.
+        figures: Metrics of the final model; ``None`` takes the last evaluation's.
+    """
+    is_classifier = not hasattr(trainer, "replay_config")
+    name = _base_name(trainer)
+    data = ModelCardData(
+        base_model=name if _is_hub_id(name) else None,
+        library_name="peft" if isinstance(trainer.model, PeftModel) else "transformers",
+        pipeline_tag="text-classification" if is_classifier else "text-generation",
+        license=_license_of(name),
+        datasets=_hub_datasets(trainer),
+        tags=["balora", "lora"] if isinstance(trainer.model, PeftModel) else ["balora"],
+    )
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {Path(trainer.args.output_dir).resolve().name}",
+        _what(trainer, name),
+        _section("Training", _training_lines(trainer)),
+        _section("Figures", _figure_lines(trainer, figures)),
+        _loading(trainer, folder, is_classifier=is_classifier),
+        "## Citation\n\n```bibtex\n" + "\n".join(_citations(trainer)) + "\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _what(trainer: Any, name: str) -> str:
+    base = f"[{name}](https://huggingface.co/{name})" if _is_hub_id(name) else f"`{name}`"
+    if not isinstance(trainer.model, PeftModel):
+        return f"All weights of {base}, fine-tuned with balora."
+    start = trainer.balora_config.adapter_init
+    return f"An adapter (LoRA, started from {start}) for {base}, fine-tuned with balora."
+
+
+def _training_lines(trainer: Any) -> dict[str, Any]:
+    recipe, args = getattr(trainer, "recipe_settings", None) or {}, trainer.args.to_dict()
+    lines: dict[str, Any] = {
+        name: recipe[name] for name in ("method", "dataset_name", "task") if recipe.get(name)
+    }
+    config = trainer.balora_config
+    lines |= {name: getattr(config, name) for name in COEFFICIENTS if getattr(config, name)}
+    replay: ReplayConfig | None = getattr(trainer, "replay_config", None)
+    if replay is not None and replay.is_on:
+        names = ("replay", "replay_coef", "replay_every", "replay_num_texts")
+        lines |= {name: getattr(replay, name) for name in names}
+    if isinstance(trainer.model, PeftModel):
+        adapter = trainer.model.peft_config[trainer.model.active_adapters[0]]
+        lines |= {"lora_r": adapter.r, "lora_alpha": adapter.lora_alpha}
+    settings = {name: args[name] for name in _SETTINGS if args.get(name) not in (None, -1, "")}
+    return lines | settings
+
+
+def _figure_lines(trainer: Any, figures: Mapping[str, Any] | None) -> dict[str, Any]:
+    if figures is None:
+        rows = [row for row in trainer.state.log_history if "eval_loss" in row]
+        left_out = ("_runtime", "_per_second", "_num_tokens")
+        figures = {
+            name: value
+            for name, value in (rows[-1] if rows else {}).items()
+            if name.startswith("eval_") and not name.endswith(left_out)
+        }
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
+
+
+def _section(title: str, lines: Mapping[str, Any]) -> str:
+    if not lines:
+        return ""
+    rows = [f"| {name} | {value} |" for name, value in lines.items()]
+    return "\n".join([f"## {title}", "", "| | |", "|---|---|", *rows])
+
+
+def _loading(trainer: Any, folder: Path, *, is_classifier: bool) -> str:
+    if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
+        return ""
+    config = trainer.model.config
+    lines = loading_lines(
+        folder,
+        id2label=config.id2label if is_classifier and config.num_labels > 1 else None,
+        pad_token_id=config.get_text_config().pad_token_id if is_classifier else None,
+        shown=Path(trainer.args.output_dir),
+    )
+    return f"## How to load it\n\n```python\n{lines}\n```" if lines else ""
+
+
+def _citations(trainer: Any) -> list[str]:
+    found = [_BALORA]
+    if isinstance(trainer.model, PeftModel) and trainer.balora_config.adapter_init == "pissa":
+        found.append(_PISSA)
+    replay = getattr(trainer, "replay_config", None)
+    if replay is not None and replay.is_on:
+        found.append(_REPLAY)
+    return found
+
+
+def _base_name(trainer: Any) -> str:
+    model = trainer.model
+    if isinstance(model, PeftModel):
+        name = model.peft_config[model.active_adapters[0]].base_model_name_or_path
+    else:
+        name = model.config.name_or_path
+    return str(name or "a model without a name")
+
+
+def _is_hub_id(name: str) -> bool:
+    if Path(name).exists() or " " in name:
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _license_of(name: str) -> str | None:
+    """Return the licence that the card of a local base says; of the hub nothing is asked."""
+    card = Path(name) / "README.md"
+    if not card.is_file():
+        return None
+    try:
+        data = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+        found = getattr(data, "license", None)
+        return None if found is None else str(found)
+    except (ValueError, OSError):
+        return None
+
+
+def _hub_datasets(trainer: Any) -> list[str] | None:
+    recipe = getattr(trainer, "recipe_settings", None) or {}
+    name = str(recipe.get("dataset_name") or "")
+    is_local = not name or re.search(r"\.\w+$", name)
+    return None if is_local or not _is_hub_id(name) else [name]
