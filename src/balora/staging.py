@@ -18,7 +18,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -157,7 +157,7 @@ def staged_folder(path: Path, *, replaces: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def staged_files(folder: Path, *, kept: Sequence[str] = ()) -> Iterator[Path]:
+def staged_files(folder: Path) -> Iterator[Path]:
     """Yield an empty folder; what is in it goes into ``folder`` when the block ends.
 
     What makes a folder valid goes last. Once they are on their way a kill does not part them: the
@@ -165,14 +165,10 @@ def staged_files(folder: Path, *, kept: Sequence[str] = ()) -> Iterator[Path]:
 
     Args:
         folder: Where they go, over what has their names; made if it is not there.
-        kept: Names that are left as they are where ``folder`` has them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with work_folder(folder) as work:
         yield work / _NEW
-        for name in kept:
-            if (folder / name).exists():
-                (work / _NEW / name).unlink(missing_ok=True)
         os.replace(work / _NEW, work / _READY)
         _move_in(work, folder)
 

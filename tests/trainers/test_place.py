@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from balora.cli import main
 from balora.errors import ConfigError
 from balora.recipes import load_recipe
 from balora.trainers.place import output_folder
+from small_disk import mounted_disk
 from tiny_models import make_model, make_tokenizer
 
 
@@ -159,19 +158,8 @@ def test_the_quickstart_leaves_nothing_behind_either(work, capsys):
 
 @pytest.fixture
 def small_disk(work):
-    disk = work / "disk"
-    disk.mkdir()
-    if (
-        os.getuid()
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk],
-            check=False,
-            capture_output=True,
-        ).returncode
-    ):
-        pytest.skip("needs to mount a small disk")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
+    with mounted_disk(work / "disk", "2m") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("room", [60, 150, 300])
