@@ -275,26 +275,16 @@ def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
         from balora.evaluation.results import format_results, read_results
 
         print(format_results(read_results(Path(trainer.args.output_dir))), end="\n\n")
-    print(_where(trainer, recipe))
+    print(_where(trainer, recipe.adapter.method))
 
 
-def _where(trainer: Any, recipe: Any) -> str:
+def _where(trainer: Any, method: str) -> str:
     """Say where the result is, and the lines that load it."""
-    from balora.recipes import CLASSIFICATION
-    from balora.usage import loading_lines
+    from balora.trainers.card import lines_that_load
 
-    folder, config = Path(trainer.args.output_dir), trainer.model.config
-    is_classifier = recipe.kind is CLASSIFICATION
-    lines = loading_lines(
-        folder,
-        revision=recipe.model.model_revision,
-        dtype=recipe.model.dtype,
-        id2label=config.id2label if is_classifier and config.num_labels > 1 else None,
-        pad_token_id=config.get_text_config().pad_token_id if is_classifier else None,
-        has_other_head=is_classifier and recipe.data.ignore_mismatched_sizes,
-    )
-    what = "model is" if recipe.adapter.method == "full" else "adapter, a plain LoRA, is"
-    return f"The {what} in {folder}. These lines load it:\n\n{lines}"
+    folder = Path(trainer.args.output_dir)
+    what = "model is" if method == "full" else "adapter, a plain LoRA, is"
+    return f"The {what} in {folder}. These lines load it:\n\n{lines_that_load(trainer, folder)}"
 
 
 def _quickstart(options: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -20,9 +20,9 @@ from balora.recipes.values import read_mapping
 from balora.staging import work_folder, writing
 from balora.state import read_json
 from balora.trainers import BALoraSFTTrainer
+from balora.trainers.card import lines_that_load
 from balora.trainers.preflight import check_run
 from balora.trainers.run import run_recipe
-from balora.usage import loading_lines
 
 _PLAIN_PEFT = """
 import sys, torch
@@ -78,7 +78,7 @@ def quickstart(given: Mapping[str, str]) -> str:
         "",
     ]
     if recipe.adapter.method == "full":
-        return "\n".join([*lines, f"The model is in {run}:", "", loading_lines(run)])
+        return "\n".join([*lines, f"The model is in {run}:", "", lines_that_load(trainer, run)])
     return "\n".join([*lines, _plain_peft_line(trainer)])
 
 
@@ -96,7 +96,7 @@ def _plain_peft_line(trainer: BALoraSFTTrainer) -> str:
     return (
         f"The adapter is in {run}, a plain LoRA. Loaded in plain PEFT, in a process without "
         f"balora, its logits differ from the trained model's by {plain_peft_error(trainer)}:\n\n"
-        f"{loading_lines(run)}"
+        f"{lines_that_load(trainer, run)}"
     )
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.data.classification import ClassificationRows, tokenize_rows
 from balora.errors import NonFiniteError
 from balora.evaluation.classification import Array, majority_metrics, task_metrics, worst_group
+from balora.models.adapter import inner_model
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def predict_logits(
         Shape ``(N, C)``, float32.
     """
     # as the trainer does: not every model takes `token_type_ids`
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = inner_model(model)
     taken = inspect.signature(base.forward).parameters
     inputs = dataset.select_columns(
         [name for name in dataset.column_names if name in taken and name != "labels"]

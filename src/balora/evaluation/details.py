@@ -34,6 +34,7 @@ from balora.evaluation.batches import (
 )
 from balora.evaluation.inheritance import MeasureOptions, generate
 from balora.fused.spectral import HeadFactor
+from balora.models.adapter import inner_model
 from balora.models.head import LMHead, check_head, head_of
 from balora.models.limits import max_positions
 from balora.objective import next_token_targets
@@ -134,13 +135,13 @@ def _states(
     if head is None:
         states: Tensor = model(**inputs).logits
     else:
-        states = _without_adapters(model).base_model(**inputs).last_hidden_state
+        states = inner_model(model).base_model(**inputs).last_hidden_state
     return states[mask.to(states.device)]
 
 
 def _frozen_head(model: PreTrainedModel, input_ids: Tensor) -> LMHead | None:
     """Return the head, without a gradient, where the logits are its own of the hidden states."""
-    plain = _without_adapters(model)
+    plain = inner_model(model)
     if isinstance(plain.get_output_embeddings(), BaseTunerLayer | AuxiliaryTrainingWrapper):
         return None
     try:
@@ -150,11 +151,6 @@ def _frozen_head(model: PreTrainedModel, input_ids: Tensor) -> LMHead | None:
     head = head_of(plain)
     bias = None if head.bias is None else head.bias.detach()
     return replace(head, weight=head.weight.detach(), bias=bias)
-
-
-def _without_adapters(model: Any) -> Any:
-    """Return the transformers model inside; its layers keep their adapters."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 @torch.no_grad()

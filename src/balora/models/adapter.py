@@ -1,11 +1,11 @@
-"""What an adapter folder holds, read without loading it: its config and its tensors' shapes."""
+"""Adapters: what a folder of one holds, read without loading it, and the model inside one."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from peft import PeftConfig, TaskType
+from peft import PeftConfig, PeftModel, TaskType
 
 from balora.errors import ConfigError
 from balora.models.reading import reading_model
@@ -31,6 +31,11 @@ class Adapter(NamedTuple):
     def is_classifier(self) -> bool:
         """Whether it belongs to a sequence classification model, whose head it brings."""
         return bool(self.config.task_type == TaskType.SEQ_CLS)
+
+
+def inner_model(model: Any) -> Any:
+    """Return the transformers model inside PEFT's; its layers keep their adapters."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def is_adapter_folder(folder: Path) -> bool:

@@ -17,6 +17,8 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from balora.models.adapter import inner_model
+
 _POSITIONS = re.compile(r"(^|\.)(wpe|position_embeddings?|embed_positions|positions_embed)$")
 """Names of tables with one row for each position, in the models of transformers."""
 
@@ -63,7 +65,7 @@ class Limits:
     @classmethod
     def of(cls, model: Any, tokenizer: Any = None, *, multiple_of: int | None = None) -> Limits:
         """Return the limits of a model, with or without an adapter."""
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = inner_model(model)
         embedding = base.get_input_embeddings()
         number = getattr(embedding, "num_embeddings", None) or len(embedding.weight)
         spells = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None

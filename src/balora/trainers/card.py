@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from peft import PeftModel
 
 from balora.config import COEFFICIENTS
@@ -62,12 +62,11 @@ def card_of(trainer: Any, folder: Path, figures: Mapping[str, Any] | None = None
         folder: With the saved model; the lines that load it are left out while it has none.
         figures: Metrics of the final model; ``None`` takes the last evaluation's.
     """
-    is_classifier = not hasattr(trainer, "replay_config")
     name = _base_name(trainer)
     data = ModelCardData(
         base_model=name if _is_hub_id(name) else None,
         library_name="peft" if isinstance(trainer.model, PeftModel) else "transformers",
-        pipeline_tag="text-classification" if is_classifier else "text-generation",
+        pipeline_tag="text-classification" if _is_classifier(trainer) else "text-generation",
         license=_license_of(name),
         datasets=_hub_datasets(trainer),
         tags=["balora", "lora"] if isinstance(trainer.model, PeftModel) else ["balora"],
@@ -78,7 +77,7 @@ def card_of(trainer: Any, folder: Path, figures: Mapping[str, Any] | None = None
         _what(trainer, name),
         _section("Training", _training_lines(trainer)),
         _section("Figures", _figure_lines(trainer, figures)),
-        _loading(trainer, folder, is_classifier=is_classifier),
+        _loading(trainer, folder),
         "## Citation\n\n```bibtex\n" + "\n".join(_citations(trainer)) + "\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -93,7 +92,7 @@ def _what(trainer: Any, name: str) -> str:
 
 
 def _training_lines(trainer: Any) -> dict[str, Any]:
-    recipe, args = getattr(trainer, "recipe_settings", None) or {}, trainer.args.to_dict()
+    recipe, args = trainer.recipe_settings or {}, trainer.args.to_dict()
     lines: dict[str, Any] = {
         name: recipe[name] for name in ("method", "dataset_name", "task") if recipe.get(name)
     }
@@ -129,16 +128,34 @@ def _section(title: str, lines: Mapping[str, Any]) -> str:
     return "\n".join([f"## {title}", "", "| | |", "|---|---|", *rows])
 
 
-def _loading(trainer: Any, folder: Path, *, is_classifier: bool) -> str:
-    if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
-        return ""
-    config = trainer.model.config
-    lines = loading_lines(
+def lines_that_load(trainer: Any, folder: Path) -> str:
+    """Return the lines that load the saved model of a trainer as it was trained.
+
+    Args:
+        trainer: A trainer of this package.
+        folder: Where the model lies now; the lines name the trainer's own folder.
+    """
+    recipe, config = trainer.recipe_settings or {}, trainer.model.config
+    has_classes = _is_classifier(trainer) and config.num_labels > 1
+    return loading_lines(
         folder,
-        id2label=config.id2label if is_classifier and config.num_labels > 1 else None,
-        pad_token_id=config.get_text_config().pad_token_id if is_classifier else None,
+        revision=recipe.get("model_revision", "main"),
+        dtype=recipe.get("dtype"),
+        id2label=config.id2label if has_classes else None,
+        pad_token_id=config.get_text_config().pad_token_id if _is_classifier(trainer) else None,
+        has_other_head=bool(recipe.get("ignore_mismatched_sizes")),
         shown=Path(trainer.args.output_dir),
     )
+
+
+def _is_classifier(trainer: Any) -> bool:
+    return not hasattr(trainer, "replay_config")  # which the trainer of generation has
+
+
+def _loading(trainer: Any, folder: Path) -> str:
+    if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
+        return ""
+    lines = lines_that_load(trainer, folder)
     return f"## How to load it\n\n```python\n{lines}\n```" if lines else ""
 
 
@@ -185,7 +202,7 @@ def _license_of(name: str) -> str | None:
 
 
 def _hub_datasets(trainer: Any) -> list[str] | None:
-    recipe = getattr(trainer, "recipe_settings", None) or {}
+    recipe = trainer.recipe_settings or {}
     name = str(recipe.get("dataset_name") or "")
     is_local = not name or re.search(r"\.\w+$", name)
     return None if is_local or not _is_hub_id(name) else [name]

@@ -24,6 +24,7 @@ from balora.digests import (
 )
 from balora.environment import describe_environment
 from balora.errors import ConfigError
+from balora.models.adapter import inner_model
 from balora.replay.config import acting_fields
 from balora.trainers.checkpoint import Checkpoint
 from balora.trainers.resume_rules import (
@@ -71,7 +72,7 @@ def _replay_of(trainer: Any) -> dict[str, Any]:
 def content_of(trainer: Any) -> dict[str, str | None]:
     """Return digests of rows, batches and weights; None for what cannot be looked through."""
     model, dataset = trainer.model, trainer.train_dataset
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = inner_model(model)
     found: dict[str, str | None] = dict.fromkeys(("rows", "batches", "evaluation rows"))
     if isinstance(dataset, Dataset):
         read = trainer._remove_unused_columns(dataset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from balora.anchored import reference_mode
 from balora.cache import default_cache
 from balora.config import refuse
 from balora.errors import ConfigError
+from balora.models.adapter import inner_model
 from balora.models.head import head_of
 from balora.models.limits import max_positions
 from balora.replay.config import GENERATED, ReplayConfig
@@ -44,8 +46,11 @@ class MicroSteps(TrainerCallback):  # type: ignore[misc]
         self._count = 0
 
 
-def check_replay(trainer: Any) -> None:
-    """Refuse what cannot work before a text is generated: the start, the length, the file.
+def check_replay(trainer: Any) -> dict[int, int]:
+    """Refuse what cannot work before a text is generated: the start, the length, the pairs.
+
+    Returns:
+        The partner of every token that balanced replay swaps; empty without pairs.
 
     Raises:
         ConfigError: Naming the setting.
@@ -53,8 +58,8 @@ def check_replay(trainer: Any) -> None:
     """
     config: ReplayConfig = trainer.replay_config
     if not config.is_on:
-        return
-    model, tokenizer = _base(trainer), trainer.processing_class
+        return {}
+    model, tokenizer = inner_model(trainer.model), trainer.processing_class
     positions = max_positions(model)
     if config.replay_length > positions:
         refuse(
@@ -66,10 +71,10 @@ def check_replay(trainer: Any) -> None:
         )
     if config.replay == GENERATED:
         start_of(config.replay_prompt, tokenizer, model)
-    swap_of(config.replay_swap or (), tokenizer)
+    return swap_of(config.replay_swap or (), tokenizer)
 
 
-def prepare_replay(trainer: Any, checkpoint: Path | None) -> Replay:
+def prepare_replay(trainer: Any, checkpoint: Path | None, *, swap: Mapping[int, int]) -> Replay:
     """Return the replay of a run, ready to train: the texts, and what they are compared with.
 
     The first process generates or reads the texts and writes ``replay.jsonl`` into the output
@@ -78,6 +83,7 @@ def prepare_replay(trainer: Any, checkpoint: Path | None) -> Replay:
     Args:
         trainer: A trainer of text generation whose `replay_config` is on.
         checkpoint: To go on from; ``None`` for a run that begins.
+        swap: From :func:`check_replay`.
 
     Raises:
         ConfigError: If the hidden states have no place, or the texts cannot be generated.
@@ -90,10 +96,10 @@ def prepare_replay(trainer: Any, checkpoint: Path | None) -> Replay:
         config,
         texts,
         pad_token_id=trainer.processing_class.pad_token_id or 0,
-        swap=swap_of(config.replay_swap or (), trainer.processing_class),
+        swap=swap,
         process=ProcessShare(args.process_index, args.world_size),
     )
-    model = _base(trainer)
+    model = inner_model(trainer.model)
     replay.prepare_reference(
         model,
         folder=default_cache() / "replay",
@@ -133,7 +139,11 @@ def keep_texts(trainer: Any, checkpoint: Path) -> None:
 
 
 def _texts(trainer: Any, checkpoint: Path | None) -> ReplayTexts:
-    config, model, tokenizer = trainer.replay_config, _base(trainer), trainer.processing_class
+    config, model, tokenizer = (
+        trainer.replay_config,
+        inner_model(trainer.model),
+        trainer.processing_class,
+    )
     own = Path(trainer.args.output_dir) / REPLAY_FILE
     vocab_size = model.get_input_embeddings().num_embeddings
     show_progress = trainer.args.process_index == 0 and not trainer.args.disable_tqdm
@@ -154,8 +164,3 @@ def _texts(trainer: Any, checkpoint: Path | None) -> ReplayTexts:
         own.parent.mkdir(parents=True, exist_ok=True)
         texts.write(own, tokenizer)
     return texts
-
-
-def _base(trainer: Any) -> Any:
-    model = trainer.model
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig
 from transformers import (
     EvalPrediction,
     PretrainedConfig,
@@ -43,6 +43,7 @@ from balora.evaluation.results import (
     write_results,
 )
 from balora.models.adaptable import check_adaptable
+from balora.models.adapter import inner_model
 from balora.models.classifier import LoadedClassifier, load_classifier
 from balora.models.limits import Limits
 from balora.models.load import load_config, load_tokenizer
@@ -270,7 +271,7 @@ def trained_parameters(model: Any, new_modules: tuple[str, ...]) -> dict[str, in
         new_modules: The modules that are no part of the pre-trained model; they count as head.
     """
     counts = {"adapter": 0, "head": 0, "encoder": 0}
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = inner_model(model)
     for name, parameter in base.named_parameters():
         if parameter.requires_grad:
             is_new = any(name.startswith(f"{module}.") for module in new_modules)

@@ -150,7 +150,7 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         self._show_objective()
         self.add_callback(self._micro_steps)
         self.checkpoint_files.append(partial(keep_texts, self))
-        check_replay(self)
+        self._replay_swap = check_replay(self)
 
     def _check_model(self) -> None:
         if self.aux_loss_enabled:
@@ -172,7 +172,9 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
     def prepare(self, checkpoint: str | Path | None = None) -> None:
         """Compute the start of the adapter; a resumed run reads its own when that is loaded."""
         if self.replay_config.is_on and self.replay is None:
-            self.replay = prepare_replay(self, None if checkpoint is None else Path(checkpoint))
+            self.replay = prepare_replay(
+                self, None if checkpoint is None else Path(checkpoint), swap=self._replay_swap
+            )
         if not checkpoint and isinstance(self.model, PeftModel):
             initialise(self.model)
 
