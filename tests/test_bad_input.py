@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bad_values import NEVER, Input, inputs, listing
 from balora.classification_config import ClassificationConfig
 from balora.cli import main
 from balora.compare.config import CompareConfig
@@ -24,6 +23,7 @@ from balora.lab.config import LabConfig
 from balora.options import EvalOptions, ExportOptions, ReplayOptions
 from balora.recipes import CLASSIFICATION, GENERATION, known_fields, training_arguments
 from balora.recipes.values import dump_mapping
+from support.bad_values import NEVER, Input, inputs, listing
 
 GENERATES = {"model_name_or_path": "base", "dataset_name": "rows.jsonl", "output_dir": "out"}
 CLASSIFIES = {**GENERATES, "task": "classification"}

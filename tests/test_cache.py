@@ -17,7 +17,7 @@ import pytest
 from balora.cache import cache_key, cached, default_cache
 from balora.errors import BaloraError, ConfigError
 from balora.staging import is_stage
-from killing import every_kill, killed_after
+from support.killing import every_kill, killed_after
 
 RECIPE = {"size": 3, "rate": 0.0, "world": {"seed": 1}}
 

@@ -13,7 +13,7 @@ import pytest
 
 from balora.cli import build_parser, main, overrides
 from balora.errors import ConfigError
-from tiny_models import make_model, make_tokenizer
+from support.models import make_model, make_tokenizer
 
 COMMANDS = ["train", "quickstart", "eval", "compare", "lab", "export", "env"]
 ROWS = [{"prompt": f"{i}+{i}=", "completion": str(2 * i)} for i in range(8)]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from balora.cli import main
-from tiny_models import make_model, make_tokenizer
+from support.models import make_model, make_tokenizer
 
 TRAIN = {
     "dataset_name": "rows.jsonl",

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tiny_models import make_model, make_tokenizer
+from support.models import make_model, make_tokenizer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

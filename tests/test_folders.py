@@ -11,7 +11,7 @@ import pytest
 from balora.errors import BaloraError, ConfigError
 from balora.folders import Read, check_apart, check_not_overwritten, made_folder, new_folder
 from balora.staging import staged_folder
-from killing import Kill, killed_at
+from support.killing import Kill, killed_at
 
 
 def tree(folder):

@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 
-import tiny_classification
-import tiny_training
 from balora.anchored import initialise, reference_mode
 from balora.cli import main
 from balora.config import BALoraConfig
@@ -28,10 +26,11 @@ from balora.fused import (
 )
 from balora.models.head import LMHead
 from balora.objective import Coefficients, Normalizer, nlg_objective
-from tiny_adapters import anchored_model, make_batch
-from tiny_comparison import ROWS, model_folder, recipe, write_rows  # noqa: F401 - fixtures
-from tiny_models import make_model, make_tokenizer
-from tiny_training import LARGE
+from support import classification, training
+from support.adapters import anchored_model, make_batch
+from support.comparison import ROWS, model_folder, recipe, write_rows  # noqa: F401 - fixtures
+from support.models import make_model, make_tokenizer
+from support.training import LARGE
 
 DEVICE = "cuda"
 
@@ -172,14 +171,14 @@ def test_an_anchored_adapter_starts_as_the_model_it_is_on(architecture, rng):
     [
         (LARGE, {}),
         ({**LARGE, "adapter_init": "lora"}, {}),
-        (LARGE, {"gradient_accumulation_steps": 2, tiny_training.CHECKPOINTING: True}),
+        (LARGE, {"gradient_accumulation_steps": 2, training.CHECKPOINTING: True}),
     ],
     ids=["pissa", "lora", "accumulated"],
 )
 def test_text_generation_trains_as_on_the_cpu(objective, settings, tmp_path):
     rows = [
-        tiny_training.run(
-            tiny_training.make_trainer(
+        training.run(
+            training.make_trainer(
                 tmp_path / str(on_cpu), objective=objective, use_cpu=on_cpu, **settings
             )
         )
@@ -191,10 +190,10 @@ def test_text_generation_trains_as_on_the_cpu(objective, settings, tmp_path):
 
 
 def test_bfloat16_trains_and_what_is_saved_loads_in_plain_peft(tmp_path):
-    trainer = tiny_training.make_trainer(
+    trainer = training.make_trainer(
         tmp_path, objective=LARGE, use_cpu=False, bf16=True, max_steps=8
     )
-    rows = tiny_training.run(trainer)
+    rows = training.run(trainer)
     assert rows[-1]["task_loss"] < rows[0]["task_loss"]
     assert rows[-1]["consistency_loss"] > 0
     trainer.save_model()
@@ -205,14 +204,12 @@ def test_bfloat16_trains_and_what_is_saved_loads_in_plain_peft(tmp_path):
         assert relative_error(loaded(input_ids=ids).logits, expected) < 0.03  # autocast
 
 
-@pytest.mark.parametrize("method", tiny_classification.METHODS)
+@pytest.mark.parametrize("method", classification.METHODS)
 def test_classification_trains_as_on_the_cpu(method, tmp_path):
     rows = []
     for on_cpu in (True, False):
         torch.manual_seed(0)
-        trainer = tiny_classification.make_trainer(
-            tmp_path / str(on_cpu), method=method, use_cpu=on_cpu
-        )
+        trainer = classification.make_trainer(tmp_path / str(on_cpu), method=method, use_cpu=on_cpu)
         trainer.train()
         rows.append([row for row in trainer.state.log_history if "loss" in row])
     for on_cpu, on_gpu in zip(*rows, strict=True):

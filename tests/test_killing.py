@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from killing import every_kill, killed_after
+from support.killing import every_kill, killed_after
 
 
 def states(folder, call):

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, models
 from balora import staging
 from balora.errors import BaloraError, ConfigError
 from balora.staging import recover, staged_file, staged_files, staged_folder, work_folder, writing
-from killing import Kill, every_kill, killed_at
-from small_disk import mounted_disk
+from support.killing import Kill, every_kill, killed_at
+from support.small_disk import mounted_disk
 
 
 def contents(folder):

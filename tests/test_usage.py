@@ -11,7 +11,7 @@ import torch
 from balora.cli import main
 from balora.errors import ConfigError
 from balora.usage import absolute_name, loading_lines
-from tiny_models import make_model, make_tokenizer
+from support.models import make_model, make_tokenizer
 
 SMALL = ["--lora_r", "2", "--lora_alpha", "2", "--max_steps", "2", "--use_cpu", "true"]
 SMALL += ["--bf16", "false", "--report_to", "none", "--save_strategy", "no"]

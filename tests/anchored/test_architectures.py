@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from balora.anchored import initialise, lora_layers, reference_mode
 from balora.config import BALoraConfig
-from tiny_adapters import (
+from support.adapters import (
     EXACT,
     adapted_model,
     anchored_model,
@@ -25,7 +25,7 @@ from tiny_adapters import (
     start_of,
     train,
 )
-from tiny_models import ARCHITECTURES, CAUSAL, make_model
+from support.models import ARCHITECTURES, CAUSAL, make_model
 
 
 class Precision(NamedTuple):

@@ -18,7 +18,7 @@ from balora.anchored import ADAPTER_FILE, ANCHOR_FILE
 from balora.anchored.export import export_adapter, export_merged
 from balora.anchored.truncate import truncate
 from balora.errors import BaloraError, ConfigError
-from tiny_adapters import (
+from support.adapters import (
     anchored_model,
     dense_updates,
     logits_of,
@@ -26,7 +26,7 @@ from tiny_adapters import (
     relative_error,
     train,
 )
-from tiny_models import make_model, make_tokenizer
+from support.models import make_model, make_tokenizer
 
 PATTERNS = {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 5}}
 SETTINGS = {

@@ -12,9 +12,9 @@ import torch
 
 from balora.cli import main
 from balora.staging import is_stage
-from killing import every_kill, killed_after
-from tiny_adapters import anchored_model, make_batch, train
-from tiny_models import make_model, make_tokenizer
+from support.adapters import anchored_model, make_batch, train
+from support.killing import every_kill, killed_after
+from support.models import make_model, make_tokenizer
 
 FORMS = {"plain": [], "rank": ["--rank", "2"], "merged": ["--merge"]}
 

@@ -20,9 +20,16 @@ from balora.anchored.export import export_adapter, export_merged
 from balora.cli import main
 from balora.errors import ConfigError
 from balora.models.classifier import load_classifier
-from tiny_adapters import adapted_model, logits_of, lora_config, make_batch, relative_error, train
-from tiny_classification import ARCHITECTURES, make_trainer, save_body
-from tiny_models import make_model, make_tokenizer
+from support.adapters import (
+    adapted_model,
+    logits_of,
+    lora_config,
+    make_batch,
+    relative_error,
+    train,
+)
+from support.classification import ARCHITECTURES, make_trainer, save_body
+from support.models import make_model, make_tokenizer
 
 NAMES = ("no", "yes", "perhaps")
 BATCH = {"input_ids": torch.tensor([[9, 8, 7, 6], [5, 4, 5, 6]])}

@@ -22,7 +22,7 @@ from balora.anchored import (
 )
 from balora.config import BALoraConfig
 from balora.errors import ConfigError
-from tiny_adapters import (
+from support.adapters import (
     EXACT,
     adapted_model,
     anchored_model,
@@ -37,7 +37,7 @@ from tiny_adapters import (
     start_of,
     train,
 )
-from tiny_models import CAUSAL, make_model
+from support.models import CAUSAL, make_model
 
 
 def test_forward_is_the_definition(rng):

@@ -33,7 +33,7 @@ from torch import nn
 
 from balora.anchored import ANCHOR_FILE, initialise, lora_layers
 from balora.errors import ConfigError
-from tiny_adapters import (
+from support.adapters import (
     adapted_model,
     anchored_model,
     anchors_of,
@@ -46,7 +46,7 @@ from tiny_adapters import (
     start_of,
     train,
 )
-from tiny_models import make_model
+from support.models import make_model
 
 # what is tested below, and right
 RIGHT = {

@@ -8,7 +8,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 
 from balora.anchored import initialise, lora_layers, reference_mode
-from tiny_adapters import (
+from support.adapters import (
     anchored_model,
     anchors_of,
     assert_same_bits,
@@ -18,7 +18,7 @@ from tiny_adapters import (
     start_of,
     train,
 )
-from tiny_models import make_model
+from support.models import make_model
 
 
 def flags_of(model):

@@ -1,5 +1,5 @@
 """The fixtures of comparisons."""
 
-from tiny_comparison import comparison, encoder_folder, model_folder, recipe, views
+from support.comparison import comparison, encoder_folder, model_folder, recipe, views
 
 __all__ = ["comparison", "encoder_folder", "model_folder", "recipe", "views"]

@@ -23,7 +23,7 @@ from balora.compare.measured import classification_metrics
 from balora.compare.memory import peak_memory_mib
 from balora.compare.plan import Plan
 from balora.errors import ConfigError
-from tiny_comparison import ROWS, write_rows
+from support.comparison import ROWS, write_rows
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from balora.compare.command import compare
 from balora.compare.folder import Folder, row_of
 from balora.errors import BaloraError, ConfigError, DataError
 from balora.recipes.values import read_mapping
-from tiny_comparison import ROWS, write_rows
+from support.comparison import ROWS, write_rows
 
 
 class Shown(list):

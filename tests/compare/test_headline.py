@@ -9,7 +9,7 @@ import pytest
 
 from balora.compare.headline import findings, headline, leaders_of, matched
 from balora.compare.study import read_study
-from fake_comparison import row, runs, write_rows
+from support.fake_comparison import row, runs, write_rows
 
 LORA = runs("lora", (0.50, 0.52, 0.51), (0.40, 0.42, 0.41))
 BETTER = runs("pissa", (0.60, 0.63, 0.61), (0.30, 0.32, 0.31))

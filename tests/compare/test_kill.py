@@ -18,7 +18,7 @@ import pytest
 from balora.compare import runner
 from balora.compare.command import compare
 from balora.compare.folder import Folder, row_of
-from killing import every_kill
+from support.killing import every_kill
 
 pytestmark = [
     pytest.mark.slow,

@@ -18,7 +18,7 @@ from balora.compare.labels import ink, label_points, shortened, spread
 from balora.compare.metrics import METRICS
 from balora.compare.plots import mean_curve, write_plots
 from balora.compare.study import read_study
-from fake_comparison import CONDITIONS, LAYERS, row, write_comparison, write_rows
+from support.fake_comparison import CONDITIONS, LAYERS, row, write_comparison, write_rows
 
 
 class Once:

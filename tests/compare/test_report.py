@@ -23,7 +23,7 @@ from balora.compare.sections import samples, sweeps
 from balora.compare.study import read_study
 from balora.compare.table import format_console
 from balora.errors import ConfigError
-from fake_comparison import METHODS, SCRIPT, row, runs, write_comparison, write_rows
+from support.fake_comparison import METHODS, SCRIPT, row, runs, write_comparison, write_rows
 
 LAPTOP, PHONE = 1280, 390
 LORA = runs("lora", (0.50, 0.52, 0.51), (0.40, 0.42, 0.41))

@@ -12,7 +12,7 @@ from scipy import stats
 from balora.compare.study import read_study
 from balora.compare.table import format_console, main_table, other_table, write_tables
 from balora.errors import ConfigError
-from fake_comparison import CONDITIONS, METHODS, row, write_comparison, write_rows
+from support.fake_comparison import CONDITIONS, METHODS, row, write_comparison, write_rows
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from balora.cli import main
-from tiny_classification_runs import METHODS, error_of, results_of, rows_of, write
+from support.classification_runs import METHODS, error_of, results_of, rows_of, write
 
 
 def test_without_evaluation_data_there_is_none(train, tmp_path, capsys):

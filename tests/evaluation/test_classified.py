@@ -10,8 +10,8 @@ from datasets import Dataset
 from balora.data.classification import ClassificationRows
 from balora.errors import NonFiniteError
 from balora.evaluation.classified import measure_sets, predict_logits
-from tiny_classification import make_classifier, make_rows
-from tiny_models import make_tokenizer
+from support.classification import make_classifier, make_rows
+from support.models import make_tokenizer
 
 
 def one_by_one(model, rows):

@@ -17,7 +17,7 @@ from balora.evaluation.details import (
     update_sizes,
 )
 from balora.evaluation.inheritance import MeasureOptions, generate
-from tiny_adapters import (
+from support.adapters import (
     adapted_model,
     anchored_model,
     dense_updates,
@@ -25,8 +25,8 @@ from tiny_adapters import (
     make_batch,
     train,
 )
-from tiny_models import CAUSAL, OTHER_HEADS, make_model, make_tokenizer
-from tiny_training import LARGE, OFF, loss_rows, make_trainer
+from support.models import CAUSAL, OTHER_HEADS, make_model, make_tokenizer
+from support.training import LARGE, OFF, loss_rows, make_trainer
 
 PAIRS = [
     ("2 and 3?", " The answer is: 5"),

@@ -8,7 +8,7 @@ import torch
 
 from balora.evaluation import MeasureOptions, measure, text_loss
 from balora.evaluation.inheritance import generate, measure_exact_match
-from tiny_models import CAUSAL, make_model, make_tokenizer
+from support.models import CAUSAL, make_model, make_tokenizer
 
 EXAMPLES = [
     ("2 and 3?", " The answer is: 5"),

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from balora.cli import main
-from tiny_adapters import anchored_model, make_batch, train
-from tiny_classification_runs import error_of
-from tiny_models import make_model, make_tokenizer
+from support.adapters import anchored_model, make_batch, train
+from support.classification_runs import error_of
+from support.models import make_model, make_tokenizer
 
 
 def saved(folder, model):

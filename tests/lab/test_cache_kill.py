@@ -13,7 +13,7 @@ import pytest
 from balora.lab.build import LAB_FILE, build_lab
 from balora.lab.config import LabConfig
 from balora.staging import is_stage
-from killing import every_kill, killed_after
+from support.killing import every_kill, killed_after
 
 CONFIG = LabConfig(
     num_people=4,

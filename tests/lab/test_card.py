@@ -19,8 +19,8 @@ from balora.lab.planted import GENERIC_FRAMES, HELD_OUT_FRAMES, PlantedWorld
 from balora.lab.probes import fact_probes
 from balora.lab.task import jsonl
 from balora.lab.world import Fact, Person, World, build_world
-from tiny_models import make_tokenizer
-from tiny_planted import PlantedLM, says
+from support.models import make_tokenizer
+from support.planted import PlantedLM, says
 
 ANNA, BEN = Person("Anna", "Hill"), Person("Ben", "Reed")
 OSLO, CAT = Fact(ANNA, "home", "Oslo"), Fact(ANNA, "pet", "cat")

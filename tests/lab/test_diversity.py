@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from balora.lab.diversity import distinct, sample_texts, self_similarity, word_entropy
-from tiny_models import make_model, make_tokenizer
-from tiny_planted import PlantedLM
+from support.models import make_model, make_tokenizer
+from support.planted import PlantedLM
 
 # 5 + 4 words, 4 + 3 pairs of neighbours
 TEXTS = ["a cat, a dog", "a cat sat down"]

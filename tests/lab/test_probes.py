@@ -17,8 +17,8 @@ from balora.lab.probes import (
     read_completions,
 )
 from balora.lab.world import TEMPLATES, Fact, Person, build_world
-from tiny_models import make_model, make_tokenizer
-from tiny_planted import PlantedLM, says
+from support.models import make_model, make_tokenizer
+from support.planted import PlantedLM, says
 
 ANNA, BEN = Person("Anna", "Hill"), Person("Ben", "Reed")
 OSLO, CAT, ROME, DOG = (

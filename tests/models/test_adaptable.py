@@ -11,7 +11,7 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from balora.errors import ConfigError
 from balora.models.adaptable import check_adaptable
 from balora.models.source import ModelSource
-from tiny_models import ARCHITECTURES, CAUSAL, make_model
+from support.models import ARCHITECTURES, CAUSAL, make_model
 
 _SMALL = {
     "vocab_size": 128,

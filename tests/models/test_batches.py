@@ -9,8 +9,8 @@ from transformers.models.auto.configuration_auto import AutoConfig
 
 from balora.errors import ConfigError
 from balora.models.classifier import load_classifier
-from tiny_classification import ARCHITECTURES, save_body
-from tiny_models import make_tokenizer
+from support.classification import ARCHITECTURES, save_body
+from support.models import make_tokenizer
 
 _XLNET = {"vocab_size": 128, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 32}
 _FLAUBERT = {"vocab_size": 128, "emb_dim": 32, "n_layers": 1, "n_heads": 4}

@@ -18,8 +18,8 @@ from balora.models.classifier import (
     load_classifier,
 )
 from balora.models.targets import paper_target_modules
-from tiny_classification import ARCHITECTURES, make_classifier, save_body
-from tiny_models import make_tokenizer
+from support.classification import ARCHITECTURES, make_classifier, save_body
+from support.models import make_tokenizer
 
 NEW = {
     "bert": ("classifier",),

@@ -14,8 +14,8 @@ from balora.models.adapter import CONFIG_FILE, WEIGHTS_FILE
 from balora.models.fits import check_adapter_fits
 from balora.models.record import write_base
 from balora.models.source import ModelSource
-from tiny_adapters import anchored_model
-from tiny_models import ARCHITECTURES, CAUSAL, CLASSIFIERS, make_model
+from support.adapters import anchored_model
+from support.models import ARCHITECTURES, CAUSAL, CLASSIFIERS, make_model
 
 DEPTH = {"gpt2": "n_layer"}
 WIDTH = {"gpt2": "n_embd"}

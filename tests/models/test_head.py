@@ -9,7 +9,7 @@ import torch
 
 from balora.errors import ConfigError
 from balora.models.head import LMHead, agree, check_head, head_of
-from tiny_models import CAUSAL, OTHER_HEADS, VOCAB, make_model
+from support.models import CAUSAL, OTHER_HEADS, VOCAB, make_model
 
 WITH_BIAS, WITH_SCALE, WITH_SOFTCAP = (
     {"gptj", "phi"},

@@ -11,7 +11,7 @@ from transformers import AutoModel
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from balora.models.limits import Limits, num_positions
-from tiny_models import ARCHITECTURES, OTHER_HEADS, make_model, make_tokenizer
+from support.models import ARCHITECTURES, OTHER_HEADS, make_model, make_tokenizer
 
 _TINY = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
 LEARNED = {

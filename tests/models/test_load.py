@@ -19,7 +19,7 @@ from transformers import (
 from balora.errors import ConfigError
 from balora.models.load import load_model, load_tokenizer
 from balora.models.source import ModelSource
-from tiny_models import CAUSAL, CLASSIFIERS, OTHER_HEADS, make_model, make_tokenizer
+from support.models import CAUSAL, CLASSIFIERS, OTHER_HEADS, make_model, make_tokenizer
 
 SETTING = "`--base`"
 

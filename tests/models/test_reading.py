@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from balora.errors import ConfigError, DataError
 from balora.models.reading import check_files, model_folder, reading_model
-from tiny_models import make_model, make_tokenizer
+from support.models import make_model, make_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM
 from balora.errors import ConfigError
 from balora.models.run_folder import classes_of, is_classifier, load_run
 from balora.models.source import ModelSource, base_of_runs
-from tiny_adapters import anchored_model, logits_of, make_batch, train
-from tiny_classification import ARCHITECTURES as CLASSIFIERS
-from tiny_classification import save_body
-from tiny_models import CAUSAL, make_model, make_tokenizer
+from support.adapters import anchored_model, logits_of, make_batch, train
+from support.classification import ARCHITECTURES as CLASSIFIERS
+from support.classification import save_body
+from support.models import CAUSAL, make_model, make_tokenizer
 
 
 def trained_run(folder, architecture):
@@ -50,7 +50,7 @@ def test_a_classifier_brings_its_own_head_and_names(architecture, train_classifi
 @pytest.fixture
 def train_classifier(tmp_path):
     """Save a classifier's run with its recipe, on a body without a head."""
-    from tiny_classification import make_trainer
+    from support.classification import make_trainer
 
     def run(architecture):
         from balora.models.classifier import load_classifier

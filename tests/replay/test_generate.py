@@ -13,7 +13,7 @@ from balora.replay.generate import generate_texts
 from balora.replay.library import generated_texts, texts_of
 from balora.replay.start import Start, start_of
 from balora.replay.texts import REPLAY_FILE
-from tiny_models import VOCAB, make_model, make_tokenizer
+from support.models import VOCAB, make_model, make_tokenizer
 
 START = Start((1,), "<s>")
 

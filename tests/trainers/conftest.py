@@ -1,5 +1,5 @@
 """The fixtures of runs of classification."""
 
-from tiny_classification_runs import mnli, models, train
+from support.classification_runs import mnli, models, train
 
 __all__ = ["mnli", "models", "train"]

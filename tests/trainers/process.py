@@ -18,7 +18,7 @@ from datasets import Dataset
 from balora.config import BALoraConfig
 from balora.objective import gather_rows
 from balora.replay.config import ReplayConfig
-from tiny_training import CHECKPOINTING, LARGE, GradientRecorder, make_rows, make_trainer, run
+from support.training import CHECKPOINTING, LARGE, GradientRecorder, make_rows, make_trainer, run
 
 NUM_PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 RANK = int(os.environ.get("RANK", "0"))

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tiny_classification import make_classifier, make_rows, make_trainer
-from tiny_training import GradientRecorder, run
+from support.classification import make_classifier, make_rows, make_trainer
+from support.training import GradientRecorder, run
 
 NUM_PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 RANK = int(os.environ.get("RANK", "0"))

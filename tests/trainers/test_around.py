@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig
 
 from balora.config import BALoraConfig
-from tiny_training import LARGE, make_trainer, run
+from support.training import LARGE, make_trainer, run
 
 
 class _Tracker(TrainerCallback):
@@ -41,7 +41,7 @@ def test_the_arguments_are_plain_where_they_are_copied_or_saved(tmp_path):
 
 
 def test_the_callers_arguments_stay_as_they_are(tmp_path):
-    from tiny_training import sft_config
+    from support.training import sft_config
 
     args = sft_config(tmp_path)
     trainer = make_trainer(tmp_path, objective=LARGE)

@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 
 from balora.cli import main
 from balora.replay.config import ReplayConfig
-from tiny_models import make_model, make_tokenizer
-from tiny_training import make_rows, make_trainer
+from support.models import make_model, make_tokenizer
+from support.training import make_rows, make_trainer
 
 SMALL = ["--lora_r", "2", "--lora_alpha", "2", "--max_steps", "2", "--use_cpu", "true"]
 SMALL += ["--bf16", "false", "--report_to", "none", "--save_strategy", "no"]

@@ -13,9 +13,9 @@ import torch
 from balora.cli import main, overrides
 from balora.errors import ConfigError
 from balora.trainers.checkpoint import find_checkpoint, sizes_of
-from tiny_classification_runs import write
-from tiny_models import make_model, make_tokenizer
-from tiny_training import make_rows, make_trainer, run
+from support.classification_runs import write
+from support.models import make_model, make_tokenizer
+from support.training import make_rows, make_trainer, run
 
 ROWS = [{"prompt": f"{i}+{i}=", "completion": str(2 * i)} for i in range(8)]
 
@@ -385,7 +385,7 @@ def test_the_adapter_of_a_quantised_base_stays_float32(bits, given, tmp_path):
     """The cast to bfloat16 that trl makes is undone; the flag is enough for it."""
     from peft import get_peft_model
 
-    from tiny_training import lora_config
+    from support.training import lora_config
 
     model = make_model("llama")
     setattr(model, f"is_loaded_in_{bits}bit", True)

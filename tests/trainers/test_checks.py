@@ -12,8 +12,8 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from balora.errors import ConfigError
 from balora.trainers import BALoraSFTTrainer, BALoraTrainer
 from balora.trainers.checks import check_parallelism
-from tiny_models import CAUSAL, make_model, make_tokenizer
-from tiny_training import lora_config, make_rows, make_trainer, run
+from support.models import CAUSAL, make_model, make_tokenizer
+from support.training import lora_config, make_rows, make_trainer, run
 
 TIED = pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 SETTINGS = {

@@ -19,7 +19,7 @@ from balora.errors import ConfigError, DataError, NonFiniteError, RowError
 from balora.models.classifier import ClassifierHead
 from balora.trainers import BALoraTrainer
 from balora.trainers.checks import check_single_device
-from tiny_classification import (
+from support.classification import (
     METHODS,
     arguments,
     logits_of,
@@ -28,8 +28,8 @@ from tiny_classification import (
     make_rows,
     make_trainer,
 )
-from tiny_models import make_tokenizer
-from tiny_training import GradientRecorder, loss_rows, recomposed, run, trained
+from support.models import make_tokenizer
+from support.training import GradientRecorder, loss_rows, recomposed, run, trained
 
 TASK_TYPES = {"3-way": 3, "binary": 2, "regression": 1}
 NAMES = ("consistency", "diversity", "svd")

@@ -14,9 +14,9 @@ from transformers import AutoConfig
 
 from balora.anchored import ADAPTER_FILE
 from balora.models.classifier import load_classifier
-from tiny_classification import ARCHITECTURES, logits_of, make_rows, make_trainer, save_body
-from tiny_models import make_tokenizer
-from tiny_training import run
+from support.classification import ARCHITECTURES, logits_of, make_rows, make_trainer, save_body
+from support.models import make_tokenizer
+from support.training import run
 
 CLASSES = ("no", "yes", "perhaps")
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}

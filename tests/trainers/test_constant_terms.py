@@ -7,9 +7,8 @@ import re
 
 import pytest
 
-import tiny_classification
-import tiny_training
-from tiny_training import LARGE, OFF
+from support import classification, training
+from support.training import LARGE, OFF
 
 SVD = {**OFF, "svd_coef": 0.1}
 
@@ -51,11 +50,11 @@ GENERATION = {
 @pytest.mark.parametrize("case", GENERATION)
 def test_generation_says_once_that_k_reaches_the_rank(tmp_path, case, caplog):
     objective, settings, sentence = GENERATION[case]
-    rows = tiny_training.make_rows(16)
+    rows = training.make_rows(16)
     objective = {**SVD, **objective}
     (said,) = messages(
         caplog,
-        lambda: tiny_training.make_trainer(tmp_path, objective=objective, rows=rows, **settings),
+        lambda: training.make_trainer(tmp_path, objective=objective, rows=rows, **settings),
     )
     assert re.search(sentence, said)
     assert said.startswith("step 1: ")
@@ -64,12 +63,12 @@ def test_generation_says_once_that_k_reaches_the_rank(tmp_path, case, caplog):
 
 def test_a_smaller_micro_step_later_in_the_run_is_said_with_its_step(tmp_path, caplog):
     rows = [{"prompt": "a=", "completion": c} for c in ("bcdefghijk" * 2, "b", "b")]
-    data = tiny_training.Dataset.from_list(rows)
+    data = training.Dataset.from_list(rows)
     settings = {"per_device_train_batch_size": 1, "max_steps": 3}
     objective = {**SVD, "svd_k": 2}
 
     def make():
-        trainer = tiny_training.make_trainer(tmp_path, objective=objective, rows=data, **settings)
+        trainer = training.make_trainer(tmp_path, objective=objective, rows=data, **settings)
         trainer._get_train_sampler = lambda *_: None  # in the order of the rows
         return trainer
 
@@ -91,16 +90,14 @@ SILENT = {
 def test_generation_says_nothing_where_the_term_acts_or_is_off(tmp_path, objective, caplog):
     is_scheduled = "schedule" in objective
     settings = {"max_steps": 20 if is_scheduled else 3, "per_device_train_batch_size": 16}
-    rows = tiny_training.make_rows(16)
-    trainer = tiny_training.make_trainer(
-        tmp_path, objective={**SVD, **objective}, rows=rows, **settings
-    )
+    rows = training.make_rows(16)
+    trainer = training.make_trainer(tmp_path, objective={**SVD, **objective}, rows=rows, **settings)
     if is_scheduled:  # a fifth of the run without the term
         trainer.add_callback(StopAfter(3))
     assert messages(caplog, lambda: trainer) == []
 
 
-class StopAfter(tiny_training.TrainerCallback):
+class StopAfter(training.TrainerCallback):
     """Stops a run after some steps."""
 
     def __init__(self, steps):
@@ -135,7 +132,7 @@ def test_classification_says_once_that_k_reaches_the_rank(tmp_path, case, caplog
     objective = {**LARGE, **objective}
     (said,) = messages(
         caplog,
-        lambda: tiny_classification.make_trainer(tmp_path, objective=objective, **settings),
+        lambda: classification.make_trainer(tmp_path, objective=objective, **settings),
     )
     assert re.search(sentence, said)
 
@@ -156,7 +153,7 @@ def test_a_regression_on_its_logits_says_once_which_terms_cannot_act(tmp_path, c
     objective, sentence, fix = COLUMN[case]
     (said,) = messages(
         caplog,
-        lambda: tiny_classification.make_trainer(tmp_path, objective=objective, num_labels=1),
+        lambda: classification.make_trainer(tmp_path, objective=objective, num_labels=1),
     )
     assert sentence in said
     assert "Set `space: features`, or " in said
@@ -176,8 +173,6 @@ def test_a_regression_on_its_logits_says_once_which_terms_cannot_act(tmp_path, c
 )
 def test_classification_says_nothing_where_the_terms_act(tmp_path, num_labels, objective, caplog):
     def make():
-        return tiny_classification.make_trainer(
-            tmp_path, objective=objective, num_labels=num_labels
-        )
+        return classification.make_trainer(tmp_path, objective=objective, num_labels=num_labels)
 
     assert messages(caplog, make) == []

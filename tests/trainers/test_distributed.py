@@ -8,9 +8,9 @@ import pytest
 import torch
 from peft import PeftModel
 
-from tiny_models import make_model
-from tiny_training import REGULARIZERS, recomposed
-from two_processes import run_one_and_two
+from support.models import make_model
+from support.training import REGULARIZERS, recomposed
+from support.two_processes import run_one_and_two
 
 SCRIPT = Path(__file__).with_name("process.py")
 

@@ -20,8 +20,8 @@ from balora.errors import NonFiniteError
 from balora.fused import FusedObjective
 from balora.models.head import head_of
 from balora.objective import Objective, nlg_objective
-from tiny_models import CAUSAL, OTHER_HEADS, make_model, make_tokenizer
-from tiny_training import (
+from support.models import CAUSAL, OTHER_HEADS, make_model, make_tokenizer
+from support.training import (
     CHECKPOINTING,
     LARGE,
     GradientRecorder,

@@ -11,8 +11,8 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from balora.config import BALoraConfig
 from balora.errors import ConfigError
 from balora.objective import coefficients_at
-from tiny_models import make_model
-from tiny_training import (
+from support.models import make_model
+from support.training import (
     CHECKPOINTING,
     LARGE,
     REGULARIZERS,

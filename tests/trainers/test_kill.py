@@ -19,10 +19,10 @@ from balora.cli import main
 from balora.staging import recover
 from balora.trainers.checkpoint import checkpoints
 from balora.trainers.reference import REFERENCE_FILE
-from killing import every_kill, killed_after
-from tiny_classification import save_body
-from tiny_classification_runs import rows_of, write
-from tiny_models import make_model, make_tokenizer
+from support.classification import save_body
+from support.classification_runs import rows_of, write
+from support.killing import every_kill, killed_after
+from support.models import make_model, make_tokenizer
 
 pytestmark = pytest.mark.slow
 

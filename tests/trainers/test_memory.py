@@ -12,9 +12,9 @@ from torch import Tensor
 
 from balora.anchored import initialise, lora_layers
 from balora.trainers.memory import MemoryReport, memory_report
-from tiny_adapters import adapted_model, anchored_model, start_of
-from tiny_models import VOCAB, make_model
-from tiny_training import LARGE, OFF, make_trainer, run
+from support.adapters import adapted_model, anchored_model, start_of
+from support.models import VOCAB, make_model
+from support.training import LARGE, OFF, make_trainer, run
 
 LOGGER = "balora.trainers.memory"
 FLOAT32 = 4

@@ -13,8 +13,8 @@ from balora.cli import main
 from balora.errors import ConfigError
 from balora.recipes import load_recipe
 from balora.trainers.place import output_folder
-from small_disk import mounted_disk
-from tiny_models import make_model, make_tokenizer
+from support.models import make_model, make_tokenizer
+from support.small_disk import mounted_disk
 
 
 @pytest.fixture(scope="module")

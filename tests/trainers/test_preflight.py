@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from bad_values import listing
 from balora.cli import main, overrides
 from balora.models.blank import blank_model
-from tiny_classification import save_body
-from tiny_models import make_model, make_tokenizer
+from support.bad_values import listing
+from support.classification import save_body
+from support.models import make_model, make_tokenizer
 
 ROWS = [{"prompt": f"{i}+{i}=", "completion": str(2 * i)} for i in range(8)]
 LABELLED = [{"text": f"text {i}", "label": "pos" if i % 2 else "neg"} for i in range(12)]

@@ -33,10 +33,10 @@ from balora.trainers.reference import (
     reference_key,
     with_row_numbers,
 )
-from tiny_adapters import anchors_of
-from tiny_classification import METHODS, lora_config, make_classifier, make_rows, make_trainer
-from tiny_models import make_tokenizer
-from tiny_training import is_equal, loss_rows, run, trained
+from support.adapters import anchors_of
+from support.classification import METHODS, lora_config, make_classifier, make_rows, make_trainer
+from support.models import make_tokenizer
+from support.training import is_equal, loss_rows, run, trained
 
 TESTS = Path(__file__).parents[1]
 ENVIRONMENT = {

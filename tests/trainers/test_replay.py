@@ -11,8 +11,8 @@ from balora.anchored import reference_mode
 from balora.errors import ConfigError
 from balora.replay.config import ReplayConfig
 from balora.replay.texts import REPLAY_FILE
-from tiny_models import CAUSAL, OTHER_HEADS, make_model
-from tiny_training import (
+from support.models import CAUSAL, OTHER_HEADS, make_model
+from support.training import (
     CHECKPOINTING,
     LARGE,
     OFF,

@@ -8,8 +8,8 @@ import torch
 from balora.anchored import layer as anchored_layer
 from balora.config import BALoraConfig
 from balora.errors import ConfigError
-from tiny_models import make_model
-from tiny_training import LARGE, OFF, is_equal, loss_rows, make_rows, make_trainer, run, trained
+from support.models import make_model
+from support.training import LARGE, OFF, is_equal, loss_rows, make_rows, make_trainer, run, trained
 
 NOT_COMPARED = ("_runtime", "_per_second")  # measured in seconds
 

@@ -10,8 +10,8 @@ from tokenizers.processors import TemplateProcessing
 
 from balora.errors import DataError, RowError
 from balora.trainers.rows import is_scored, kept_part
-from tiny_models import make_tokenizer
-from tiny_training import make_rows, make_trainer, sft_config
+from support.models import make_tokenizer
+from support.training import make_rows, make_trainer, sft_config
 
 USER, ANSWER = {"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}
 EMPTY = {"role": "assistant", "content": " "}

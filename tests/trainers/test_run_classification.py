@@ -12,7 +12,7 @@ import torch
 from balora.cli import main
 from balora.models.run_folder import load_run
 from balora.models.source import base_of_runs
-from tiny_classification_runs import METHODS, error_of, results_of, rows_of, write
+from support.classification_runs import METHODS, error_of, results_of, rows_of, write
 
 # every task type and every method
 

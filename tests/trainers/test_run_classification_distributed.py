@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tiny_classification import save_body
-from tiny_classification_runs import rows_of, write
-from tiny_models import make_tokenizer
-from two_processes import run_one_and_two
+from support.classification import save_body
+from support.classification_runs import rows_of, write
+from support.models import make_tokenizer
+from support.two_processes import run_one_and_two
 
 SCRIPT = Path(__file__).with_name("process_run_classification.py")
 NUM_TEST_ROWS = 13  # odd: the processes do not have the same number

@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from balora.cli import main
-from tiny_classification import make_classifier, save_body
-from tiny_classification_runs import error_of, rows_of, write
-from tiny_models import make_model, make_tokenizer
+from support.classification import make_classifier, save_body
+from support.classification_runs import error_of, rows_of, write
+from support.models import make_model, make_tokenizer
 
 ROWS = rows_of("single")
 BAD_ROWS = {

@@ -11,8 +11,8 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.bert.configuration_bert import BertConfig
 
 from balora.cli import main
-from tiny_classification_runs import error_of
-from tiny_models import CLASSIFIERS, make_model, make_tokenizer
+from support.classification_runs import error_of
+from support.models import CLASSIFIERS, make_model, make_tokenizer
 
 # trl will take the token from the tokenizer only, where balora puts it already
 pytestmark = pytest.mark.filterwarnings("ignore:`pad_token` is deprecated:FutureWarning")

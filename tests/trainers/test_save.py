@@ -11,8 +11,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from balora.errors import BaloraError
-from tiny_models import make_model
-from tiny_training import LARGE, OFF, make_trainer, run
+from support.models import make_model
+from support.training import LARGE, OFF, make_trainer, run
 
 
 def logits_of(model):

@@ -13,8 +13,8 @@ from transformers import TrainerCallback, TrainingArguments
 from balora import BALoraConfig, BALoraSFTTrainer
 from balora.errors import ConfigError
 from balora.trainers.sft import default_arguments
-from tiny_models import make_model, make_tokenizer
-from tiny_training import (
+from support.models import make_model, make_tokenizer
+from support.training import (
     LARGE,
     OFF,
     REGULARIZERS,

@@ -10,8 +10,8 @@ import pytest
 from balora.cli import main
 from balora.errors import ConfigError
 from balora.trainers.sharding import check_sharding, sharding_of, sharding_of_accelerator
-from tiny_classification import make_trainer as make_classification_trainer
-from tiny_training import make_trainer
+from support.classification import make_trainer as make_classification_trainer
+from support.training import make_trainer
 
 FSDP = {
     "argument": ({"fsdp": "full_shard"}, {}),

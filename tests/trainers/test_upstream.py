@@ -12,7 +12,7 @@ from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from tiny_training import make_trainer
+from support.training import make_trainer
 
 SIGNATURES = {
     SFTTrainer._prepare_dataset: (

@@ -13,8 +13,8 @@ import pytest
 
 from balora.compare.comparison import Comparison, read_comparison
 from balora.recipes.values import dump_mapping, read_mapping
-from tiny_classification import save_body
-from tiny_models import make_model, make_tokenizer
+from support.classification import save_body
+from support.models import make_model, make_tokenizer
 
 ROWS = [{"prompt": f"{i}+{i}=", "completion": f" The answer is: {2 * i}"} for i in range(8)]
 

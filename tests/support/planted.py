@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationMixin, LlamaConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from tiny_models import VOCAB, make_tokenizer
+from support.models import VOCAB, make_tokenizer
 
 BOS, EOS, PAD = 1, 2, 0
 

@@ -19,8 +19,8 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from balora.config import BALoraConfig
 from balora.models.classifier import LoadedClassifier
 from balora.trainers import BALoraTrainer
-from tiny_models import CAUSAL, CLASSIFIERS, make_tokenizer
-from tiny_training import LARGE, OFF
+from support.models import CAUSAL, CLASSIFIERS, make_tokenizer
+from support.training import LARGE, OFF
 
 ARCHITECTURES = ("bert", "roberta", "deberta-v3", "gpt2", "llama")
 NEW_MODULES = {"deberta-v3": ("classifier", "pooler"), "gpt2": ("score",), "llama": ("score",)}

@@ -12,8 +12,8 @@ import pytest
 
 from balora.cli import main, overrides
 from balora.evaluation.results import read_results
-from tiny_classification import save_body
-from tiny_models import make_tokenizer
+from support.classification import save_body
+from support.models import make_tokenizer
 
 WORDS = ("red", "green", "blue")
 METHODS = {

@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 
 from balora.config import BALoraConfig
 from balora.trainers import BALoraSFTTrainer
-from tiny_models import make_model, make_tokenizer
+from support.models import make_model, make_tokenizer
 
 CHECKPOINTING = (
     "activation_checkpointing"

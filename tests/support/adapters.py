@@ -10,7 +10,7 @@ from torch import Tensor
 
 from balora.anchored import ANCHOR_BUFFERS, anchor_adapter, initialise, lora_layers
 from balora.config import BALoraConfig
-from tiny_models import CAUSAL, VOCAB, make_model
+from support.models import CAUSAL, VOCAB, make_model
 
 EXACT = BALoraConfig(pissa_svd="exact")
 

@@ -14,7 +14,7 @@ import torch
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join(
-        [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     ),
     "PYTHONWARNINGS": "ignore",
     "OMP_NUM_THREADS": "1",

@@ -1,0 +1,19 @@
+"""What several tests share. Nothing here is a test; each module says the rest in its docstring.
+
+===========================  ==================================================================
+module                       what is in it
+===========================  ==================================================================
+``models``                   tiny random models of every architecture, and a tokenizer
+``planted``                  a causal model that completes prompts with planted probabilities
+``adapters``                 an anchored model, a batch, a few steps: the tests of ``anchored/``
+``training``                 a trainer of text generation on a few rows, its log, its gradients
+``classification``           a trainer of a classifier on a few rows
+``classification_runs``      ``balora train`` on a tiny classifier: fixtures, rows, results
+``comparison``               fixtures of ``balora compare``: a model, rows and a recipe to change
+``fake_comparison``          the files of a comparison that nobody ran, for tables and reports
+``bad_values``               wrong values for every field, derived from what the fields declare
+``killing``                  calls that are killed inside one of their writes
+``small_disk``               a disk that is soon full
+``two_processes``            a script run by one process, and by two that share the work
+===========================  ==================================================================
+"""
