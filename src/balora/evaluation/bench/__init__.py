@@ -1,0 +1,1 @@
+"""Benchmarks: skills on fixed problems, by the answers that a model writes."""
