@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from balora.compare import metrics
 from balora.compare.comparison import as_texts, read_comparison
 from balora.compare.plan import Plan
 from balora.errors import ConfigError
+from balora.evaluation.metrics import measured_by, metric_of
+from balora.recipes.kinds import GENERATION
 
 
 def test_options_go_where_they_belong(comparison):
@@ -136,9 +137,9 @@ def test_what_has_no_place_in_a_comparison(comparison, compare, fields, sentence
 
 
 KINDS = {
-    "generation": (metrics.GENERATION, {"retention_file": "keep.txt"}, {}),
-    "lab": (metrics.LAB, {}, {**LAB, "lab": {"label_noise": 0.1}}),
-    "classification": ((*metrics.CLASSIFICATION, "hans:accuracy"), {}, COLA),
+    "generation": (measured_by(*GENERATION.instruments), {"retention_file": "keep.txt"}, {}),
+    "lab": (measured_by(*GENERATION.instruments, "lab"), {}, {**LAB, "lab": {"label_noise": 0.1}}),
+    "classification": ((*measured_by("classification"), "hans:accuracy"), {}, COLA),
 }
 
 
@@ -147,10 +148,10 @@ def test_a_sweep_chooses_by_nothing_that_is_measured_on_what_is_reported(compari
     names, compare, fields = KINDS[kind]
     sweep = {"lora": {"learning_rate": [1, 2]}}
     for name in names:
-        if metrics.metric_of(name).higher_is_better is None:
+        if metric_of(name).higher_is_better is None:
             continue
         comparison({**compare, "metric": name}, **fields)
-        if metrics.metric_of(name).is_of_task_rows:
+        if metric_of(name).is_of_task_rows:
             comparison({**compare, "metric": name, "sweep": sweep}, **fields)
             continue
         with pytest.raises(ConfigError, match=f"`metric` is {name}, but `sweep` chooses on held"):

@@ -15,9 +15,9 @@ from PIL import Image
 from balora.compare import figures, plots
 from balora.compare.figures import better, layer_groups, looks
 from balora.compare.labels import ink, label_points, shortened, spread
-from balora.compare.metrics import METRICS
 from balora.compare.plots import mean_curve, write_plots
 from balora.compare.study import read_study
+from balora.evaluation.metrics import METRICS
 from support.fake_comparison import CONDITIONS, LAYERS, row, write_comparison, write_rows
 
 

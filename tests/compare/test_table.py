@@ -305,6 +305,18 @@ def test_without_a_metric_of_forgetting_the_drift_stands_in(tmp_path):
     assert read_study(folder).forgetting == "kl"
 
 
+def test_a_metric_that_this_version_does_not_know_is_shown_as_a_plain_number(tmp_path):
+    figures = {"exact_match": 0.5, "of_a_later_version": 0.123456, "gsm8k/exact_match": 0.25}
+    folder = write_rows(tmp_path, [row("lora", 0, **figures)], methods=["lora"])
+    study = read_study(folder)
+    assert study.metrics == ("exact_match", "gsm8k/exact_match", "of_a_later_version")
+    assert study.forgetting == "gsm8k/exact_match"
+    write_tables(folder)
+    table = (folder / "table.md").read_text(encoding="utf-8")
+    assert "exact match, gsm8k" in table
+    assert "| lora | 0.1235 |" in table
+
+
 def test_runs_of_a_sweep_are_not_in_the_table(folder):
     study = read_study(folder)
     assert len(study.tried) == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from balora.compare.metrics import metric_of, task_metric
+from balora.evaluation.metrics import metric_of, task_metric
 
 _ROUNDING = 1e-12
 

@@ -12,12 +12,9 @@ from typing import Any
 from balora.classification_config import ClassificationConfig
 from balora.compare.config import CompareConfig, compare_config
 from balora.compare.methods import BASE, STARTS
-from balora.compare.metrics import CLASSIFICATION as CLASSIFICATION_METRICS
-from balora.compare.metrics import GENERATION as GENERATION_METRICS
-from balora.compare.metrics import LAB as LAB_METRICS
-from balora.compare.metrics import metric_of
 from balora.config import DataConfig, refuse
 from balora.errors import ConfigError
+from balora.evaluation.metrics import measured_by, metric_of
 from balora.field_types import suggestion
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind, kind_of
 from balora.recipes.load import replace_fields
@@ -301,10 +298,8 @@ def _kind_problems(comparison: Comparison) -> list[str]:
 
 
 def _metric_problems(comparison: Comparison, metric: str) -> list[str]:
-    if comparison.kind is CLASSIFICATION:
-        measured: tuple[str, ...] = CLASSIFICATION_METRICS
-    else:
-        measured = GENERATION_METRICS if comparison.lab is None else LAB_METRICS
+    lab = () if comparison.lab is None else ("lab",)
+    measured = measured_by(*comparison.kind.instruments, *lab)
     is_elsewhere = comparison.kind is CLASSIFICATION and ":" in metric
     if metric in measured or is_elsewhere:
         if comparison.config.sweep and not metric_of(metric).is_of_task_rows:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 from balora.compare.methods import BASE, STARTS, Method, parse_method
-from balora.compare.metrics import metric_of
 from balora.config import COEFFICIENTS, Count, refuse
 from balora.errors import ConfigError
+from balora.evaluation.metrics import asked_metric
 from balora.field_rules import Form, Interval, NotEmpty, PathTo
 from balora.field_types import field_hints, field_problems, suggestion
 from balora.recipes.values import parse_text
@@ -303,7 +303,7 @@ def _value_problems(where: str, entry: Mapping[Any, Any]) -> list[str]:
 
 def _metric_problems(name: str) -> list[str]:
     try:
-        metric = metric_of(name)
+        metric = asked_metric(name)
     except ConfigError as error:
         return [f"`metric`: {str(error).rstrip('.')}"]
     if metric.higher_is_better is None:

@@ -33,8 +33,8 @@ from balora.compare.labels import (
     shortened,
     width_of,
 )
-from balora.compare.metrics import Metric
 from balora.compare.statistics import Estimate
+from balora.evaluation.metrics import Metric
 
 Array = NDArray[np.float64]
 

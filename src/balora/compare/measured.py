@@ -14,21 +14,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.compare.cells import Cell
 from balora.compare.memory import peak_memory_mib
-from balora.compare.metrics import CLASSIFICATION as CLASSIFICATION_METRICS
-from balora.compare.metrics import GENERATION as GENERATION_METRICS
 from balora.config import DataConfig
 from balora.data import load_examples
 from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.evaluation.details import logit_spectrum, sample_pairs, update_sizes
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure, name_of_dtype
+from balora.evaluation.metrics import measured_by
 from balora.evaluation.results import read_results
 from balora.evaluation.run import prompt_pairs
 from balora.files import read_filled_text, write_json
 from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.run_folder import load_run
 from balora.models.source import source_of
-from balora.recipes import CLASSIFICATION, Recipe, load_recipe
+from balora.recipes import CLASSIFICATION, GENERATION, Recipe, load_recipe
 
 Pairs: TypeAlias = list[tuple[str, str]]
 
@@ -162,7 +161,7 @@ def _generation_metrics(
 
 
 def _of_generation(figures: Inheritance) -> dict[str, float | None]:
-    return {name: getattr(figures, name) for name in GENERATION_METRICS}
+    return {name: getattr(figures, name) for name in measured_by(*GENERATION.instruments)}
 
 
 def _card(cell: Cell, recipe: Recipe, models: _Models, num_rows: int) -> dict[str, float | None]:
@@ -250,6 +249,6 @@ def _by_set(
     return {
         prefix + name: figures(row)[name]
         for prefix, row in sets
-        for name in CLASSIFICATION_METRICS
+        for name in measured_by(*CLASSIFICATION.instruments)
         if name in figures(row)
     }

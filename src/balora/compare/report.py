@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from balora.compare.folder import COMPARISON_FILE
 from balora.compare.headline import findings, headline, matched, unfinished, unlearned
-from balora.compare.metrics import Metric
 from balora.compare.sections import facts, failed, samples, sweep_tolerance, sweeps
 from balora.compare.statistics import Estimate
 from balora.compare.study import MAJORITY, Study, read_study, shown
 from balora.compare.table import differences_text, main_table, mean_text, note, other_table
 from balora.errors import ConfigError
+from balora.evaluation.metrics import Metric
 from balora.files import write_text
 
 if TYPE_CHECKING:

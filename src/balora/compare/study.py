@@ -12,21 +12,15 @@ from balora.compare.cells import cell_key
 from balora.compare.comparison import COMPARE
 from balora.compare.folder import COMPARISON_FILE, ROW_FILE, Folder
 from balora.compare.methods import BASE
-from balora.compare.metrics import METRICS, Metric, metric_of, task_metric
 from balora.compare.statistics import Estimate, holm, mean_interval, paired_difference
 from balora.errors import ConfigError
+from balora.evaluation.metrics import METRICS, measured_by, metric_of, task_metric
 from balora.recipes.values import read_mapping
 from balora.state import read_json
 
 Row = Mapping[str, Any]
 
-COSTS: Mapping[str, Metric] = {
-    "num_trainable_parameters": Metric("trainable parameters", None, "{:,.0f}", "other", False),
-    "train_seconds": Metric("training (s)", False, "{:.1f}", "other", False),
-    "evaluation_seconds": Metric("evaluation (s)", False, "{:.1f}", "other", False),
-    "seconds": Metric("whole cell (s)", False, "{:.1f}", "other", False),
-    "peak_memory_mib": Metric("peak memory (MiB)", False, "{:,.0f}", "other", False),
-}
+COSTS = measured_by("run")
 """What a run costs: fields of a row beside its metrics."""
 MAJORITY = "majority class"
 """The line of a table that says what the class most rows have would get, given to every row."""
@@ -167,7 +161,7 @@ def read_study(folder: Path) -> Study:
     """Return the comparison of a folder.
 
     Raises:
-        ConfigError: If the folder holds none, or a row has a metric that there is not.
+        ConfigError: If the folder holds none.
     """
     rows = Folder(folder).read_rows()
     file = folder / COMPARISON_FILE
@@ -205,13 +199,7 @@ def figure(row: Row, name: str) -> Any:
     return row.get(name) if name in COSTS else row["metrics"].get(name)
 
 
-def shown(name: str) -> Metric:
-    """Return how a metric or a cost is shown.
-
-    Raises:
-        ConfigError: If there is none of that name.
-    """
-    return COSTS[name] if name in COSTS else metric_of(name)
+shown = metric_of
 
 
 def _asked(comparison: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -253,10 +241,10 @@ def _baseline(asked: str | None, methods: tuple[str, ...]) -> str | None:
 
 def _forgetting(measured: Mapping[str, None], task: str | None) -> str | None:
     """Return the metric that speaks of forgetting; the drift in KL where nothing else does."""
-    elsewhere = [name for name in measured if ":" in name]
-    names = [n for n, m in METRICS.items() if m.role == "forgetting"]
+    elsewhere = [name for name in measured if name not in METRICS]
+    names = [n for n, m in METRICS.items() if m.role == "retention"]
     names += [n for n in elsewhere if task is not None and n.endswith(f":{task}")]
-    names += [n for n in elsewhere if metric_of(n).role == "forgetting"]
+    names += [n for n in elsewhere if metric_of(n).role == "retention"]
     return next((name for name in [*names, "kl"] if name in measured), None)
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from balora.compare.headline import LEVEL, unfinished, unlearned
-from balora.compare.metrics import Metric
 from balora.compare.statistics import Estimate
 from balora.compare.study import COSTS, MAJORITY, Study, read_study, shown
+from balora.evaluation.metrics import Metric
 from balora.evaluation.table import aligned
 from balora.files import write_text
 
@@ -93,8 +93,8 @@ def main_table(study: Study, condition: str, *, is_short: bool = False) -> Table
     for name, short in _SHOWN_COSTS.items():
         means = [study.estimate(condition, method, name) for method in study.methods]
         if any(means):
-            heads.append(short if is_short else COSTS[name].title)
-            columns.append([COSTS[name].show(e.mean if e else None) for e in means])
+            heads.append(short if is_short else shown(name).title)
+            columns.append([shown(name).show(e.mean if e else None) for e in means])
     heads.append("seeds")
     columns.append([seeds_text(study, condition, method) for method in study.methods])
     return Table(condition, tuple(heads), tuple(zip(*columns, strict=True)))

@@ -1,8 +1,27 @@
-"""Instruments that say what fine-tuning did to a model; each can be used alone."""
+"""Instruments that say what fine-tuning did to a model; each can be used alone.
 
-from balora.evaluation.answers import extract_answer
-from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure, text_loss
-from balora.evaluation.table import format_table
+The public names load what they need when they are first used: the registry of metrics, which
+recipes are checked against, needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from balora.evaluation.answers import extract_answer
+    from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure, text_loss
+    from balora.evaluation.table import format_table
+
+_HOMES = {
+    "Inheritance": "inheritance",
+    "MeasureOptions": "inheritance",
+    "extract_answer": "answers",
+    "format_table": "table",
+    "measure": "inheritance",
+    "text_loss": "inheritance",
+}
 
 __all__ = [
     "Inheritance",
@@ -12,3 +31,9 @@ __all__ = [
     "measure",
     "text_loss",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'balora.evaluation' has no attribute {name!r}")
+    return getattr(import_module(f"balora.evaluation.{_HOMES[name]}"), name)

@@ -50,6 +50,8 @@ class Kind:
     which an adapter hardly moves."""
     argument_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Training arguments where the recipe is silent."""
+    instruments: tuple[str, ...]
+    """What measures a run where nothing else is asked for, by name."""
     metrics_need: Mapping[str, bool] = field(default_factory=dict)
     """Training arguments with the value without which evaluation has no metrics."""
 
@@ -86,6 +88,7 @@ GENERATION = Kind(
     foreign=("space",),
     adapter_learning_rate=2e-4,  # ten times trl's own, as its documentation advises for LoRA
     own_parts={"replay": ReplayConfig},
+    instruments=("answers", "responses", "retention"),
 )
 CLASSIFICATION = Kind(
     words="classification",
@@ -97,6 +100,7 @@ CLASSIFICATION = Kind(
     adapter_learning_rate=5e-4,  # within the paper's Table 1, 1e-4 to 6e-4
     adapter_defaults={"lora_r": 8, "lora_alpha": 8},  # the paper's rank, and half of its alphas
     argument_defaults={"eval_strategy": "epoch"},
+    instruments=("classification",),
     metrics_need={
         "prediction_loss_only": False,
         "batch_eval_metrics": False,

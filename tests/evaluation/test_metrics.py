@@ -3,34 +3,68 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
-from balora.compare import metrics
-from balora.compare.metrics import METRICS, Metric, metric_of, task_metric
 from balora.errors import ConfigError
+from balora.evaluation.metrics import (
+    METRICS,
+    Metric,
+    asked_metric,
+    measured_by,
+    metric_of,
+    register,
+    task_metric,
+)
+from balora.recipes.kinds import CLASSIFICATION, GENERATION
 
 
-def test_what_is_measured_is_registered_and_the_other_way_round():
-    assert {*metrics.GENERATION, *metrics.LAB, *metrics.CLASSIFICATION} == set(METRICS)
+def test_every_metric_has_an_instrument_and_is_found_under_its_name():
+    instruments = (*GENERATION.instruments, *CLASSIFICATION.instruments, "lab", "run")
+    assert set(measured_by(*instruments)) == set(METRICS)
+    assert all(metric.name == name for name, metric in METRICS.items())
 
 
-def test_every_figure_of_a_defect_card_is_a_metric_of_the_lab():
+def test_every_figure_of_a_defect_card_is_a_metric():
     from balora.lab.card import DefectCard
 
-    assert {field.name for field in dataclasses.fields(DefectCard)} <= set(metrics.LAB)
+    known = measured_by("lab", "retention", "answers")
+    assert {field.name for field in dataclasses.fields(DefectCard)} == set(known)
 
 
 def test_what_is_measured_of_the_world_or_of_kept_text_is_not_of_the_task_rows():
     """A sweep replaces the rows of the task alone: the same facts and text are reported."""
     of_task_rows = {name for name, metric in METRICS.items() if metric.is_of_task_rows}
-    assert of_task_rows == {*metrics.GENERATION, *metrics.CLASSIFICATION} - {"retention_loss"}
+    assert of_task_rows == {*measured_by("answers", "responses", "classification")}
     assert not metric_of("hans:accuracy").is_of_task_rows
+    assert not metric_of("gsm8k/exact_match").is_of_task_rows
 
 
-def test_every_metric_says_what_it_is_measured_on():
-    with pytest.raises(TypeError, match="is_of_task_rows"):
-        Metric("new", True, "{}", "other")
+@pytest.fixture
+def _own_metrics(monkeypatch):
+    """What a test registers is gone after it."""
+    monkeypatch.setattr("balora.evaluation.metrics.METRICS", dict(METRICS))
+
+
+@pytest.mark.usefixtures("_own_metrics")
+def test_a_module_registers_a_metric_of_its_own():
+    metric = Metric("gsm8k/solved", "GSM8K solved", "{:.1%}", "up", "gsm8k", "retention")
+    register(metric)
+    register(metric)  # as a module that is imported twice
+    assert metric_of("gsm8k/solved") is metric
+    assert asked_metric("gsm8k/solved") is metric
+    assert measured_by("gsm8k") == ("gsm8k/solved",)
+    with pytest.raises(ValueError, match="`gsm8k/solved` is registered as"):
+        register(Metric("gsm8k/solved", "another", "{:.1%}", "up", "gsm8k", "retention"))
+
+
+def test_a_metric_that_no_one_registered_is_a_plain_number_that_ranks_nothing():
+    metric = metric_of("of_a_later_version")
+    assert (metric.title, metric.higher_is_better) == ("of_a_later_version", None)
+    assert (metric.role, metric.is_of_task_rows) == ("other", False)
+    assert metric.show(0.1234567) == "0.1235"
+    assert metric_of("hans:new").title == "hans:new"
 
 
 @pytest.mark.parametrize(
@@ -53,20 +87,24 @@ def test_a_value_that_shows_that_nothing_was_learned(name, value, chance, is_not
 
 def test_a_figure_of_another_origin_speaks_of_what_was_kept():
     own, other = metric_of("accuracy"), metric_of("hans:accuracy")
-    assert (own.role, other.role) == ("task", "forgetting")
+    assert (own.role, other.role) == ("task", "retention")
     assert (own.form, own.higher_is_better) == (other.form, other.higher_is_better)
     assert other.title == "accuracy, hans"
     assert metric_of("hans:ece").role == "other"
+    assert metric_of("gsm8k/exact_match").title == "exact match, gsm8k"
 
 
 def test_unknown_metric_gets_the_list():
     with pytest.raises(ConfigError, match=r"`acuracy` is no metric \(did you mean `accuracy`\?\)"):
-        metric_of("acuracy")
+        asked_metric("acuracy")
+    with pytest.raises(ConfigError, match="`train_seconds` is no metric; there are exact_match, "):
+        asked_metric("train_seconds")
+    assert asked_metric("hans:accuracy") == metric_of("hans:accuracy")
 
 
 def test_values_are_shown_in_their_form():
     assert METRICS["exact_match"].show(0.937) == "93.7%"
-    assert METRICS["kl"].show(None) == "-"
+    assert METRICS["kl"].show(None) == METRICS["kl"].show(math.nan) == "-"
 
 
 @pytest.mark.parametrize(
