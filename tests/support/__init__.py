@@ -14,6 +14,7 @@ module                       what is in it
 ``bad_values``               wrong values for every field, derived from what the fields declare
 ``killing``                  calls that are killed inside one of their writes
 ``small_disk``               a disk that is soon full
-``two_processes``            a script run by one process, and by two that share the work
+``two_processes``            training by one process, and by two that share the work
+``process``                  the program of each of those processes
 ===========================  ==================================================================
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,49 +19,23 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
 }
+FILES = {"one": "one/rank-0", "two": "two/rank-0", "second": "two/rank-1"}
 
 
-def run_one_and_two(script: Path, folder: Path) -> dict[str, Any]:
-    """Return what ``script`` left: ``one`` by itself, ``two`` and ``second`` by the two ranks.
+def run_one_and_two(folder: Path, *kinds: str) -> dict[str, dict[str, Any]]:
+    """Return by kind of `process` what it left: ``one`` by itself, ``two`` and ``second`` by rank.
 
-    ``folder`` has what else it wrote.
+    ``folder`` of a kind has what else it wrote.
+
+    Raises:
+        AssertionError: If a process failed, with what was printed.
     """
-    world = {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-    }
-    processes = [_start(script, folder / "one")]
-    processes += [
-        _start(script, folder / "two", RANK=rank, LOCAL_RANK=rank, **world) for rank in "01"
-    ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    files = {"one": "one/rank-0", "two": "two/rank-0", "second": "two/rank-1"}
-    found = {name: torch.load(folder / f"{file}.pt") for name, file in files.items()}
+    command = [sys.executable, "-m", "support.process", str(folder), *kinds]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {kind: _left(folder / kind) for kind in kinds}
+
+
+def _left(folder: Path) -> dict[str, Any]:
+    found = {name: torch.load(folder / f"{file}.pt") for name, file in FILES.items()}
     return {**found, "folder": folder}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _start(script: Path, output: Path, **environment: str) -> subprocess.Popen[str]:
-    output.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, str(script), str(output)],
-        env=ENVIRONMENT | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )

@@ -1,0 +1,228 @@
+"""What `two_processes` runs: the same training by one process, and by two that share the work.
+
+    python -m support.process FOLDER KIND...
+
+A kind is ``generation``, ``classification`` or ``command``. The libraries are imported once; then
+each kind is run by three forks of this process: one by itself, and two as ``accelerate launch``
+sets them, by the environment. Rank R of them leaves ``FOLDER/KIND/one|two/rank-R.pt``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+
+from balora.cli import main as balora
+from balora.config import BALoraConfig
+from balora.evaluation.results import read_results
+from balora.objective import gather_rows
+from balora.replay.config import ReplayConfig
+from support import classification, training
+from support.training import CHECKPOINTING, LARGE
+
+MASKED = [
+    {"input_ids": [5, 6, 7, 8, 2], "labels": [-100, -100, 7, 8, 2]},
+    {"input_ids": [5, 6, 7, 2], "labels": [-100] * 4},
+]
+# settings by name; batches are those of all processes together
+GENERATION: dict[str, dict[str, Any]] = {
+    "plain": {"objective": LARGE, "batch": 8},
+    "accumulated": {"objective": LARGE, "batch": 4, "gradient_accumulation_steps": 2},
+    "checkpointed": {"objective": LARGE, "batch": 8, CHECKPOINTING: True},
+    "replay": {
+        "objective": LARGE,
+        "batch": 4,
+        "gradient_accumulation_steps": 2,
+        "options": {
+            "replay_config": ReplayConfig(
+                replay="generated",
+                replay_num_texts=10,
+                replay_length=20,
+                replay_batch_size=5,  # of which one process has 3 and the other 2
+                replay_every=1,
+            )
+        },
+    },
+    "schedule": {"objective": BALoraConfig.preset("iclr2026", svd_k=3), "batch": 8},
+    "one rank without tokens": {
+        "objective": LARGE,
+        "batch": 2,
+        "rows": Dataset.from_list(MASKED),
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    },
+    "own counts": {"objective": LARGE, "batch": 8, "average_tokens_across_devices": False},
+    # what each of two processes sees of the first batch of eight, one after the other
+    "halves": {"objective": LARGE, "batch": 4, "learning_rate": 0.0, "max_steps": 2},
+}
+UNEVEN = {"accelerator_config": {"even_batches": False}}
+CLASSIFICATION: dict[str, dict[str, Any]] = {
+    "logits": {"batch": 8},
+    "features": {"batch": 8, "objective": {"space": "features"}},
+    "binary": {"batch": 8, "num_labels": 2},
+    "regression": {"batch": 8, "num_labels": 1},
+    "accumulated": {"batch": 4, "gradient_accumulation_steps": 2},
+    "lora": {"batch": 8, "objective": {"adapter_init": "lora"}},
+    "full": {"batch": 8, "method": "full"},
+    # of the last six rows one process has four, the other two
+    "uneven": {"batch": 8, "number": 14, **UNEVEN},
+    "uneven regression": {"batch": 8, "number": 14, "num_labels": 1, **UNEVEN},
+    # a row for each process: together they have a covariance
+    "one row each": {"batch": 2},
+    # of even shares the mean of the two means is the mean
+    "own counts": {"batch": 8, "average_tokens_across_devices": False},
+}
+
+
+def _size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _shared(batch: int) -> dict[str, Any]:
+    """Return the arguments with which the processes share a batch, in the order of the rows."""
+    return {
+        "per_device_train_batch_size": batch // _size(),
+        "train_sampling_strategy": "sequential",
+        "max_grad_norm": 0.0,
+        "ddp_backend": "gloo" if _size() > 1 else None,
+    }
+
+
+def _train(trainer: Any) -> dict[str, Any]:
+    """Train, save, and return the log rows and the gradients."""
+    recorder = training.GradientRecorder()
+    trainer.add_callback(recorder)
+    rows = training.run(trainer)
+    trainer.save_model()
+    return {"rows": rows, "gradients": recorder.steps}
+
+
+def _generate(output: Path, name: str) -> dict[str, Any]:
+    settings = {"rows": training.make_rows(16), "max_steps": 5, **GENERATION[name]}
+    shared = _shared(settings.pop("batch"))
+    return _train(training.make_trainer(output / name, **shared, **settings))
+
+
+def _classify(output: Path, name: str) -> dict[str, Any]:
+    """Each process draws a head of its own."""
+    settings = {"number": 16, "max_steps": 4, "num_labels": 3, **CLASSIFICATION[name]}
+    shared, number = _shared(settings.pop("batch")), settings.pop("number")
+    num_labels = settings["num_labels"]
+    torch.manual_seed(0)  # PEFT draws the start of a LoRA
+    trainer = classification.make_trainer(
+        output / name,
+        model=classification.make_classifier(num_labels=num_labels, head_seed=_rank()),
+        rows=classification.make_rows(number, num_labels=num_labels),
+        per_device_eval_batch_size=3,
+        optim="sgd",
+        learning_rate=0.03,
+        **shared,
+        **settings,
+    )
+    results = _train(trainer)
+    reference = None if trainer._reference is None else trainer._reference.rows
+    return {**results, "reference": reference}
+
+
+def _gather() -> dict[str, torch.Tensor | None]:
+    """Return all rows and the gradient of this rank's; rank 0 has three, rank 1 none."""
+    rows = torch.arange(6.0).reshape(3, 2) + 1 if _rank() == 0 else torch.empty(0, 2)
+    rows.requires_grad_()
+    gathered = gather_rows(rows)
+    ((_rank() + 1) * gathered.square().sum()).backward()
+    return {"gathered": gathered.detach(), "grad": rows.grad}
+
+
+def generation(output: Path) -> dict[str, Any]:
+    """Return what every run of generation left, and what two processes gather."""
+    results = {name: _generate(output, name) for name in GENERATION}
+    return results if _size() == 1 else {**results, "gather": _gather()}
+
+
+def classify(output: Path) -> dict[str, Any]:
+    """Return what every run of classification left."""
+    return {name: _classify(output, name) for name in CLASSIFICATION}
+
+
+def command(output: Path) -> dict[str, Any]:
+    """Return what `balora train` left of the rows beside ``output``: 8 rows a step."""
+    files = output.parent
+    fields = {
+        "task": "classification",
+        "model_name_or_path": files / "model",
+        "dataset_name": files / "train.jsonl",
+        "eval_dataset_name": files / "test.jsonl",
+        "output_dir": output / "run",
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 8 // _size(),
+        "learning_rate": 1e-2,
+        "lora_r": 2,
+        "lora_target_modules": "query,value",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
+    status = balora(["train", *(f"--{name}={value}" for name, value in fields.items())])
+    # the first process writes the results, and no other waits for them
+    return {"status": status, "results": read_results(output / "run") if _rank() == 0 else None}
+
+
+KINDS = {"generation": generation, "classification": classify, "command": command}
+
+
+def _run(kind: str, output: Path, environment: dict[str, str]) -> None:
+    """Run everything of a kind in one of the processes and leave the file of its rank."""
+    os.environ |= {**environment, "BALORA_CACHE": str(output / "cache")}
+    torch.set_num_threads(1)
+    torch.save(KINDS[kind](output), output / f"rank-{_rank()}.pt")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _run_one_and_two(kind: str, folder: Path) -> None:
+    """Run a kind in three processes at once.
+
+    Raises:
+        SystemExit: If one of them failed.
+    """
+    for name in ("one", "two"):
+        (folder / name).mkdir(parents=True)
+    world = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
+    calls = [(folder / "one", {})]
+    calls += [(folder / "two", {"RANK": rank, "LOCAL_RANK": rank, **world}) for rank in "01"]
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_run, args=(kind, *call), daemon=True) for call in calls]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=240)
+        if process.exitcode != 0:  # the others are daemons, which end with this process
+            sys.exit(f"a process of {kind} ended with {process.exitcode}")
+
+
+if __name__ == "__main__":
+    for kind in sys.argv[2:]:
+        _run_one_and_two(kind, Path(sys.argv[1]) / kind)
