@@ -35,7 +35,8 @@ _AFTER_INTERRUPT = {
     "train": "; `--resume_from_checkpoint true` goes on from the last checkpoint, if one was saved",
     "quickstart": "; the same command with `--overwrite` starts anew",
     "eval": "; the same command measures anew",
-    "compare": "; the same command, without `--overwrite`, goes on with what is missing",
+    "compare": "; the same command goes on with what is missing, without `--overwrite` if a cell "
+    "had finished",
     "lab": "; a model that was not finished is pre-trained anew by the same command",
     "export": "; the same command writes the export anew",
 }

@@ -34,7 +34,9 @@ with open(folder.parent.parent.parent / "started.txt", "a") as file:
 print("working", flush=True)
 if what == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
-if what == "hang":
+if what == "interrupt":
+    os.kill(os.getppid(), signal.SIGINT)
+if what in ("hang", "interrupt"):
     time.sleep(60)
 if what == "raise":
     sys.exit("balora: the data are wrong")
@@ -217,6 +219,38 @@ def test_an_interrupt_ends_what_runs_and_records_no_failure(
     run(folder, cells)
     assert started(tmp_path) == ["lora-0", "pissa-0", "pissa-0"]
     assert [row["error"] for row in folder.read_rows()] == [None, None]
+
+
+@pytest.mark.usefixtures("script", "interruptible", "views")
+def test_what_is_overwritten_stays_until_a_cell_has_finished_in_its_place(
+    recipe, model_folder, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    fields = {"model_name_or_path": model_folder, "output_dir": str(out)}
+    assert balora(["compare", "--config", str(recipe(**fields))]) == 0
+    (out / "plots").mkdir()
+    (out / "plots" / "curve.svg").write_text("a figure")
+    (out / "notes.txt").write_text("not a comparison's")
+
+    def files():
+        found = (path for path in out.rglob("*") if path.is_file() and path.name != ".lock")
+        return {str(path.relative_to(out)): path.read_bytes() for path in found}
+
+    old = files()
+    again = ["compare", "--config", str(recipe(**fields, max_steps=3)), "--overwrite"]
+    for what, status in (("refuse", 2), ("interrupt", 1)):
+        monkeypatch.setenv("CELL_LORA", what)
+        assert balora(again) == status
+        assert files() == old
+    # one that fails and one that finishes: the new comparison stands
+    monkeypatch.setenv("CELL_LORA", "raise")
+    assert balora(again) == 1
+    rows = Folder(out).read_rows()
+    assert [row["error"] for row in rows] == ["the data are wrong", None]
+    assert "max_steps: 3" in (out / "comparison.yaml").read_text()
+    assert "plots/curve.svg" not in files()
+    assert files()["notes.txt"] == old["notes.txt"]
+    assert not [path for path in out.iterdir() if path.name.startswith(".replaced")]
 
 
 STUDY = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def compare(
         DataError: If rows are missing; before as well.
         BaloraError: When all is written, if a cell has failed.
         RefusedError: If the first cell that ends was refused and none is finished: the recipe
-            cannot work. Nothing that this call has written stays.
+            cannot work. Nothing that this call has written stays, and what it would have
+            overwritten does.
     """
     options = dict(given)
     switches = {name: read_switch(name, options.pop(name, "false")) for name in _SWITCHES}
@@ -75,6 +76,7 @@ def compare(
         _log.warning("%s, so it does nothing", entry)
     folder = Folder(comparison.folder)
     folder.check_reads(comparison)
+    _recover(folder)
     if switches["overwrite"]:
         folder.check_ours()
     else:
@@ -85,17 +87,36 @@ def compare(
         show(_listing(plan))
         return
     with _locked(folder):
-        if switches["overwrite"]:
-            folder.clear()
-        is_new = not folder.is_a_comparison
-        folder.write_comparison(comparison)
-        try:
+        with _kept(folder, is_replaced=switches["overwrite"]):
+            folder.write_comparison(comparison)
             rows = _run(comparison, folder)
-        except RefusedError:
-            if is_new:
-                folder.clear()
-            raise
         _report(comparison, rows, show)
+
+
+@contextmanager
+def _kept(folder: Folder, *, is_replaced: bool) -> Iterator[None]:
+    """Keep what is in the folder until a cell has finished; one that is refused leaves nothing."""
+    if is_replaced:
+        folder.set_aside()
+    is_new = not folder.is_a_comparison
+    try:
+        yield
+    except BaseException as error:
+        if folder.has_replaced:
+            folder.put_back()
+        elif is_new and isinstance(error, RefusedError):
+            folder.clear()
+        raise
+    folder.drop_replaced()
+
+
+def _recover(folder: Folder) -> None:
+    """Put back what a comparison that was killed had set aside; not while another works there."""
+    lock = FileLock(folder.path / LOCK_FILE, timeout=0)
+    if folder.has_replaced:
+        with suppress(Timeout), lock:
+            _wait_for_cells(folder)
+            folder.put_back()
 
 
 @contextmanager
@@ -264,6 +285,7 @@ def _finished(config_path: Path | str | None, options: Mapping[str, str]) -> Com
         if config_path is None:
             raise ConfigError("`--report_only` needs the folder: pass `--output_dir`.")
         path = str(read_comparison(config_path, {}).folder)
+    _recover(Folder(Path(path)))
     if not (Path(path) / COMPARISON_FILE).is_file():
         raise ConfigError(f"{path!r} holds no comparison: it has no {COMPARISON_FILE}.")
     # the folder may have been moved since

@@ -8,6 +8,8 @@
     cells/SLUG.lock     held by the process that works in the folder
     cells/SLUG/         recipe.yaml, cell.json, log.txt, details.json, run/, and result.json: the
                         row, written last; a cell is finished when it is there and has no error
+    .replaced/          with `--overwrite`: what was there, until a cell of the new comparison is
+                        finished; a run that ends before that puts it back, or the next command does
 
 Everything but logs and models appears by rename, so a file that is there is whole.
 """
@@ -15,6 +17,7 @@ Everything but logs and models appears by rename, so a file that is there is who
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -54,6 +57,9 @@ _OURS = (
     "report.html",
     "plots",
 )
+_REPLACED = ".replaced"
+_MOVING, _GONE = f"{_REPLACED}-moving", f"{_REPLACED}-gone"
+"""What is on its way aside or back, and what is to be deleted."""
 _AGAIN = "The same command without `--report_only` writes it anew from the cells."
 _READ = ("model_name_or_path", "dataset_name", "eval_dataset_name", "chat_template_path")
 """Fields of a comparison that name what it reads."""
@@ -120,6 +126,39 @@ class Folder:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+    @property
+    def has_replaced(self) -> bool:
+        """Say whether what was there before stands aside, or has been left on its way."""
+        return any((self.path / name).exists() for name in (_REPLACED, _MOVING, _GONE))
+
+    def set_aside(self) -> None:
+        """Set what a comparison has written aside, until `put_back` or `drop_replaced`."""
+        (self.path / _MOVING).mkdir()
+        for name in (*_OURS[1:], _OURS[0]):
+            if os.path.lexists(self.path / name):
+                os.rename(self.path / name, self.path / _MOVING / name)
+        os.rename(self.path / _MOVING, self.path / _REPLACED)
+
+    def put_back(self) -> None:
+        """Put back what was set aside in the place of what has been written since.
+
+        Every step can be the last, and the next call goes on.
+        """
+        if (self.path / _REPLACED).is_dir():
+            self.clear()
+            os.rename(self.path / _REPLACED, self.path / _MOVING)
+        if (self.path / _MOVING).is_dir():
+            for path in (self.path / _MOVING).iterdir():
+                os.rename(path, self.path / path.name)
+            (self.path / _MOVING).rmdir()
+        self.drop_replaced()
+
+    def drop_replaced(self) -> None:
+        """Delete what was set aside: the new comparison stands."""
+        if (self.path / _REPLACED).is_dir():
+            os.rename(self.path / _REPLACED, self.path / _GONE)
+        shutil.rmtree(self.path / _GONE, ignore_errors=True)
 
     def check(self, comparison: Comparison) -> None:
         """Refuse a folder that holds something else, or another comparison.

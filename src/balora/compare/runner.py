@@ -165,7 +165,9 @@ class Runner:
         process.close()
         if error is not None and status == RefusedError.exit_status and not self._has_finished:
             raise RefusedError(f"{process.cell.key}: {error}")
-        self._has_finished |= error is None
+        if error is None:
+            self._has_finished = True
+            self.folder.drop_replaced()
         if error is not None:
             self.folder.write_row(process.cell, row_of(process.cell, error=error))
             tqdm.write(f"balora: {process.cell.key} failed: {error}", file=sys.stderr)
