@@ -237,7 +237,7 @@ def test_transforms_accept_the_edges():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"nam": "x"}, "`out_of_domain`, `far`: there is no field `nam` (did you mean `name`?)"),
+        ({"nam": "x"}, "`far`: `nam` is no field of an entry (did you mean `name`?)"),
         ({"dataset_name": ""}, "`out_of_domain`, `far`: `dataset_name` is empty"),
         ({"split": 3}, "`out_of_domain`, `far`: `split` must be text or null, got 3"),
         ({"text_pair_column": "b"}, "`text_pair_column` is b, so `text_column` must be set too"),

@@ -6,12 +6,12 @@ As in `balora.config`: one sentence below each field, and each class lists every
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from decimal import Decimal
 from itertools import combinations
 from typing import Annotated, Any, Literal
 
-from balora.config import Count, Seed, refuse
+from balora.config import Count, Seed, read_part, refuse
 from balora.errors import ConfigError
 from balora.field_rules import Form, Interval, NotEmpty, PathTo
 from balora.field_types import field_problems, suggestion
@@ -135,17 +135,8 @@ class OutOfDomainConfig:
         Raises:
             ConfigError: If a key is unknown or missing, or a value cannot work.
         """
-        known = [field.name for field in fields(cls)]
-        problems = [
-            f"there is no field `{key}`{suggestion(str(key), known)}"
-            for key in mapping
-            if key not in known
-        ]
-        problems += [
-            f"`{key}` is missing" for key in ("name", "dataset_name") if key not in mapping
-        ]
-        refuse(f"`out_of_domain`, `{mapping.get('name', '?')}`", problems)
-        return cls(**mapping)
+        part = f"`out_of_domain`, `{mapping.get('name', '?')}`"
+        return read_part(cls, mapping, part=part, of="an entry")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,12 +7,20 @@ for the command line's help. Each class checks itself and lists every problem at
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, Literal, TypeVar
 
 from balora.errors import ConfigError
-from balora.field_rules import Form, Interval, NotEmpty, PathTo, Pattern
-from balora.field_types import FieldDescription, describe, field_problems, suggestion
+from balora.field_rules import Form, Interval, Named, NotEmpty, PathTo, Pattern
+from balora.field_types import (
+    FieldDescription,
+    describe,
+    field_hints,
+    field_problems,
+    given_problems,
+    suggestion,
+)
 
 __all__ = [
     "AdapterConfig",
@@ -82,10 +90,34 @@ _PRESETS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
+T = TypeVar("T")
+
+
 def refuse(part: str, problems: list[str]) -> None:
     """Raise one ConfigError that lists every problem of a part of the recipe, if there is any."""
     if problems:
         raise ConfigError(f"{part}: " + "; ".join(problems) + ".")
+
+
+def read_part(config_class: type[T], mapping: Mapping[str, Any], *, part: str, of: str) -> T:
+    """Return the settings that a mapping of a recipe holds; what it leaves out has its default.
+
+    Args:
+        config_class: A dataclass that checks itself.
+        mapping: As it stands in the recipe.
+        part: What a message begins with.
+        of: What the fields are of, where a key is no field.
+
+    Raises:
+        ConfigError: If a key is unknown or missing; or as the class.
+    """
+    hints = field_hints(config_class)
+    own: Any = config_class
+    required = {field.name for field in fields(own) if field.default is MISSING}
+    missing = [f"`{name}` is missing" for name in hints if name in required - mapping.keys()]
+    if missing or mapping.keys() - hints.keys():
+        refuse(part, given_problems(mapping, hints, of=of) + missing)
+    return config_class(**mapping)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,7 +261,11 @@ class AdapterConfig:
     """Scale of the adapter: its output is multiplied by alpha / r."""
 
     lora_target_modules: Annotated[
-        str | list[str], Pattern(), NotEmpty("write all-linear or a list of names"), _TARGETS
+        str | list[str],
+        Named(("all-linear",)),
+        Pattern(),
+        NotEmpty("write all-linear or a list of names"),
+        _TARGETS,
     ] = "all-linear"
     """Layers to adapt: all-linear, a list of name endings, or a regular expression."""
 
@@ -285,7 +321,7 @@ class DataConfig:
     response_column: str | None = None
     """Column with the response, where its name is not one of the usual ones."""
 
-    prompt_template: str | None = None
+    prompt_template: Annotated[str | None, Named(("alpaca", "none"))] = None
     """Text with {instruction} and optionally {input}, or alpaca, or none; null picks by columns."""
 
     overlong_rows: OverlongRows = "error"

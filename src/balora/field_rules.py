@@ -104,6 +104,31 @@ class OneOf(Rule):
 
 
 @dataclass(frozen=True)
+class Named(Rule):
+    """Texts with a meaning of their own, among others."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Allowed(Rule):
+    """The only values that leave a run what it is; the first is the one to set."""
+
+    values: tuple[Any, ...]
+    why: str
+    """What any other value does."""
+
+    def problem(self, value: Any) -> str | None:
+        """Return what another value does, and what to set."""
+        from balora.field_types import spelled_default
+
+        if value in self.values:
+            return None
+        instead = spelled_default(self.values[0])
+        return f"is {spelled_default(value)}, which {self.why}; set it to {instead}"
+
+
+@dataclass(frozen=True)
 class NotEmpty(Rule):
     """A list or mapping with an entry."""
 

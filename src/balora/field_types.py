@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
-from balora.field_rules import Form, Interval, PathTo, Rule
+from balora.field_rules import Form, Interval, Named, OneOf, PathTo, Rule
 
 _WORDS = {
     int: "a whole number",
@@ -85,11 +85,19 @@ def choices(annotation: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def accepts_list(annotation: Any) -> bool:
-    """Say whether one of the alternatives is a list."""
-    return any(
-        typing.get_origin(member) is list or member is list for member in members(annotation)
-    )
+def named_texts(annotation: Any) -> tuple[str, ...]:
+    """Return the texts that have a meaning of their own."""
+    rules = [rule for _, rules in _alternatives(annotation) for rule in rules]
+    own = [name for rule in rules if isinstance(rule, OneOf | Named) for name in rule.names]
+    return (*choices(annotation), *own)
+
+
+def list_of(annotation: Any) -> Any:
+    """Return what the entries of a list are, if one of the alternatives is one; else None."""
+    for member in members(annotation):
+        if (typing.get_origin(member) or member) is list:
+            return (typing.get_args(member) or (Any,))[0]
+    return None
 
 
 def accepts(annotation: Any, kind: type) -> bool:
@@ -271,6 +279,37 @@ def field_problems(config: Any, *checks: Callable[[], list[str]]) -> list[str]:
     ]
     if not any(wrong_type(value, hints[name]) for name, value in values.items()):
         problems += [problem for check in checks for problem in check()]
+    return problems
+
+
+def given_problems(
+    given: Mapping[Any, Any],
+    hints: Mapping[str, Any],
+    *,
+    of: str,
+    look: Callable[[str, Any], str | None] | None = None,
+    label: Callable[[str], str] = str,
+    instead: Callable[[str], str | None] = lambda _: None,
+) -> list[str]:
+    """Return one half sentence per given key that is no field, or whose value is wrong.
+
+    Args:
+        given: The values by name.
+        hints: The annotation of every field.
+        of: What the fields are of, such as "a recipe".
+        look: What is wrong with the value of a field, if it is not as `type_problem` says.
+        label: A name as the user wrote it.
+        instead: What to write instead of a name that is no field, where that is known.
+    """
+    problems = []
+    for name, value in given.items():
+        found: str | None
+        if name not in hints:
+            found = instead(name) or f"is no field of {of}{suggestion(str(name), hints)}"
+        else:
+            found = look(name, value) if look else type_problem(value, hints[name])
+        if found is not None:
+            problems.append(f"`{label(name)}` {found}")
     return problems
 
 

@@ -15,7 +15,7 @@ from balora.errors import BaloraError
 from balora.evaluation import MeasureOptions, format_table
 from balora.evaluation.run import evaluate_runs
 from balora.models.source import source_of
-from balora.recipes.load import check_recipe
+from balora.recipes.load import check_recipe, parse_overrides
 from balora.recipes.values import read_mapping
 from balora.staging import work_folder, writing
 from balora.state import read_json
@@ -55,7 +55,8 @@ def quickstart(given: Mapping[str, str]) -> str:
         "dataset_name": str(asset_path("quickstart/train.jsonl")),
     }
     # without the packaged file's name in messages: what can be wrong is what was given
-    recipe = check_recipe(read_mapping(asset_path("quickstart/recipe.yaml")) | embedded, given)
+    content = read_mapping(asset_path("quickstart/recipe.yaml")) | embedded
+    recipe = check_recipe(content, parse_overrides(content, given))
     if recipe.run.dry_run:
         check_run(recipe)
         return recipe.to_yaml().rstrip()

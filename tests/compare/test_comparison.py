@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from balora.compare.comparison import as_texts, read_comparison
+from balora.compare.comparison import read_comparison
 from balora.compare.plan import Plan
 from balora.errors import ConfigError
 from balora.evaluation.metrics import measured_by, metric_of
@@ -193,14 +193,3 @@ def test_problems_come_together(comparison):
         comparison(seed=1, resume_from_checkpoint="true")
     assert "`seed`" in str(error.value)
     assert "`resume_from_checkpoint`" in str(error.value)
-
-
-def test_values_as_the_command_line_gives_them():
-    values = {"a": 1e-05, "b": "x, y", "c": None, "d": ["q", 1], "e": True}
-    assert as_texts(values) == {
-        "a": "1e-05",
-        "b": "x, y",
-        "c": "null",
-        "d": '["q", 1]',
-        "e": "true",
-    }

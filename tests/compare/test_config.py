@@ -6,8 +6,9 @@ import pytest
 
 from balora.compare.config import CompareConfig, compare_config
 from balora.errors import ConfigError
-from balora.field_types import describe
+from balora.field_types import describe, field_hints
 from balora.recipes import CLASSIFICATION, GENERATION, known_fields
+from balora.recipes.values import parse_texts
 
 
 def test_every_field_has_a_sentence_and_none_is_a_field_of_a_recipe():
@@ -18,13 +19,15 @@ def test_every_field_has_a_sentence_and_none_is_a_field_of_a_recipe():
 
 
 def test_command_line_replaces_fields_and_null_takes_them_out():
-    given = {"methods": "lora,pissa+kl=0.3", "seeds": "3,1", "jobs": "2", "metric": "null"}
+    texts = {"methods": "lora,pissa+kl=0.3", "seeds": "3,1", "jobs": "2", "metric": "null"}
+    given = parse_texts(texts, field_hints(CompareConfig))
     config = compare_config({"seeds": [0], "metric": "kl", "num_rows": 5}, given)
     assert config.methods == ["lora", "pissa+kl=0.3"]
     assert config.seeds == [3, 1]
     assert (config.jobs, config.metric, config.num_rows) == (2, None, 5)
-    assert compare_config({}, {"seeds": "7", "methods": "lora"}).seeds == [7]
-    assert compare_config({"jobs": 3}, {"jobs": "null"}).jobs == 1
+    one = parse_texts({"seeds": "7", "methods": "lora"}, field_hints(CompareConfig))
+    assert one == {"seeds": [7], "methods": ["lora"]}
+    assert compare_config({"jobs": 3}, {"jobs": None}).jobs == 1
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,7 @@ def test_sweep_of_every_method_leaves_alone_what_a_method_sets_itself():
 @pytest.mark.parametrize("text", ["0,\N{SUPERSCRIPT TWO}", "a", "0-2", "1.5"])
 def test_seeds_of_the_command_line_that_are_none(text):
     with pytest.raises(ConfigError, match="`seeds` must be a list of whole numbers or null"):
-        compare_config({}, {"seeds": text})
+        compare_config({}, parse_texts({"seeds": text}, field_hints(CompareConfig)))
 
 
 def test_an_entry_is_of_its_method_however_that_is_spelt():

@@ -89,7 +89,7 @@ def test_no_field_has_two_owners():
     training = {field.name for field in dataclasses.fields(TrainingArguments)}
     assert len(set(own)) == len(own)
     assert not set(own) & training
-    assert set(known_fields(CLASSIFICATION)) == set(own) | training
+    assert set(known_fields(CLASSIFICATION)) == set(own) - set(CLASSIFICATION.foreign) | training
 
 
 def test_the_arguments_are_those_of_transformers_and_evaluate_each_epoch():
@@ -143,11 +143,14 @@ def test_a_written_recipe_of_text_generation_has_no_space():
         ("max_length: 0", r"`max_length` must be 1 or greater, got 0"),
         ("label_noise: 1.5", r"`label_noise` must be from 0 to 1, got 1.5"),
         ("label_noise: true", r"`label_noise` must be a number, got true"),
-        ("temperature: 2.0", r"`temperature` is 2.0, which acts in text generation only; leave"),
-        ("entropy_top_k: 5", r"`entropy_top_k` is 5, which acts in text generation only"),
-        ("svd_max_tokens: 64", r"`svd_max_tokens` is 64, which acts in text generation only"),
-        ("svd_denominator: frobenius", r"`svd_denominator` is frobenius, which acts in text"),
-        ("svd_variance_coef: 0.1", r"`svd_variance_coef` is 0.1, which acts in text generation"),
+        ("temperature: 2.0", r"`temperature` is a field of text generation only, and"),
+        ("entropy_top_k: 5", r"`entropy_top_k` is a field of text generation only, and"),
+        ("svd_max_tokens: 64", r"`svd_max_tokens` is a field of text generation only, and"),
+        (
+            "svd_denominator: frobenius",
+            r"`svd_denominator` is a field of text generation only, and",
+        ),
+        ("svd_variance_coef: 0.1", r"`svd_variance_coef` is a field of text generation only, and"),
         ("preset: iclr2026", r"`preset` is iclr2026, which has numbers for text generation"),
         ("space: feature", r"`space` must be one of `logits`, `features`.*did you mean `features`"),
         ("method: pissa\nspace: features", r"`space` is features, but every coefficient is 0"),
@@ -176,7 +179,10 @@ def test_a_wrong_line_is_refused_in_one_sentence(recipe_file, line, sentence):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"space": "features"}, r"`--space` is features, which acts in classification only"),
+        (
+            {"space": "features"},
+            r"`--space` is a field of classification only, and this is text generation; leave",
+        ),
         ({"label_column": "y"}, r"`--label_column` is a field of classification only.*set `task`"),
         ({"table": "x"}, r"`--table` belongs into a recipe's file"),
     ],

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from balora.errors import ConfigError
+from balora.field_rules import Named, OneOf
 from balora.recipes.values import dump_mapping, parse_text, read_mapping
 
 
@@ -110,6 +113,10 @@ def test_missing_recipe_names_its_neighbour(tmp_path):
         ("q_proj, v_proj", str | list[str], ["q_proj", "v_proj"]),
         ("all-linear", str | list[str], "all-linear"),
         ("labels", list[str] | None, ["labels"]),
+        ("3", list[int] | None, [3]),
+        ("3, 1", list[int] | None, [3, 1]),
+        ("3, 1.5", list[int] | None, [3, 1.5]),
+        ("3,yes", list[Any] | None, ["3", "yes"]),
         ('{"num_cycles": 2}', dict | str | None, {"num_cycles": 2}),
         ("config.json", dict | str | None, "config.json"),
     ],
@@ -121,8 +128,9 @@ def test_command_line_text_is_read_by_the_type_of_the_field(text, annotation, va
 
 
 def test_none_can_be_a_name():
-    assert parse_text("none", str | None, names=("none",)) == "none"
-    assert parse_text("null", str | None, names=("none",)) is None
+    for rule in (Named(("none",)), OneOf(("none", "all"))):
+        assert parse_text("none", Annotated[str | None, rule]) == "none"
+        assert parse_text("null", Annotated[str | None, rule]) is None
 
 
 scalars = (

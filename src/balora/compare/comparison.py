@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from balora.classification_config import ClassificationConfig
 from balora.compare.config import CompareConfig, compare_config
@@ -15,11 +14,11 @@ from balora.compare.methods import BASE, STARTS
 from balora.config import DataConfig, refuse
 from balora.errors import ConfigError
 from balora.evaluation.metrics import measured_by, metric_of
-from balora.field_types import suggestion
+from balora.field_types import field_hints, suggestion
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind, kind_of
-from balora.recipes.load import replace_fields
+from balora.recipes.load import parse_overrides, replace_fields
 from balora.recipes.table import TABLE
-from balora.recipes.values import dump_mapping, read_mapping
+from balora.recipes.values import dump_mapping, parse_texts, read_mapping
 
 COMPARE, LAB = "compare", "lab"
 
@@ -95,7 +94,7 @@ class Comparison:
 
     def recipe_of(self, condition: str) -> dict[str, Any]:
         """Return the recipe under a condition, before any method."""
-        return replace_fields(self.recipe, as_texts(self.condition(condition)))
+        return replace_fields(self.recipe, self.condition(condition))
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -121,18 +120,6 @@ class Comparison:
         return dict((self.config.conditions or {}).get(name) or {})
 
 
-def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return values as the command line would give them, which is how a recipe is replaced."""
-    return {
-        name: value
-        if isinstance(value, str)
-        else "null"
-        if value is None
-        else json.dumps(value, ensure_ascii=False)
-        for name, value in values.items()
-    }
-
-
 def read_comparison(path: Path | str | None, given: Mapping[str, str]) -> Comparison:
     """Read the recipe of a comparison and put the fields of the command line in their place.
 
@@ -145,33 +132,56 @@ def read_comparison(path: Path | str | None, given: Mapping[str, str]) -> Compar
     Raises:
         ConfigError: With every problem of the file's own settings.
     """
-    content = read_mapping(Path(path)) if path is not None else {}
-    sections = {name: _section(content, name) for name in (COMPARE, LAB)}
-    names = {field.name for field in fields(CompareConfig)}
-    of_compare = {name: text for name, text in given.items() if name in names}
-    of_lab = {name: text for name, text in given.items() if name.startswith(f"{LAB}.")}
-    of_recipe = {n: t for n, t in given.items() if n not in of_compare and n not in of_lab}
-    own = {name: value for name, value in content.items() if name not in sections}
-    if sections[COMPARE] is None:
-        own.pop("seed", None)  # a recipe of `balora train` can be compared as it stands
     source = Path(path) if path is not None else None
-    recipe = replace_fields(own, of_recipe, source=source)
-    lab = sections[LAB]
-    if of_lab:
-        lab = {**(lab or {}), **_lab_values(of_lab)}
-    asked = sections[COMPARE] or {}
-    config = compare_config(asked, of_compare)
-    if "sweep" in of_compare and not config.sweep:
-        # switched off on the command line, it takes the recipe's settings of it along
-        asked = {name: value for name, value in asked.items() if name not in _OF_A_SWEEP}
-        config = compare_config(asked, of_compare)
+    content = read_mapping(source) if source is not None else {}
+    asked, lab = _section(content, COMPARE), _section(content, LAB)
+    own = {name: value for name, value in content.items() if name not in (COMPARE, LAB)}
+    if asked is None:
+        own.pop("seed", None)  # a recipe of `balora train` can be compared as it stands
+    options = _options(given, own)
+    recipe = replace_fields(own, options.recipe, source=source)
+    if options.lab:
+        lab = {**(lab or {}), **options.lab}
+    config, asked_for = _config(asked or {}, options.compare)
     kind = kind_of(recipe)
     comparison = Comparison(recipe=recipe, config=_with_defaults(config, kind), lab=lab, kind=kind)
-    problems = _problems(comparison) + _inert(comparison, {*asked, *of_compare})
+    problems = _problems(comparison) + _inert(comparison, asked_for)
     if TABLE in own and any("task" in comparison.condition(c) for c in comparison.conditions):
-        problems.append("a condition cannot set `task` where the recipe has a `table`")
+        problems.append(f"a condition cannot set `task` where the recipe has `{TABLE}`")
     refuse("compare" if source is None else str(source), problems)
     return comparison
+
+
+class _Options(NamedTuple):
+    """What the command line gives, by where it goes."""
+
+    compare: dict[str, Any]
+    lab: dict[str, Any]
+    recipe: dict[str, Any]
+
+
+def _options(texts: Mapping[str, str], own: Mapping[str, Any]) -> _Options:
+    """Return the values of the command line: fields of `compare`, `lab.FIELD`, and the recipe's."""
+    hints, dotted = field_hints(CompareConfig), f"{LAB}."
+    of_compare = {name: text for name, text in texts.items() if name in hints}
+    of_lab = {n.removeprefix(dotted): text for n, text in texts.items() if n.startswith(dotted)}
+    of_recipe = {n: t for n, t in texts.items() if n not in hints and not n.startswith(dotted)}
+    lab: dict[str, Any] = {}
+    if of_lab:
+        from balora.lab.config import LabConfig
+
+        lab = parse_texts(of_lab, field_hints(LabConfig))
+    return _Options(parse_texts(of_compare, hints), lab, parse_overrides(own, of_recipe))
+
+
+def _config(
+    asked: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[CompareConfig, frozenset[str]]:
+    """Return the settings of `compare`, and which of them were given."""
+    if "sweep" in given and not given["sweep"]:
+        # switched off on the command line, it takes the recipe's settings of it along
+        asked = {name: value for name, value in asked.items() if name not in _OF_A_SWEEP}
+    return compare_config(asked, given), frozenset({**asked, **given})
 
 
 def _section(content: Mapping[str, Any], name: str) -> dict[str, Any] | None:
@@ -181,12 +191,6 @@ def _section(content: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     if not isinstance(section, dict) or not all(isinstance(key, str) for key in section):
         raise ConfigError(f"`{name}` must be a mapping of fields, got {section!r}.")
     return section
-
-
-def _lab_values(given: Mapping[str, str]) -> dict[str, Any]:
-    from balora.lab.config import parse_fields
-
-    return parse_fields({name.removeprefix(f"{LAB}."): text for name, text in given.items()})
 
 
 def _with_defaults(config: CompareConfig, kind: Kind) -> CompareConfig:
@@ -340,7 +344,7 @@ def _unmeasured(comparison: Comparison, metric: str) -> list[str]:
     return [f"`metric` is {metric}, but `{needed}` of the lab is 0; set it"]
 
 
-def _inert(comparison: Comparison, asked: set[str]) -> list[str]:
+def _inert(comparison: Comparison, asked: frozenset[str]) -> list[str]:
     """Say which settings of `compare` were given and cannot act."""
     problems = [
         f"`{name}` is set, but there is no `sweep`; leave it out"

@@ -5,18 +5,16 @@ One sentence below each field; the class checks itself and lists every problem a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from balora.compare.methods import BASE, STARTS, Method, parse_method
-from balora.config import COEFFICIENTS, Count, refuse
+from balora.config import COEFFICIENTS, Count, read_part, refuse
 from balora.errors import ConfigError
 from balora.evaluation.metrics import asked_metric
 from balora.field_rules import Form, Interval, NotEmpty, PathTo
-from balora.field_types import field_hints, field_problems, suggestion
-from balora.recipes.values import parse_text
+from balora.field_types import field_problems, suggestion
 
 _LARGEST_SEED = 2**32 - 1
 """That NumPy takes."""
@@ -312,39 +310,18 @@ def _metric_problems(name: str) -> list[str]:
 
 
 def compare_config(
-    mapping: Mapping[str, Any], given: Mapping[str, str] | None = None
+    mapping: Mapping[str, Any], given: Mapping[str, Any] | None = None
 ) -> CompareConfig:
     """Return the settings under `compare:` with those of the command line in their place.
 
     Args:
         mapping: As it stands in the recipe.
-        given: Fields to the text given on the command line.
+        given: Values that replace them; None takes a field out.
 
     Raises:
         ConfigError: If a key is unknown, or a value cannot work.
     """
-    hints = field_hints(CompareConfig)
-    unknown = [
-        f"`{name}` is no field of `compare`{suggestion(str(name), hints)}"
-        for name in mapping
-        if name not in hints
-    ]
-    refuse("compare", unknown)
-    values = {name: _parsed(text, name, hints[name]) for name, text in (given or {}).items()}
-    defaults: dict[str, Any] = {field.name: field.default for field in fields(CompareConfig)}
-    merged = {**mapping, **values}
-    return CompareConfig(
-        **{  # null takes a field out again
-            name: defaults[name] if value is None and name in values else value
-            for name, value in merged.items()
-        }
-    )
-
-
-def _parsed(text: str, name: str, annotation: Any) -> Any:
-    value = parse_text(text, annotation)
-    if name == "seeds" and isinstance(value, list):
-        return [int(seed) if re.fullmatch(r"\s*-?[0-9]+\s*", str(seed)) else seed for seed in value]
-    if name == "seeds" and isinstance(value, int):
-        return [value]
-    return value
+    merged = {**mapping, **(given or {})}
+    left_out = {name for name, value in (given or {}).items() if value is None}
+    asked = {name: value for name, value in merged.items() if name not in left_out}
+    return read_part(CompareConfig, asked, part="compare", of="`compare`")

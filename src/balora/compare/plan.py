@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from balora.classification_config import OWN_TASKS, ClassificationConfig
 from balora.compare.cells import Cell
-from balora.compare.comparison import Comparison, as_texts
+from balora.compare.comparison import Comparison
 from balora.compare.contents import data_files, fingerprint
 from balora.compare.methods import BASE, method_fields, recipe_without
 from balora.config import DataConfig
@@ -193,9 +193,10 @@ class Plan:
             sweep=self._sweep(stage, condition, method, values),
             contents=self._contents(condition),
         )
-        run = {"output_dir": str(self.comparison.folder / "cells" / cell.slug / "run")}
+        folder = self.comparison.folder / "cells" / cell.slug / "run"
+        run: dict[str, Any] = {"output_dir": str(folder)}
         if seed is not None:
-            run["seed"] = str(seed)
+            run["seed"] = seed
         recipe = self._recipe(condition, method, {**own, **places, **run})
         return replace(cell, recipe=recipe.to_dict())
 
@@ -267,9 +268,9 @@ class Plan:
         recipe = self.comparison.recipe_of(condition) | self._lab_fields(condition)
         method = self.comparison.config.method(name)
         if method.start == BASE:
-            return _in_words_of_a_file(recipe, as_texts(own))
+            return check_recipe(recipe, own, dashes="")
         given = method_fields(method, recipe, self.comparison.kind)
-        return _in_words_of_a_file(recipe_without(method, recipe), as_texts({**given, **own}))
+        return check_recipe(recipe_without(method, recipe), {**given, **own}, dashes="")
 
     def _lab_fields(self, condition: str) -> dict[str, Any]:
         if self.comparison.lab is None:
@@ -286,17 +287,6 @@ class Plan:
 def combinations(swept: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Return every combination of the values of a sweep; one without fields for none."""
     return [dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())]
-
-
-def _in_words_of_a_file(recipe: Mapping[str, Any], texts: Mapping[str, str]) -> Recipe:
-    """Check a recipe whose replaced fields stand in a file: messages name them without dashes."""
-    try:
-        return check_recipe(recipe, texts)
-    except ConfigError as error:
-        message = str(error)
-        for name in texts:
-            message = message.replace(f"`--{name}`", f"`{name}`")
-        raise ConfigError(message) from error
 
 
 def _is_evaluated(recipe: Recipe) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,12 +18,12 @@ from balora.errors import ConfigError, DataError
 from balora.evaluation.classified import measure_sets
 from balora.evaluation.inheritance import name_of_dtype
 from balora.evaluation.results import doubts, format_figures
-from balora.field_types import suggestion
+from balora.field_types import field_hints, given_problems
 from balora.models.load import accelerator
 from balora.models.run_folder import class_names_of, load_run
 from balora.models.source import RECIPE_FILE, ModelSource
-from balora.recipes import load_recipe
-from balora.recipes.values import read_mapping
+from balora.recipes.load import check_recipe
+from balora.recipes.values import parse_texts, read_mapping
 
 
 @dataclass(frozen=True)
@@ -127,16 +127,18 @@ def data_settings(run: Path, given: Mapping[str, str]) -> ClassificationConfig:
     Raises:
         ConfigError: If a field is unknown or wrong.
     """
-    known = [field.name for field in fields(ClassificationConfig)]
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise ConfigError(f"unknown option `--{unknown[0]}`{suggestion(unknown[0], known)}.")
-    values = dict(given)
+    hints = field_hints(ClassificationConfig)
+    values = parse_texts(given, hints)
+    problems = given_problems(values, hints, of="the data to evaluate on", label="--{}".format)
+    if problems:
+        raise ConfigError("; ".join(problems) + ".")
     if "dataset_name" in values:
         values.setdefault("eval_dataset_name", values.pop("dataset_name"))
     if "eval_dataset_name" in values:
-        values.setdefault("dataset_test_split", "null")
-    return cast(ClassificationConfig, load_recipe(run / RECIPE_FILE, values).data)
+        values.setdefault("dataset_test_split", None)
+    source = run / RECIPE_FILE
+    recipe = check_recipe(read_mapping(source), values, source=source)
+    return cast(ClassificationConfig, recipe.data)
 
 
 def _first_rows(rows: ClassificationRows, num_rows: int | None) -> ClassificationRows:

@@ -13,12 +13,12 @@ from balora.config import DataConfig
 from balora.data import load_examples
 from balora.errors import ConfigError
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
-from balora.field_types import field_hints, suggestion, type_problem
+from balora.field_types import field_hints, given_problems
 from balora.files import read_filled_text
 from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.run_folder import check_base, load_run
-from balora.models.source import ModelSource
-from balora.recipes.values import parse_text, read_mapping
+from balora.models.source import ModelSource, read_recipe
+from balora.recipes.values import parse_texts
 
 
 def evaluate_runs(
@@ -119,20 +119,14 @@ def data_config(run: Path, given: Mapping[str, str]) -> DataConfig:
         ConfigError: If a field is unknown or wrong, or no data set is named anywhere.
     """
     hints = field_hints(DataConfig)
-    unknown = [name for name in given if name not in hints]
-    if unknown:
-        raise ConfigError(f"unknown option `--{unknown[0]}`{suggestion(unknown[0], hints)}.")
-    recipe = run / "recipe.yaml"
-    fields = {
-        k: v for k, v in (read_mapping(recipe) if recipe.is_file() else {}).items() if k in hints
-    }
-    values = {name: parse_text(text, hints[name]) for name, text in given.items()}
+    values = parse_texts(given, hints)
+    problems = given_problems(values, hints, of="the data to evaluate on", label="--{}".format)
+    if problems:
+        raise ConfigError("; ".join(problems) + ".")
+    fields = {name: value for name, value in read_recipe(run).items() if name in hints}
     if "dataset_name" in values:
         for name in ("eval_dataset_name", "dataset_test_split", "dataset_config"):
             fields.pop(name, None)
-    problems = [f"`--{k}` {p}" for k, v in values.items() if (p := type_problem(v, hints[k]))]
-    if problems:
-        raise ConfigError("; ".join(problems) + ".")
     fields |= values
     if "dataset_name" not in fields:
         raise ConfigError("no data set is named: pass `--dataset_name` with held-out rows.")

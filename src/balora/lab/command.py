@@ -10,14 +10,15 @@ from typing import Any
 from balora.errors import ConfigError
 from balora.evaluation.inheritance import name_of_dtype
 from balora.evaluation.run import check_runs
+from balora.field_types import field_hints
 from balora.files import write_json
 from balora.lab.build import BuiltLab, build_lab
 from balora.lab.card import CardOptions, DefectCard, format_card, measure_defects
-from balora.lab.config import lab_config, parse_fields
+from balora.lab.config import LabConfig, lab_config
 from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.run_folder import check_base, load_run
 from balora.models.source import ModelSource, base_of_runs
-from balora.recipes.values import dump_mapping, read_mapping, read_switch
+from balora.recipes.values import dump_mapping, parse_texts, read_mapping, read_switch
 from balora.state import read_json
 
 
@@ -43,7 +44,8 @@ def lab(
     """
     texts = dict(given)
     is_dry = read_switch("dry_run", texts.pop("dry_run", "false"))
-    config = lab_config({**_from_recipe(config_path), **parse_fields(texts)})
+    given_here = parse_texts(texts, field_hints(LabConfig))
+    config = lab_config({**_from_recipe(config_path), **given_here})
     check_runs(runs)
     if is_dry:
         return dump_mapping({"lab": asdict(config)}).rstrip()

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
-from balora.config import Count, Seed, refuse
+from balora.config import Count, Seed, read_part, refuse
 from balora.field_rules import Interval
-from balora.field_types import field_hints, field_problems, suggestion
+from balora.field_types import field_problems
 from balora.lab.corpus import TRAIN_REPEATS
 from balora.lab.planted import mention_weights
 from balora.lab.problems import MAX_PROBLEMS
@@ -22,7 +22,6 @@ from balora.lab.settings import (
     WorldSettings,
 )
 from balora.lab.world import MOST_PEOPLE
-from balora.recipes.values import parse_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,29 +111,10 @@ class LabConfig(TaskSettings, TrainingSettings, WorldSettings):
         return problems
 
 
-def parse_fields(texts: Mapping[str, str]) -> dict[str, Any]:
-    """Return fields of the command line with their values; of no field the text stays as it is.
-
-    Raises:
-        ConfigError: If a text is no value of its field.
-    """
-    hints = field_hints(LabConfig)
-    return {name: parse_text(text, hints.get(name, str)) for name, text in texts.items()}
-
-
 def lab_config(mapping: Mapping[str, Any]) -> LabConfig:
     """Return the settings that a recipe gives under `lab:`; what it leaves out has its default.
 
     Raises:
         ConfigError: If a key is no field, or as `LabConfig`.
     """
-    known = [field.name for field in fields(LabConfig)]
-    refuse(
-        "lab",
-        [
-            f"`{name}` is no field of the lab{suggestion(str(name), known)}"
-            for name in mapping
-            if name not in known
-        ],
-    )
-    return LabConfig(**mapping)
+    return read_part(LabConfig, mapping, part="lab", of="the lab")

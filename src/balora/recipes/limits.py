@@ -11,17 +11,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from balora.field_rules import Checked, Form, Interval, OneOf, PathTo, Rule
-from balora.field_types import spelled
+from balora.field_rules import Allowed, Checked, Form, Interval, OneOf, PathTo, Rule
 
 _POSITIVE, _NOT_NEGATIVE, _COUNT = Interval(gt=0), Interval(ge=0), Interval(ge=1)
 _BELOW_1 = Interval(ge=0, lt=1)
 _SEED = Interval(ge=0, le=2**32 - 1)
-
-
-def _is_mapping(value: Any) -> str | None:
-    """Refuse text where the arguments' class takes JSON text for a mapping."""
-    return f"must be a mapping or null, got {spelled(value)}" if isinstance(value, str) else None
 
 
 def _is_backend(value: Any) -> str | None:
@@ -31,7 +25,16 @@ def _is_backend(value: Any) -> str | None:
     return OneOf(known).problem(value)
 
 
-_MAPPING = Checked(_is_mapping)
+_MAPPING = dict[str, Any] | None
+DECLARED: Mapping[str, Any] = {
+    "activation_checkpointing_kwargs": _MAPPING,
+    "dataset_kwargs": _MAPPING,
+    "gradient_checkpointing_kwargs": _MAPPING,
+    "lr_scheduler_kwargs": _MAPPING,
+    "model_init_kwargs": _MAPPING,
+    "resume_from_checkpoint": bool | str | None,
+}
+"""What a recipe takes where the arguments' class declares less than it reads, or JSON text too."""
 
 _LIMITS: dict[str, tuple[Rule, ...]] = {
     "per_device_train_batch_size": (_COUNT,),
@@ -40,18 +43,20 @@ _LIMITS: dict[str, tuple[Rule, ...]] = {
     "num_train_epochs": (_POSITIVE,),
     "max_steps": (Interval(ge=1, also=(-1,)),),
     "learning_rate": (_NOT_NEGATIVE,),
-    "lr_scheduler_kwargs": (_MAPPING, Form("{num_cycles: 2}")),
+    "lr_scheduler_kwargs": (Form("{num_cycles: 2}"),),
     "warmup_steps": (_NOT_NEGATIVE,),
     "weight_decay": (_NOT_NEGATIVE,),
     "adam_beta1": (_BELOW_1,),
     "adam_beta2": (_BELOW_1,),
     "adam_epsilon": (_NOT_NEGATIVE,),
     "max_grad_norm": (_NOT_NEGATIVE,),
-    "label_smoothing_factor": (_NOT_NEGATIVE,),
+    "label_smoothing_factor": (_NOT_NEGATIVE, Allowed((0,), "changes the task loss")),
+    "loss_type": (Allowed(("nll", "chunked_nll"), "replaces the task loss"),),
+    "use_liger_kernel": (Allowed((False,), "replaces the model's loss"),),
     "neftune_noise_alpha": (_NOT_NEGATIVE,),
     "torch_empty_cache_steps": (_COUNT,),
-    "activation_checkpointing_kwargs": (_MAPPING, Form("{use_reentrant: false}")),
-    "gradient_checkpointing_kwargs": (_MAPPING, Form("{use_reentrant: false}")),
+    "activation_checkpointing_kwargs": (Form("{use_reentrant: false}"),),
+    "gradient_checkpointing_kwargs": (Form("{use_reentrant: false}"),),
     "torch_compile_backend": (Checked(_is_backend),),
     "torch_compile_mode": (
         OneOf(("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")),
@@ -76,9 +81,9 @@ _LIMITS: dict[str, tuple[Rule, ...]] = {
     "ddp_bucket_cap_mb": (_COUNT,),
     "ddp_timeout": (Interval(ge=1, le=10**9),),
     "local_rank": (Interval(ge=-1),),
-    "model_init_kwargs": (_MAPPING, Form("{device_map: cpu}")),
+    "model_init_kwargs": (Form("{device_map: cpu}"),),
     "router_aux_loss_coef": (_NOT_NEGATIVE,),
-    "dataset_kwargs": (_MAPPING, Form("{skip_prepare_dataset: false}")),
+    "dataset_kwargs": (Form("{skip_prepare_dataset: false}"),),
     "dataset_num_proc": (_COUNT,),
     "max_length": (_COUNT,),
     "pad_to_multiple_of": (_COUNT, OneOf(("auto",))),

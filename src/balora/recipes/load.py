@@ -15,38 +15,17 @@ from typing import Annotated, Any, NamedTuple
 
 from balora.config import AdapterConfig
 from balora.errors import ConfigError
-from balora.field_rules import OneOf
-from balora.field_types import (
-    accepts,
-    field_hints,
-    suggestion,
-    type_problem,
-    wrong_type,
-)
+from balora.field_rules import Allowed, OneOf, Rule
+from balora.field_types import accepts, field_hints, given_problems, type_problem, wrong_type
 from balora.recipes.kinds import GENERATION, Kind, kind_of
-from balora.recipes.limits import limits
+from balora.recipes.limits import DECLARED, limits
 from balora.recipes.methods import attempt, fields_of_terms_off, foreign_fields, resolve
+from balora.recipes.other_tools import here
 from balora.recipes.recipe import Recipe
 from balora.recipes.table import TABLE, pick_row
-from balora.recipes.values import parse_text, read_mapping
+from balora.recipes.values import parse_text, parse_texts, read_mapping
 
-_NONE_IS_A_NAME = ("prompt_template", "report_to")
 _NULL_IS_UNSET = ("preset", "report_to")
-_WIDER = {"resume_from_checkpoint": bool | str | None}
-"""What a recipe takes where the arguments' class declares less than it reads."""
-_REPLACED_BY = {  # names that other tools or versions use for the same thing
-    "warmup_ratio": "warmup_steps",
-    "torch_dtype": "dtype",
-    "max_seq_length": "max_length",
-    "evaluation_strategy": "eval_strategy",
-    "no_cuda": "use_cpu",
-    "model": "model_name_or_path",
-    "dataset": "dataset_name",
-    "rank": "lora_r",
-    "lora_rank": "lora_r",
-    "alpha": "lora_alpha",
-    "target_modules": "lora_target_modules",
-}
 
 
 class _Known(NamedTuple):
@@ -65,14 +44,18 @@ def known_fields(kind: Kind = GENERATION) -> dict[str, _Known]:
         name: _Known(part, annotation)
         for part, config_class in kind.parts.items()
         for name, annotation in field_hints(config_class).items()
+        if name not in kind.foreign
     }
     arguments_class = kind.arguments_class()
     hints = field_hints(arguments_class)
     for entry in fields(arguments_class):
         if entry.init:
             names = tuple(entry.metadata.get("choices") or ())
-            rules = (*limits().get(entry.name, ()), *([OneOf(names)] if names else []))
-            annotated = (_WIDER.get(entry.name, hints[entry.name]), *rules)
+            rules: list[Rule] = [OneOf(names)] if names else []
+            rules += limits().get(entry.name, ())
+            if entry.name in kind.metrics_need:
+                rules.append(Allowed((kind.metrics_need[entry.name],), "leaves no metrics"))
+            annotated = (DECLARED.get(entry.name, hints[entry.name]), *rules)
             known[entry.name] = _Known("training", Annotated[annotated] if rules else annotated[0])
     return known
 
@@ -91,113 +74,109 @@ def load_recipe(path: Path | str | None, overrides: Mapping[str, str] | None = N
             choice, missing fields, settings that cannot act or are refused.
     """
     source = None if path is None else Path(path)
-    return check_recipe(read_mapping(source) if source else {}, overrides, source=source)
+    content = read_mapping(source) if source else {}
+    return check_recipe(content, parse_overrides(content, overrides or {}), source=source)
+
+
+def parse_overrides(content: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of fields that the command line gives, by the kind of the recipe.
+
+    Args:
+        content: The fields of the file; with `task`, from there or from `texts`, it is one of
+            classification.
+        texts: Fields to their text.
+    """
+    task = {name: parse_text(text, str) for name, text in texts.items() if name == "task"}
+    known = known_fields(kind_of({**content, **task}))
+    return parse_texts(texts, {name: entry.annotation for name, entry in known.items()})
 
 
 def check_recipe(
     content: Mapping[str, Any],
-    overrides: Mapping[str, str] | None = None,
+    given: Mapping[str, Any] | None = None,
     *,
     source: Path | None = None,
+    dashes: str = "--",
 ) -> Recipe:
     """Return the recipe of the fields that a file holds, as `load_recipe` does.
 
     Args:
         content: The fields of the file.
-        overrides: As for `load_recipe`.
+        given: Values that replace them; None takes a field out where it is no value of it.
         source: The file, for messages.
+        dashes: What stands before the name of a given field where the user wrote it.
 
     Raises:
         ConfigError: As `load_recipe`.
     """
-    texts = overrides or {}
-    kind = _kind(content, texts)
-    values = replace_fields(content, texts, source=source)
-    labels = {**{name: name for name in values}, **{name: f"--{name}" for name in texts}}
-    problems = [
-        problem
-        for name, value in values.items()
-        if (problem := _problem(name, value, labels[name], kind))
-    ]
-    problems += _missing(values, kind)
-    if problems:
-        where = f"{source}: " if source else ""
-        raise ConfigError(where + "; ".join(problems) + ".")
-    return _build(values, source, kind)
+    given = given or {}
+    kind = kind_of({**content, **given})
+    values = replace_fields(content, given, source=source)
+    known = known_fields(kind)
+
+    def label(name: str) -> str:
+        return f"{dashes}{name}" if name in given else name
+
+    others = {name: found for name in values if name not in known and (found := here(name, values))}
+    foreign = [f"`{label(name)}` {found.sentence}" for name, found in others.items()]
+    # the rest is checked with the lines that are named in their place
+    rest = {name: value for name, value in values.items() if name not in others}
+    for found in others.values():
+        rest |= found.fields
+    look, instead = partial(_problem, kind), partial(_instead, kind)
+    problems = given_problems(rest, known, of="a recipe", look=look, label=label, instead=instead)
+    problems += _missing(rest, kind)
+    errors = [f"{'; '.join([*foreign, *problems])}."] if foreign or problems else []
+    recipe = None if problems else attempt(errors, lambda: _build(rest, source, kind))
+    if recipe is None or errors:
+        raise ConfigError((f"{source}: " if source else "") + " ".join(errors))
+    return recipe
 
 
 def replace_fields(
-    content: Mapping[str, Any], overrides: Mapping[str, str], *, source: Path | None = None
+    content: Mapping[str, Any], given: Mapping[str, Any], *, source: Path | None = None
 ) -> dict[str, Any]:
     """Return the fields of a file with single ones replaced, unchecked; its table is resolved.
 
     Args:
         content: The fields of the file.
-        overrides: As for `load_recipe`.
+        given: As for `check_recipe`.
         source: The file, for messages.
 
     Raises:
         ConfigError: If the file has a table that gives no row.
     """
-    kind = _kind(content, overrides)
-    from_user = _parsed(overrides, kind)
+    aside = _set_aside(content, given)
     try:
-        from_file = _from_file(dict(content), from_user)
+        row = pick_row(content, given, aside)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}" if source else str(error)) from error
-    values = _without_unset({**from_file, **from_user}, from_user, kind)
+    values = {name: value for name, value in row.items() if name not in aside}
+    values = _without_unset({**values, **given}, given)
     if isinstance(resume := values.get("resume_from_checkpoint"), bool):
         values["resume_from_checkpoint"] = str(resume).lower()  # transformers takes text here
     return values
 
 
-def _kind(content: Mapping[str, Any], overrides: Mapping[str, str]) -> Kind:
-    asked = {name: parse_text(text, str) for name, text in overrides.items() if name == "task"}
-    return kind_of({**content, **asked})
-
-
-def _parsed(overrides: Mapping[str, str], kind: Kind) -> dict[str, Any]:
-    """Return the values that the texts of the command line stand for."""
-    known = known_fields(kind)
-    return {
-        name: parse_text(
-            text, known[name].annotation, names=("none",) if name in _NONE_IS_A_NAME else ()
-        )
-        if name in known
-        else text
-        for name, text in overrides.items()
-    }
-
-
-def _from_file(from_file: dict[str, Any], from_user: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the file says where the command line is silent, a table's row included."""
-    aside = _set_aside(from_file, from_user)
-    chosen = pick_row(from_file, from_user, aside)
-    chosen = {name: value for name, value in chosen.items() if name not in aside}
-    return chosen
-
-
-def _set_aside(from_file: Mapping[str, Any], from_user: Mapping[str, Any]) -> frozenset[str]:
+def _set_aside(from_file: Mapping[str, Any], given: Mapping[str, Any]) -> frozenset[str]:
     """Return what the file may say of its own method, or of a term, that the user replaces."""
-    foreign = fields_of_terms_off(from_user)
-    method = from_user.get("method")
+    foreign = fields_of_terms_off(given)
+    method = given.get("method")
     if method is not None and method != from_file.get("method", AdapterConfig().method):
         foreign |= foreign_fields(method)
     return foreign
 
 
-def _without_unset(
-    values: dict[str, Any], from_user: Mapping[str, Any], kind: Kind
-) -> dict[str, Any]:
+def _without_unset(values: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Drop the fields that the user took out again with ``--field null``."""
-    known = known_fields(kind)
+    known = known_fields(kind_of(values))
     return {
         name: value
         for name, value in values.items()
         if value is not None
         or not (
             name in _NULL_IS_UNSET
-            or (name in known and name in from_user and not _takes_null(known[name]))
+            or (name in known and name in given and not _takes_null(known[name]))
         )
     }
 
@@ -214,53 +193,24 @@ def _missing(values: Mapping[str, Any], kind: Kind) -> list[str]:
     ]
 
 
-def _problem(name: str, value: Any, label: str, kind: Kind) -> str | None:
-    """Return what is wrong with one key and its value, named as the user wrote it."""
-    known = known_fields(kind)
-    if name not in known:
-        return _unknown(name, label, kind)
-    entry = known[name]
+def _problem(kind: Kind, name: str, value: Any) -> str | None:
+    """Return what is wrong with the value of one field."""
+    entry = known_fields(kind)[name]
     if value is None and not _takes_null(entry):
         is_said = name in kind.required
-        return None if is_said else f"`{label}` is empty; give it a value or leave it out"
+        return None if is_said else "is empty; give it a value or leave it out"
     # a part of balora's own says itself what is out of range, with its other problems
     look = type_problem if entry.part == "training" else wrong_type
-    if (found := look(value, entry.annotation)) is not None:
-        return f"`{label}` {found}"
-    if name in kind.foreign:
-        return f"`{label}` is {value}, which acts in {kind.other.words} only; leave it out"
-    if name in kind.metrics_need and value is not kind.metrics_need[name]:
-        needed = str(kind.metrics_need[name]).lower()
-        return f"`{label}` is {str(value).lower()}, which leaves no metrics; set it to {needed}"
-    return _refused(name, value, label)
+    return look(value, entry.annotation)
 
 
-def _unknown(name: str, label: str, kind: Kind) -> str:
-    if name == "compute_loss_func":
-        return f"`{label}` is refused: it would replace the objective; leave it out"
+def _instead(kind: Kind, name: str) -> str | None:
+    """Return what to do with a key that is no field of this kind of recipe, where it is known."""
     if name == TABLE:
-        return f"`{label}` belongs into a recipe's file"
-    if name == "use_peft":
-        return (
-            f"`{label}` is no field of a recipe: `method` says what is trained, an adapter (lora, "
-            "pissa, balora) or all weights (full); leave it out"
-        )
-    if name in _REPLACED_BY:
-        return f"`{label}` is no field of a recipe; it is called `{_REPLACED_BY[name]}` here"
+        return "belongs into a recipe's file"
     if name in known_fields(kind.other):
-        fix = "set `task`" if kind is GENERATION else "leave it out"
-        return f"`{label}` is a field of {kind.other.words} only, and this is {kind.words}; {fix}"
-    return f"`{label}` is no field of a recipe{suggestion(name, known_fields(kind))}"
-
-
-def _refused(name: str, value: Any, label: str) -> str | None:
-    """Refuse what replaces or bypasses the objective."""
-    if name == "loss_type" and value == "dft":
-        return f"`{label}` is dft, which replaces the task loss; set it to nll"
-    if name == "label_smoothing_factor" and value > 0:
-        return f"`{label}` is {value}, which changes the task loss; set it to 0"
-    if name == "use_liger_kernel" and value:
-        return f"`{label}` is true, which replaces the model's loss; set it to false"
+        fix = "set `task`" if kind is GENERATION and name not in kind.foreign else "leave it out"
+        return f"is a field of {kind.other.words} only, and this is {kind.words}; {fix}"
     return None
 
 
@@ -278,7 +228,7 @@ def _build(values: Mapping[str, Any], source: Path | None, kind: Kind) -> Recipe
     task, defaults = kind.preset_task, kind.adapter_defaults
     resolved = attempt(errors, lambda: resolve(given, task=task, adapter_defaults=defaults))
     if errors or resolved is None:
-        raise ConfigError((f"{source}: " if source else "") + " ".join(errors))
+        raise ConfigError(" ".join(errors))
     training = by_part["training"]
     if resolved.adapter.method != "full":
         training = {"learning_rate": kind.adapter_learning_rate, **training}

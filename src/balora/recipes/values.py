@@ -7,14 +7,14 @@ by the rules of YAML 1.2 instead: only ``true`` and ``false`` are booleans, ``2e
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from balora.errors import ConfigError
-from balora.field_types import accepts, accepts_list, members, suggestion, type_problem
+from balora.field_types import accepts, list_of, members, named_texts, suggestion, type_problem
 
 _RARE_BREAKS = ("\r", "\x85", "\u2028", "\u2029")
 _NULLS = ("null", "Null", "NULL", "~")
@@ -106,22 +106,36 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def parse_text(text: str, annotation: Any, *, names: Collection[str] = ()) -> Any:
+def parse_texts(texts: Mapping[str, str], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that the texts of a command line stand for, by field.
+
+    Here text becomes values, and nowhere else. What is no field stays text, and is refused by name.
+
+    Args:
+        texts: As they were typed.
+        hints: The annotation of every field.
+    """
+    return {name: parse_text(text, hints.get(name, str)) for name, text in texts.items()}
+
+
+def parse_text(text: str, annotation: Any) -> Any:
     """Return the value that a command-line `text` stands for in a field of type `annotation`.
 
-    ``null`` and ``none`` are None, unless ``none`` is one of the field's own `names`. A text field
-    takes the text as it is; a list is ``[a,b]`` or ``a,b``; everything else is read as YAML. What
-    fits nothing is returned as it reads, and the type check refuses it.
+    ``null`` and ``none`` are None, unless the field has the name ``none`` for something. A text
+    field takes the text as it is; a list is ``[a,b]`` or ``a,b``; everything else is read as YAML.
+    What fits nothing is returned as it reads, and the type check refuses it.
     """
     if not text.strip():
         return ""  # no field takes it
-    if text in _NULLS or (text.lower() == "none" and "none" not in names):
+    if text in _NULLS or (text.lower() == "none" and "none" not in named_texts(annotation)):
         return None
     value = _scalar(text)
     is_structure = isinstance(value, list | dict) or text.lstrip().startswith(("[", "{"))
-    if accepts_list(annotation) and not is_structure:
+    entry = list_of(annotation)
+    if entry is not None and not is_structure:
         if "," in text or not accepts(annotation, str):
-            return [part.strip() for part in text.split(",")]
+            parts = [part.strip() for part in text.split(",")]
+            return [_scalar(part) for part in parts] if entry in (int, float) else parts
     takes_text = any(isinstance(m, type) and issubclass(m, str) for m in members(annotation))
     if takes_text and (isinstance(value, str) or type_problem(value, annotation) is not None):
         return text

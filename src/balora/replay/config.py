@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from balora.config import Count, Seed, refuse
-from balora.field_rules import Form, Interval, NotEmpty, PathTo
+from balora.field_rules import Form, Interval, Named, NotEmpty, PathTo
 from balora.field_types import field_problems
 
 GENERATED = "generated"
@@ -31,7 +31,7 @@ class ReplayConfig:
         ConfigError: If a value has the wrong type or cannot act; all problems in one message.
     """
 
-    replay: Annotated[str | None, PathTo("data")] = None
+    replay: Annotated[str | None, PathTo("data"), Named((GENERATED,))] = None
     """Texts to go on modelling as before: generated (by the model), or a data set; null: none."""
 
     replay_column: str | None = None
@@ -55,7 +55,7 @@ class ReplayConfig:
     replay_seed: Seed = 0
     """Seed of the texts and of their order, independent of the seed of the run."""
 
-    replay_prompt: str | None = None
+    replay_prompt: Annotated[str | None, Named(("chat",))] = None
     """What generated texts begin with: null for the beginning of a text, chat, or a text."""
 
     replay_loss: ReplayLoss = "kl"
