@@ -16,8 +16,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from balora.compare.statistics import Estimate
-from balora.compare.study import Study, read_study
+from balora.report.statistics import Estimate
+from balora.report.study import Study, read_study
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -13,9 +13,10 @@ from filelock import FileLock
 from balora.compare import command, runner
 from balora.compare.cell import lock_of
 from balora.compare.command import compare
-from balora.compare.folder import Folder, row_of
+from balora.compare.folder import row_of
 from balora.errors import BaloraError, ConfigError, DataError
 from balora.recipes.values import read_mapping
+from balora.rows import read_rows
 from support.comparison import ROWS, write_rows
 
 
@@ -143,7 +144,7 @@ def test_a_sweep_chooses_on_held_out_rows_and_the_choice_is_run(recipe, faked, s
     assert next(c for c in ran if c.stage == "choose").recipe["dataset_name"] == str(
         out / "held_out" / "fit.jsonl"
     )
-    rows = Folder(out).read_rows()
+    rows = read_rows(out)
     assert [row["stage"] for row in rows] == ["choose"] * 3 + ["final"] * 5
     assert rows[4]["fields"] == {"learning_rate": 2}
 
@@ -163,7 +164,7 @@ def test_a_method_whose_sweep_chose_nothing_fails_and_the_others_go_on(
     path = recipe({"sweep": sweep}, dataset_name=write_rows(tmp_path / "train.jsonl", ROWS))
     with pytest.raises(BaloraError, match="3 cells failed, the first is choose/lora"):
         shown.run(path)
-    rows = {row["cell"]: row for row in Folder(tmp_path / "out").read_rows()}
+    rows = {row["cell"]: row for row in read_rows(tmp_path / "out")}
     assert "its sweep chose nothing: 2 of 2 runs failed" in rows["lora/seed-0"]["error"]
     assert rows["pissa/seed-0"]["error"] is None
     assert rows["pissa/seed-0"]["fields"] == {"learning_rate": 1}  # the first of equals
@@ -194,7 +195,7 @@ def test_rows_stay_in_the_results_while_a_new_method_chooses(
     monkeypatch.setattr(runner.Runner, "run", killed)
     with pytest.raises(KeyboardInterrupt):
         shown.run(recipe({**compared, "methods": ["lora", "pissa"]}, dataset_name=data))
-    rows = Folder(tmp_path / "out").read_rows()
+    rows = read_rows(tmp_path / "out")
     assert [row["stage"] for row in rows] == ["choose", "choose", "final"]
 
 
@@ -244,7 +245,7 @@ def test_without_matplotlib_there_are_results_and_a_hint(recipe, views, shown, m
     def missing(folder):
         raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
 
-    monkeypatch.setattr(sys.modules["balora.compare.report"], "write_report", missing)
+    monkeypatch.setattr(sys.modules["balora.report.page"], "write_report", missing)
     text = shown.run(recipe())
     assert "2 rows" in text
     assert "pip install 'balora[report]'" in text
@@ -376,7 +377,7 @@ def test_the_table_is_shown_where_the_report_cannot_be_written(recipe, views, sh
     def full(folder):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sys.modules["balora.compare.report"], "write_report", full)
+    monkeypatch.setattr(sys.modules["balora.report.page"], "write_report", full)
     with pytest.raises(BaloraError, match=r"cannot be written: .*No space left on device"):
         shown.run(recipe())
     assert "2 rows" in shown[0]

@@ -11,6 +11,7 @@ import pytest
 from balora.compare.folder import Folder, row_of
 from balora.compare.plan import LabFiles, Plan
 from balora.errors import ConfigError
+from balora.rows import read_rows
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_rows_are_collected_in_the_order_of_the_cells_by_rename(folder, comparis
     finish(folder, reversed(cells), metrics={"exact_match": float("nan"), "kl": float("inf")})
     rows = folder.collect(cells)
     text = (folder.path / "results.jsonl").read_text()
-    assert [json.loads(line) for line in text.splitlines()] == rows == folder.read_rows()
+    assert [json.loads(line) for line in text.splitlines()] == rows == read_rows(folder.path)
     assert [row["cell"] for row in rows] == ["lora/seed-0", "pissa/seed-0"]
     assert rows[0]["metrics"] == {"exact_match": None, "kl": None}
     assert set(rows[0]) == {
@@ -233,14 +234,14 @@ def test_a_row_without_a_field_is_named(folder, comparison):
     finish(folder, cells)
     folder.collect(cells)
     file = folder.path / "results.jsonl"
-    rows = folder.read_rows()
+    rows = read_rows(folder.path)
     for name, value in (("metrics", 3), ("error", ...), ("cell", None)):
         broken = {**rows[1], name: value}
         if value is ...:
             del broken[name]
         file.write_text(f"{json.dumps(rows[0])}\n{json.dumps(broken)}\n")
         with pytest.raises(ConfigError, match=f"is damaged: line 2 has no `{name}`"):
-            folder.read_rows()
+            read_rows(folder.path)
 
 
 def test_rows_that_are_damaged_are_named(folder, comparison):
@@ -249,7 +250,7 @@ def test_rows_that_are_damaged_are_named(folder, comparison):
     with (folder.path / "results.jsonl").open("a") as lines:
         lines.write('{"cell": ')
     with pytest.raises(ConfigError, match=r"results\.jsonl` is damaged: line 3 is no JSON"):
-        folder.read_rows()
+        read_rows(folder.path)
 
 
 @pytest.mark.parametrize(

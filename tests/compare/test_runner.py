@@ -18,6 +18,7 @@ from balora.compare import runner
 from balora.compare.folder import Folder, RefusedError, row_of
 from balora.compare.plan import Plan
 from balora.compare.runner import Runner, failure
+from balora.rows import read_rows
 
 CELL = """
 import json, os, pathlib, signal, sys, threading, time
@@ -101,7 +102,7 @@ def test_cells_run_once_and_a_failed_one_again(folder, comparison, monkeypatch, 
     monkeypatch.setenv("CELL_PISSA", "kill")
     run(folder, cells)
     assert started(tmp_path) == ["lora-0", "pissa-0", "full-0"]
-    rows = folder.read_rows()
+    rows = read_rows(folder.path)
     assert [row["error"] is None for row in rows] == [True, False, True]
     assert rows[1]["error"] == "killed by signal 9 SIGKILL (out of memory?)"
     assert rows[1]["metrics"] == {}
@@ -110,7 +111,7 @@ def test_cells_run_once_and_a_failed_one_again(folder, comparison, monkeypatch, 
     monkeypatch.delenv("CELL_PISSA")
     run(folder, cells)
     assert started(tmp_path) == ["lora-0", "pissa-0", "full-0", "pissa-0"]
-    assert [row["error"] for row in folder.read_rows()] == [None, None, None]
+    assert [row["error"] for row in read_rows(folder.path)] == [None, None, None]
 
 
 @pytest.mark.usefixtures("script")
@@ -119,7 +120,7 @@ def test_the_error_of_a_cell_is_its_own_sentence(folder, comparison, monkeypatch
     monkeypatch.setenv("CELL_LORA", "raise")
     monkeypatch.setenv("CELL_PISSA", "silent")  # ends well and leaves nothing
     run(folder, cells)
-    assert [row["error"] for row in folder.read_rows()] == [
+    assert [row["error"] for row in read_rows(folder.path)] == [
         "the data are wrong",
         "exit status 0: working",
     ]
@@ -130,7 +131,7 @@ def test_what_the_first_cell_is_refused_for_ends_the_comparison(folder, comparis
     cells = Plan(comparison({"methods": ["lora", "pissa"]})).final()
     monkeypatch.setenv("CELL_PISSA", "refuse")
     run(folder, cells)  # one has finished: it is that cell's alone
-    assert [row["error"] for row in folder.read_rows()] == [
+    assert [row["error"] for row in read_rows(folder.path)] == [
         None,
         "`lora_r` is 99, which is too large.",
     ]
@@ -175,7 +176,7 @@ def test_as_many_run_at_a_time_as_there_are_jobs(folder, comparison, monkeypatch
     monkeypatch.setattr(Runner, "_fill", counting)
     run(folder, cells, jobs=2)
     assert max(most) == 2
-    assert len(folder.read_rows()) == 6
+    assert len(read_rows(folder.path)) == 6
 
 
 @pytest.mark.usefixtures("script")
@@ -218,7 +219,7 @@ def test_an_interrupt_ends_what_runs_and_records_no_failure(
     monkeypatch.delenv("CELL_PISSA")
     run(folder, cells)
     assert started(tmp_path) == ["lora-0", "pissa-0", "pissa-0"]
-    assert [row["error"] for row in folder.read_rows()] == [None, None]
+    assert [row["error"] for row in read_rows(folder.path)] == [None, None]
 
 
 @pytest.mark.usefixtures("script", "interruptible", "views")
@@ -245,7 +246,7 @@ def test_what_is_overwritten_stays_until_a_cell_has_finished_in_its_place(
     # one that fails and one that finishes: the new comparison stands
     monkeypatch.setenv("CELL_LORA", "raise")
     assert balora(again) == 1
-    rows = Folder(out).read_rows()
+    rows = read_rows(out)
     assert [row["error"] for row in rows] == ["the data are wrong", None]
     assert "max_steps: 3" in (out / "comparison.yaml").read_text()
     assert "plots/curve.svg" not in files()
@@ -279,7 +280,7 @@ def test_a_study_that_is_killed_loses_the_running_cell_alone(script, folder, tmp
     wait_until(lambda: has_ended(pid))  # it must not write into a folder that another run takes
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     assert started(tmp_path) == ["lora-0", "pissa-0", "pissa-0", "full-0"]
-    assert [row["error"] for row in folder.read_rows()] == [None] * 3
+    assert [row["error"] for row in read_rows(folder.path)] == [None] * 3
 
 
 CHILD = """

@@ -84,7 +84,7 @@ def comparison(recipe: Callable[..., Path]) -> Callable[..., Comparison]:
 def views(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
     """Put stand-ins in the place of tables and report; return which were written, and where."""
     written: list[tuple[str, Path]] = []
-    table = types.ModuleType("balora.compare.table")
+    table = types.ModuleType("balora.report.tables")
 
     def format_console(folder: Path) -> str:
         rows = (folder / "results.jsonl").read_text().splitlines()
@@ -93,8 +93,8 @@ def views(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
 
     table.format_console = format_console
     table.write_tables = lambda folder: written.append(("tables", folder))
-    report = types.ModuleType("balora.compare.report")
+    report = types.ModuleType("balora.report.page")
     report.write_report = lambda folder: written.append(("report", folder))
-    monkeypatch.setitem(sys.modules, "balora.compare.table", table)
-    monkeypatch.setitem(sys.modules, "balora.compare.report", report)
+    monkeypatch.setitem(sys.modules, "balora.report.tables", table)
+    monkeypatch.setitem(sys.modules, "balora.report.page", report)
     return written

@@ -65,9 +65,10 @@ def lock_of(folder: Path) -> FileLock:
 def _run(folder: Path, start: float) -> None:
     # what follows imports torch; the time counts
     from balora.compare.cells import Cell
-    from balora.compare.folder import ROW_FILE, row_of
+    from balora.compare.folder import row_of
     from balora.compare.measured import run_and_measure
     from balora.files import write_json
+    from balora.rows import ROW_FILE
 
     cell = Cell.read(folder)
     figures = run_and_measure(cell, folder)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from balora.files import write_json
+from balora.rows import cell_key
 from balora.state import damaged, read_json
 
 Stage = Literal["choose", "final"]
@@ -103,12 +104,6 @@ class Cell:
             return cls(**read_json(file, fix, fields={"method": str, "recipe": dict}))
         except TypeError as error:
             raise damaged(file, "is damaged: it holds no cell", fix) from error
-
-
-def cell_key(condition: str, method: str, seed: int | None) -> str:
-    """Return the key of a cell that is reported: ``noise/lora+kl/seed-0``."""
-    parts = [condition] if condition else []
-    return "/".join([*parts, method, *([] if seed is None else [f"seed-{seed}"])])
 
 
 def _short(value: Any) -> str:

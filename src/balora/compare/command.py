@@ -13,21 +13,13 @@ from filelock import FileLock, Timeout
 from balora.compare.cells import Cell
 from balora.compare.choices import Choice, choose, failure
 from balora.compare.comparison import Comparison, read_comparison
-from balora.compare.folder import (
-    CHOICES_FILE,
-    COMPARISON_FILE,
-    LOCK_FILE,
-    RESULTS_FILE,
-    Folder,
-    RefusedError,
-    row_of,
-)
-from balora.compare.methods import BASE
+from balora.compare.folder import LOCK_FILE, Folder, RefusedError, row_of
 from balora.compare.plan import LabFiles, Parts, Plan, combinations
 from balora.errors import BaloraError, ConfigError, DataError
 from balora.files import write_json
 from balora.recipes.load import check_recipe
 from balora.recipes.values import read_switch
+from balora.rows import BASE, CHOICES_FILE, COMPARISON_FILE, RESULTS_FILE, read_rows
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +58,7 @@ def compare(
     if switches["report_only"]:
         _refuse_others(name for name in ("dry_run", "overwrite") if switches[name])
         comparison = _finished(config_path, options)
-        _report(comparison, Folder(comparison.folder).read_rows(), show)
+        _report(comparison, read_rows(comparison.folder), show)
         return
     comparison = read_comparison(config_path, options)
     plan = Plan(comparison)
@@ -314,7 +306,7 @@ def _report(
     comparison: Comparison, rows: Sequence[Mapping[str, Any]], show: Callable[[str], None]
 ) -> None:
     """Write tables and report, show the table, then say what has failed."""
-    from balora.compare.table import format_console, write_tables
+    from balora.report.tables import format_console, write_tables
 
     folder = comparison.folder
     show(format_console(folder))
@@ -342,7 +334,7 @@ def _report(
 def _write_report(folder: Path) -> str:
     """Write the report and say where it is, or what is missing for it."""
     try:
-        from balora.compare.report import write_report
+        from balora.report.page import write_report
 
         write_report(folder)
     except ModuleNotFoundError as error:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from balora.classification_config import ClassificationConfig
 from balora.compare.config import CompareConfig, compare_config
-from balora.compare.methods import BASE, STARTS
+from balora.compare.methods import STARTS
 from balora.config import DataConfig, refuse
 from balora.errors import ConfigError
 from balora.evaluation.metrics import measured_by, metric_of
@@ -19,8 +19,9 @@ from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind, kind_of
 from balora.recipes.load import parse_overrides, replace_fields
 from balora.recipes.table import TABLE
 from balora.recipes.values import dump_mapping, parse_texts, read_mapping
+from balora.rows import BASE, COMPARE
 
-COMPARE, LAB = "compare", "lab"
+LAB = "lab"
 
 _ELSEWHERE = {
     "seed": "the seeds of a comparison are `seeds` under `compare`",

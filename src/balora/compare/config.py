@@ -9,12 +9,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from balora.compare.methods import BASE, STARTS, Method, parse_method
+from balora.compare.methods import STARTS, Method, parse_method
 from balora.config import COEFFICIENTS, Count, read_part, refuse
 from balora.errors import ConfigError
 from balora.evaluation.metrics import asked_metric
 from balora.field_rules import Form, Interval, NotEmpty, PathTo
 from balora.field_types import field_problems, suggestion
+from balora.rows import BASE
 
 _LARGEST_SEED = 2**32 - 1
 """That NumPy takes."""

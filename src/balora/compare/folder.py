@@ -2,21 +2,18 @@
 
 .. code-block:: text
 
-    comparison.yaml     the comparison, as a recipe
-    results.jsonl       one row for each finished or failed cell of the comparison
-    choices.json        what the sweeps chose, and from what
     cells/SLUG.lock     held by the process that works in the folder
     cells/SLUG/         recipe.yaml, cell.json, log.txt, details.json, run/, and result.json: the
                         row, written last; a cell is finished when it is there and has no error
     .replaced/          with `--overwrite`: what was there, until a cell of the new comparison is
                         finished; a run that ends before that puts it back, or the next command does
 
-Everything but logs and models appears by rename, so a file that is there is whole.
+and the files that :mod:`balora.rows` names. Everything but logs and models appears by rename, so a
+file that is there is whole.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -27,24 +24,24 @@ from typing import Any
 
 from balora.compare.cell import LOCK_SUFFIX
 from balora.compare.cells import Cell, differences, flat
-from balora.compare.comparison import COMPARE, Comparison
+from balora.compare.comparison import Comparison
 from balora.errors import ConfigError
 from balora.files import write_json, write_text
 from balora.folders import Read, check_apart, check_not_overwritten
 from balora.recipes.values import dump_mapping, read_mapping
+from balora.rows import (
+    CHOICES_FILE,
+    COMPARE,
+    COMPARISON_FILE,
+    RESULTS_FILE,
+    ROW_FILE,
+    new_row,
+    read_row,
+    write_rows,
+)
 from balora.staging import is_stage
-from balora.state import damaged, read_json, read_json_lines
 
-COMPARISON_FILE = "comparison.yaml"
-RESULTS_FILE = "results.jsonl"
-CHOICES_FILE = "choices.json"
-ROW_FILE = "result.json"
 LOCK_FILE = ".lock"
-_OF_A_ROW = {
-    **{"cell": str, "stage": str, "condition": str, "method": str, "seed": object},
-    **{"fields": dict, "metrics": dict, "error": object},
-}
-"""What every row has, of which type."""
 _OURS = (
     COMPARISON_FILE,
     RESULTS_FILE,
@@ -60,7 +57,6 @@ _OURS = (
 _REPLACED = ".replaced"
 _MOVING, _GONE = f"{_REPLACED}-moving", f"{_REPLACED}-gone"
 """What is on its way aside or back, and what is to be deleted."""
-_AGAIN = "The same command without `--report_only` writes it anew from the cells."
 _READ = ("model_name_or_path", "dataset_name", "eval_dataset_name", "chat_template_path")
 """Fields of a comparison that name what it reads."""
 _LAB_MODEL = "lab.model"
@@ -216,7 +212,7 @@ class Folder:
         What a crash of the machine left of a row is none: the cell runs again.
         """
         try:
-            row: dict[str, Any] = read_json(self.of(cell) / ROW_FILE, _AGAIN, fields=_OF_A_ROW)
+            row = read_row(self.of(cell) / ROW_FILE)
         except ConfigError:
             return None
         return None if row["error"] is not None and not with_failed else row
@@ -258,24 +254,7 @@ class Folder:
     def collect(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Write ``results.jsonl`` anew from the rows of the cells and return them."""
         rows = [row for cell in cells if (row := self.row(cell)) is not None]
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-        write_text(self.path / RESULTS_FILE, "".join(f"{line}\n" for line in lines))
-        return rows
-
-    def read_rows(self) -> list[dict[str, Any]]:
-        """Return the rows of ``results.jsonl``.
-
-        Raises:
-            ConfigError: If there is none, or it is damaged.
-        """
-        path = self.path / RESULTS_FILE
-        if not path.is_file():
-            raise ConfigError(f"`{self.path}` has no rows yet: there is no {RESULTS_FILE}.")
-        rows = read_json_lines(path, _AGAIN)
-        for number, row in enumerate(rows, start=1):
-            for name, kind in _OF_A_ROW.items():
-                if name not in row or not isinstance(row[name], kind):
-                    raise damaged(path, f"is damaged: line {number} has no `{name}`", _AGAIN)
+        write_rows(self.path, rows)
         return rows
 
     def num_others(self, cells: Sequence[Cell]) -> int:
@@ -287,23 +266,9 @@ class Folder:
 
 def row_of(cell: Cell, **figures: Any) -> dict[str, Any]:
     """Return the row of a cell; what `figures` does not say is empty or null."""
-    empty: dict[str, Any] = {
-        "metrics": {},
-        "majority": {},
-        "num_trainable_parameters": None,
-        "train_seconds": None,
-        "evaluation_seconds": None,
-        "seconds": None,
-        "peak_memory_mib": None,
-        "dtype": None,
-        "versions": {},
-        "commit": None,
-        "error": None,
-    }
-    unknown = figures.keys() - empty.keys()
-    assert not unknown, unknown
-    who = {name: getattr(cell, name) for name in ("stage", "condition", "method", "seed", "fields")}
-    return {"cell": cell.key, **who, **empty, **figures}
+    names = ("stage", "condition", "method", "seed", "fields")
+    who = {"cell": cell.key, **{name: getattr(cell, name) for name in names}}
+    return new_row(who, figures)
 
 
 def _as_known(cell: Cell, made: Cell) -> Cell:

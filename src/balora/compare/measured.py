@@ -28,10 +28,10 @@ from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.run_folder import load_run
 from balora.models.source import source_of
 from balora.recipes import CLASSIFICATION, GENERATION, Recipe, load_recipe
+from balora.rows import DETAILS_FILE
 
 Pairs: TypeAlias = list[tuple[str, str]]
 
-DETAILS_FILE = "details.json"
 _PACKAGES = ("python", "balora", "torch", "transformers", "peft", "trl", "accelerate", "datasets")
 _MACHINE = ("platform", "cpu threads", "cuda")
 

@@ -29,8 +29,8 @@ from balora.recipes.methods import (
     resolve,
 )
 from balora.replay.config import GENERATED
+from balora.rows import BASE
 
-BASE = "base"
 _REPLAY = "replay_coef"
 STARTS = ("full", "lora", "pissa", "balora")
 TERMS = {

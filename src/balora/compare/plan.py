@@ -12,7 +12,7 @@ from balora.classification_config import OWN_TASKS, ClassificationConfig
 from balora.compare.cells import Cell
 from balora.compare.comparison import Comparison
 from balora.compare.contents import data_files, fingerprint
-from balora.compare.methods import BASE, method_fields, recipe_without
+from balora.compare.methods import method_fields, recipe_without
 from balora.config import DataConfig
 from balora.errors import ConfigError
 from balora.field_types import suggestion
@@ -21,6 +21,7 @@ from balora.models.names import check_model_name
 from balora.recipes.kinds import GENERATION
 from balora.recipes.load import check_recipe
 from balora.recipes.recipe import Recipe
+from balora.rows import BASE
 
 _TO_BE_BUILT = "(to be written)"
 _ROWS = ("dataset_name", "dataset_config", "dataset_train_split")

@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 
 from balora.compare.cell import ATTACHED
 from balora.compare.cells import Cell
-from balora.compare.folder import ROW_FILE, Folder, RefusedError, row_of
+from balora.compare.folder import Folder, RefusedError, row_of
+from balora.rows import ROW_FILE
 
 LOG_FILE = "log.txt"
 _POLL_SECONDS = 0.05

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from balora.evaluation.inheritance import Inheritance
+if TYPE_CHECKING:
+    from balora.evaluation.inheritance import Inheritance
 
 _ROWS = (
     ("exact match", "exact_match", "{:.1%}"),

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from balora.compare.study import MAJORITY, Row, Study, shown
 from balora.evaluation.metrics import task_metric
+from balora.report.study import MAJORITY, Row, Study, shown
 
 _MAX_CHARACTERS = 700
 """Of one text of a sample; what is left out is said."""

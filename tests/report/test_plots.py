@@ -12,12 +12,12 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from balora.compare import figures, plots
-from balora.compare.figures import better, layer_groups, looks
-from balora.compare.labels import ink, label_points, shortened, spread
-from balora.compare.plots import mean_curve, write_plots
-from balora.compare.study import read_study
 from balora.evaluation.metrics import METRICS
+from balora.report import figures, plots
+from balora.report.figures import better, layer_groups, looks
+from balora.report.labels import ink, label_points, shortened, spread
+from balora.report.plots import mean_curve, write_plots
+from balora.report.study import read_study
 from support.fake_comparison import CONDITIONS, LAYERS, row, write_comparison, write_rows
 
 
@@ -76,7 +76,7 @@ def test_panels_are_small_enough_for_one_page(drawn):
 
 
 def test_pyplot_is_not_used():
-    code = "import sys, balora.compare.plots; print('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, balora.report.plots; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

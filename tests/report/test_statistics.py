@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from balora.compare.statistics import Estimate, holm, mean_interval, paired_difference
+from balora.report.statistics import Estimate, holm, mean_interval, paired_difference
 
 
 def test_the_interval_of_a_mean_by_hand():

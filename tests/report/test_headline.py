@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from balora.compare.headline import findings, headline, leaders_of, matched
-from balora.compare.study import read_study
+from balora.report.headline import findings, headline, leaders_of, matched
+from balora.report.study import read_study
 from support.fake_comparison import row, runs, write_rows
 
 LORA = runs("lora", (0.50, 0.52, 0.51), (0.40, 0.42, 0.41))

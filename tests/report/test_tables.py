@@ -9,9 +9,9 @@ import sys
 import pytest
 from scipy import stats
 
-from balora.compare.study import read_study
-from balora.compare.table import format_console, main_table, other_table, write_tables
 from balora.errors import ConfigError
+from balora.report.study import read_study
+from balora.report.tables import format_console, main_table, other_table, write_tables
 from support.fake_comparison import CONDITIONS, METHODS, row, write_comparison, write_rows
 
 
@@ -332,7 +332,7 @@ def test_tables_need_neither_matplotlib_nor_jinja2(small):
     code = (
         "import sys; sys.modules['matplotlib'] = sys.modules['jinja2'] = None\n"
         "from pathlib import Path\n"
-        "from balora.compare.table import format_console, write_tables\n"
+        "from balora.report.tables import format_console, write_tables\n"
         f"write_tables(Path({str(small)!r})); print(format_console(Path({str(small)!r})))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,18 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from balora.compare.folder import COMPARISON_FILE
-from balora.compare.headline import findings, headline, matched, unfinished, unlearned
-from balora.compare.sections import facts, failed, samples, sweep_tolerance, sweeps
-from balora.compare.statistics import Estimate
-from balora.compare.study import MAJORITY, Study, read_study, shown
-from balora.compare.table import differences_text, main_table, mean_text, note, other_table
 from balora.errors import ConfigError
 from balora.evaluation.metrics import Metric
 from balora.files import write_text
+from balora.report.headline import findings, headline, matched, unfinished, unlearned
+from balora.report.sections import facts, failed, samples, sweep_tolerance, sweeps
+from balora.report.statistics import Estimate
+from balora.report.study import MAJORITY, Study, read_study, shown
+from balora.report.tables import differences_text, main_table, mean_text, note, other_table
+from balora.rows import COMPARISON_FILE
 
 if TYPE_CHECKING:
-    from balora.compare.plots import Plot
+    from balora.report.plots import Plot
 
 REPORT_FILE = "report.html"
 MAX_PICTURE_BYTES = 2_000_000
@@ -117,7 +117,7 @@ def write_report(folder: Path) -> None:
             raise MissingPackageError(name)
     study = read_study(folder)
     details = study.details()
-    from balora.compare.plots import write_plots
+    from balora.report.plots import write_plots
 
     write_text(folder / REPORT_FILE, _page(study, details, write_plots(study, details)))
 
@@ -125,7 +125,7 @@ def write_report(folder: Path) -> None:
 def _page(study: Study, details: Mapping[str, Any], plots: Sequence[Plot]) -> str:
     import jinja2
 
-    from balora.compare.figures import looks
+    from balora.report.figures import looks
 
     templates = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from balora.compare.headline import LEVEL, unfinished, unlearned
-from balora.compare.statistics import Estimate
-from balora.compare.study import COSTS, MAJORITY, Study, read_study, shown
 from balora.evaluation.metrics import Metric
 from balora.evaluation.table import aligned
 from balora.files import write_text
+from balora.report.headline import LEVEL, unfinished, unlearned
+from balora.report.statistics import Estimate
+from balora.report.study import COSTS, MAJORITY, Study, read_study, shown
 
 _SHOWN_COSTS = {
     "num_trainable_parameters": "parameters",

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from balora.compare.statistics import Estimate, holm
-from balora.compare.study import Study, shown
+from balora.report.statistics import Estimate, holm
+from balora.report.study import Study, shown
 
 LEVEL = 0.05
 """Of every claim, after the correction."""

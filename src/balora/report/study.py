@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from balora.compare.cells import cell_key
-from balora.compare.comparison import COMPARE
-from balora.compare.folder import COMPARISON_FILE, ROW_FILE, Folder
-from balora.compare.methods import BASE
-from balora.compare.statistics import Estimate, holm, mean_interval, paired_difference
-from balora.errors import ConfigError
 from balora.evaluation.metrics import METRICS, measured_by, metric_of, task_metric
 from balora.recipes.values import read_mapping
-from balora.state import read_json
+from balora.report.statistics import Estimate, holm, mean_interval, paired_difference
+from balora.rows import BASE, COMPARE, COMPARISON_FILE, cell_key, read_details, read_rows
 
 Row = Mapping[str, Any]
 
@@ -146,15 +140,7 @@ class Study:
 
     def details(self) -> dict[str, dict[str, Any]]:
         """Return ``details.json`` of every finished cell that has one, by the key of the cell."""
-        found = {}
-        finished = {row["cell"] for row in self.rows if row["error"] is None}
-        for file in sorted(self.folder.glob(f"cells/*/{ROW_FILE}")):
-            details = file.with_name("details.json")
-            with suppress(ConfigError):  # damaged: nothing is drawn of it
-                key = read_json(file, "", fields={"cell": str})["cell"]
-                if key in finished and details.is_file():
-                    found[key] = read_json(details, "")
-        return {row["cell"]: found[row["cell"]] for row in self.rows if row["cell"] in found}
+        return read_details(self.folder, self.rows)
 
 
 def read_study(folder: Path) -> Study:
@@ -163,7 +149,7 @@ def read_study(folder: Path) -> Study:
     Raises:
         ConfigError: If the folder holds none.
     """
-    rows = Folder(folder).read_rows()
+    rows = read_rows(folder)
     file = folder / COMPARISON_FILE
     comparison = read_mapping(file) if file.is_file() else {}
     final = tuple(row for row in rows if row["stage"] == "final")

@@ -23,7 +23,8 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from balora.compare.labels import (
+from balora.evaluation.metrics import Metric
+from balora.report.labels import (
     LINE,
     draw_key,
     height_of_key,
@@ -33,8 +34,7 @@ from balora.compare.labels import (
     shortened,
     width_of,
 )
-from balora.compare.statistics import Estimate
-from balora.evaluation.metrics import Metric
+from balora.report.statistics import Estimate
 
 Array = NDArray[np.float64]
 

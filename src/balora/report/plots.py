@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from balora.compare import figures
-from balora.compare.figures import Array, Curve, Look, Spot
-from balora.compare.methods import BASE
-from balora.compare.statistics import mean_interval
-from balora.compare.study import Study, shown
+from balora.report import figures
+from balora.report.figures import Array, Curve, Look, Spot
+from balora.report.statistics import mean_interval
+from balora.report.study import Study, shown
+from balora.rows import BASE
 
 FOLDER = "plots"
 TERMS: Mapping[str, str] = {

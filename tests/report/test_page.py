@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from balora.compare import report
-from balora.compare.headline import headline
-from balora.compare.plots import Plot
-from balora.compare.report import MissingPackageError, write_report
-from balora.compare.sections import samples, sweeps
-from balora.compare.study import read_study
-from balora.compare.table import format_console
 from balora.errors import ConfigError
+from balora.report import page as report
+from balora.report.headline import headline
+from balora.report.page import MissingPackageError, write_report
+from balora.report.plots import Plot
+from balora.report.sections import samples, sweeps
+from balora.report.study import read_study
+from balora.report.tables import format_console
 from support.fake_comparison import METHODS, SCRIPT, row, runs, write_comparison, write_rows
 
 LAPTOP, PHONE = 1280, 390
