@@ -18,10 +18,12 @@ from pathlib import Path
 
 from balora.report.statistics import Estimate
 from balora.report.study import Study, read_study
+from balora.report.tables import main_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 EXPERIMENTS, PERFORMANCE, README = "docs/experiments.md", "docs/performance.md", "README.md"
+COMPARE = "docs/compare.md"
 SAME_START = (("lora+kl=0.1", "lora at 4.5e-3"), ("pissa+kl=0.1", "pissa"))
 """A method with the consistency term and the one without, at the same learning rate."""
 
@@ -146,7 +148,25 @@ def claims() -> dict[str, list[str]]:
             f"{median} a cell (median",
         ],
         PERFORMANCE: [f"a median of {median}"],
+        COMPARE: _two_stars(lab),
     }
+
+
+def _two_stars(lab: Study) -> list[str]:
+    """Return the line that explains the stars, and its p-values before and after the correction."""
+    method, pieces = "lora at 4.5e-3", []
+    (line,) = (line for line in main_table(lab, "clean").lines if line[0] == method)
+    for metric in ("recall", "exact_match"):
+        made, number = difference(lab, "clean", method, "lora", metric), len(lab.trained) - 1
+        corrected = lab.corrected("clean", metric)[method]
+        assert corrected is not None
+        pieces.append(f"p = {made.p_value:.2g}")
+        pieces.append(
+            f"{made.p_value:.2g} x {number} = {corrected:.2g} is at most 0.05"
+            if corrected <= 0.05
+            else f"the corrected p is {corrected:.2g}"
+        )
+    return [" ".join(line[:5]), *pieces]
 
 
 def _share(of: Study, method: str) -> str:

@@ -106,7 +106,10 @@ def test_cells_run_once_and_a_failed_one_again(folder, comparison, monkeypatch, 
     assert [row["error"] is None for row in rows] == [True, False, True]
     assert rows[1]["error"] == "killed by signal 9 SIGKILL (out of memory?)"
     assert rows[1]["metrics"] == {}
-    assert "pissa/seed-0 failed: killed by signal 9" in capsys.readouterr().err
+    assert (
+        "balora: pissa/seed-0 failed: killed by signal 9 SIGKILL (out of memory?); its log is "
+        f"{folder.of(cells[1]) / 'log.txt'}\n"
+    ) in capsys.readouterr().err
     assert "working" in (folder.of(cells[1]) / "log.txt").read_text()
     monkeypatch.delenv("CELL_PISSA")
     run(folder, cells)

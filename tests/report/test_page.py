@@ -17,10 +17,9 @@ from PIL import Image
 
 from balora.errors import ConfigError
 from balora.report import page as report
-from balora.report.headline import headline
 from balora.report.page import MissingPackageError, write_report
 from balora.report.plots import Plot
-from balora.report.sections import samples, sweeps
+from balora.report.sections import around, samples, sweeps
 from balora.report.study import read_study
 from balora.report.tables import format_console
 from support.fake_comparison import METHODS, SCRIPT, row, runs, write_comparison, write_rows
@@ -72,14 +71,17 @@ def test_the_page_is_under_three_megabytes(folder):
 def test_too_large_pictures_become_png_and_then_links(folder, monkeypatch):
     files = sorted((folder / "plots").glob("*.svg"))
     plots = [Plot("curves", "", "a panel", file.with_name(file.name[:-4])) for file in files]
-    whole = sum(len(picture.source) for picture in report._pictures(plots))
+
+    def pictures():
+        (kind,) = report._by_kind(plots)
+        return kind["pictures"]
+
+    whole = sum(len(source) for source, _ in pictures())
     monkeypatch.setattr(report, "MAX_PICTURE_BYTES", whole - 1)
-    kinds = [p.source.partition(";")[0] for p in report._pictures(plots)]
-    assert kinds.count("data:image/png") == 1
+    assert {source.partition(";")[0] for source, _ in pictures()} == {"data:image/png"}
     monkeypatch.setattr(report, "MAX_PICTURE_BYTES", 100_000)
-    left = report._pictures(plots)
-    assert sum(len(picture.source) for picture in left) <= 100_000
-    assert "see plots/" in left[-1].alt
+    assert sum(len(source) for source, _ in pictures()) <= 100_000
+    assert "see plots/" in pictures()[-1][1]
 
 
 def test_samples_are_escaped(page):
@@ -126,12 +128,11 @@ def test_a_mean_over_the_runs_that_went_well_is_not_in_bold(tmp_path):
     lost[2]["metrics"]["exact_match"] = None
     rows = [*LORA, *lost, *UNSURE]
     folder = write_rows(tmp_path, rows, methods=["lora", "pissa", "full"], baseline="lora")
-    assert headline(read_study(folder)).startswith("Best exact match: full, 51.7%")
     assert "90.0% (same) (2 of 3)" in format_console(folder)
     write_report(folder)
     page = read(folder)
     assert "90.0% (same) (2 of 3)" in page
-    best = re.findall(r'<td class="[a-z]* best">([^<]+)', page)
+    best = re.findall(r'<td class="best">([^<]+)', page)
     assert any(text.startswith("51.7%") for text in best)
     assert not any(text.startswith("90.0%") for text in best)
 
@@ -202,13 +203,10 @@ FAILED = [row("lora", s, error="killed by signal 9 (out of memory?)") for s in (
     [
         (FAILED, "No cell finished: 2 of 2 failed."),
         ([], "No cell has run."),
-        ([row("base", None, exact_match=0.5)], "No method that trains has a figure to compare."),
-        (
-            [row("lora", 0, exact_match=0.5)],
-            "Best exact match: lora, 50.0%, the baseline.",
-        ),
-        ([row("lora", 0, accuracy=0.5)], "Best accuracy: lora, 50.0%, the baseline."),
-        ([row("lora", 0)], "No method that trains has a figure to compare."),
+        ([row("base", None, exact_match=0.5)], "<h1>Exact match</h1>"),
+        ([row("lora", 0, exact_match=0.5)], "<h1>Exact match</h1>"),
+        ([row("lora", 0, accuracy=0.5)], "<h1>Accuracy</h1>"),
+        ([row("lora", 0)], "<h1>No metrics yet</h1>"),
     ],
     ids=["all failed", "no rows", "only base", "one run", "classification", "no metrics"],
 )
@@ -216,7 +214,7 @@ def test_a_page_with_missing_parts_renders(tmp_path, rows, expected):
     folder = write_rows(tmp_path, rows, methods=["lora"], baseline="lora")
     write_report(folder)
     text = read(folder)
-    assert html.escape(expected, quote=False) in text
+    assert expected in text
     assert "What was run" in text
     assert "Samples" not in text
 
@@ -226,6 +224,22 @@ def test_a_page_without_comparison_yaml_renders(tmp_path):
     (folder / "comparison.yaml").unlink()
     write_report(folder)
     assert "lora" in read(folder)
+
+
+def test_the_template_of_the_prompts_is_told_once(tmp_path):
+    questions = ["How many pens?\n\nTom has 2.", "How many hats?\n\nAda has 3."]
+    made = [
+        {"prompt": f"Answer briefly.\n\n### Q:\n{q}\n\n### A:\n", "gold": "", "before": ""}
+        for q in questions
+    ]
+    folder = write_rows(tmp_path, LORA, {"lora/seed-0": {"samples": made}}, methods=["lora"])
+    study = read_study(folder)
+    ((template, found),) = samples(study, study.details()).values()
+    assert template == "Answer briefly.\n\n### Q:\n[...]\n\n### A:\n"
+    assert [sample.prompt for sample in found] == questions
+    assert around(["the same\nprompt"] * 2) == around(["one\nprompt"]) == ("", "")
+    write_report(folder)
+    assert read(folder).count("Answer briefly.") == 1
 
 
 def test_a_sample_that_is_too_long_is_cut_and_says_so(tmp_path):
@@ -244,7 +258,7 @@ def test_samples_of_many_conditions_and_methods_stay_within_their_budget(tmp_pat
     details = {r["cell"]: {"samples": made} for r in rows}
     study = read_study(write_rows(tmp_path, rows, details, methods=methods))
     found = samples(study, study.details())
-    assert sum(map(len, found.values())) == 60
+    assert sum(len(made) for _, made in found.values()) == 60
     assert 300_000 < len(json.dumps(found, ensure_ascii=False).encode()) < 700_000
 
 
@@ -307,6 +321,10 @@ def test_the_page_is_drawn_in_a_browser(folder, browser, tmp_path, width):
     with Image.open(shot) as image:
         whole = image.convert("RGB")
     assert whole.size == (width, 5000)
+    # the shadow at the edge of a table says that it goes on; at its full width there is none
+    edge = [whole.getpixel(((374 if width == PHONE else 1248) - 3, y)) for y in range(1500)]
+    darker = sum(160 < red < 225 and red == green == blue for red, green, blue in edge)
+    assert darker > 500 if width == PHONE else darker < 10
     # text, tables and plots all the way down, not one screen above an empty page
     for top in range(0, 5000, 1000):
         assert colours(whole.crop((0, top, width, top + 1000))) > 20, f"blank below {top} px"

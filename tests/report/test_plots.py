@@ -332,6 +332,14 @@ def test_values_without_any_spread_are_drawn(tmp_path):
     assert kinds == ["tradeoff", "curves", "spectra", "updates"]
 
 
+def test_where_every_run_has_nothing_the_axes_start_there(tmp_path):
+    rows = [row("lora", seed, exact_match=0.0, recall=0.0) for seed in (0, 1)]
+    study = Once(read_study(write_rows(tmp_path, rows, methods=["lora"], baseline="lora")))
+    (axes,) = panels("tradeoff", study)[""].axes
+    assert axes.get_ylim() == axes.get_xlim() == (-0.05, 1.0)
+    assert axes.yaxis.get_major_formatter()(0.5) == "50%"
+
+
 def test_a_spectrum_without_a_before_is_drawn_alone(tmp_path):
     made = {"spectrum": {"after": [3.0, 2.0]}}
     assert draw(tmp_path, [row("lora", 0, exact_match=0.5)], {"lora/seed-0": made}) == ["spectra"]

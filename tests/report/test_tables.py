@@ -302,7 +302,7 @@ def test_the_metric_that_was_asked_for_is_in_the_main_table(tmp_path):
 
 def test_without_a_metric_of_forgetting_the_drift_stands_in(tmp_path):
     folder = write_rows(tmp_path, [row("lora", 0, exact_match=0.5, kl=1.0)], methods=["lora"])
-    assert read_study(folder).forgetting == "kl"
+    assert read_study(folder).retention == "kl"
 
 
 def test_a_metric_that_this_version_does_not_know_is_shown_as_a_plain_number(tmp_path):
@@ -310,7 +310,7 @@ def test_a_metric_that_this_version_does_not_know_is_shown_as_a_plain_number(tmp
     folder = write_rows(tmp_path, [row("lora", 0, **figures)], methods=["lora"])
     study = read_study(folder)
     assert study.metrics == ("exact_match", "gsm8k/exact_match", "of_a_later_version")
-    assert study.forgetting == "gsm8k/exact_match"
+    assert study.retention == "gsm8k/exact_match"
     write_tables(folder)
     table = (folder / "table.md").read_text(encoding="utf-8")
     assert "exact match, gsm8k" in table

@@ -171,7 +171,8 @@ class Runner:
             self.folder.drop_replaced()
         if error is not None:
             self.folder.write_row(process.cell, row_of(process.cell, error=error))
-            tqdm.write(f"balora: {process.cell.key} failed: {error}", file=sys.stderr)
+            text = f"balora: {process.cell.key} failed: {error.rstrip('.')}; its log is "
+            tqdm.write(f"{text}{process.folder / LOG_FILE}", file=sys.stderr)
         elif not self.keep_models:
             shutil.rmtree(process.folder / "run", ignore_errors=True)
 

@@ -10,16 +10,15 @@ import base64
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from balora.errors import ConfigError
-from balora.evaluation.metrics import Metric
+from balora.evaluation.metrics import metric_of
 from balora.files import write_text
-from balora.report.headline import findings, headline, matched, unfinished, unlearned
-from balora.report.sections import facts, failed, samples, sweep_tolerance, sweeps
-from balora.report.statistics import Estimate
-from balora.report.study import MAJORITY, Study, read_study, shown
-from balora.report.tables import differences_text, main_table, mean_text, note, other_table
+from balora.report.findings import matched, unfinished, unlearned
+from balora.report.sections import facts, failed, samples, sweeps
+from balora.report.study import MAJORITY, Study, read_study
+from balora.report.tables import main_table, note, other_table
 from balora.rows import COMPARISON_FILE
 
 if TYPE_CHECKING:
@@ -70,37 +69,6 @@ class MissingPackageError(ConfigError, ModuleNotFoundError):
         self.name = package
 
 
-class Picture(NamedTuple):
-    """A panel as it stands in the page."""
-
-    source: str
-    """A data URI."""
-    alt: str
-    """What it shows."""
-
-
-class Bar(NamedTuple):
-    """An interval drawn in a cell of a table, in percent of the cell's width."""
-
-    low: float
-    high: float
-    mean: float
-    zero: float
-
-
-class Cell(NamedTuple):
-    """A cell of a table."""
-
-    text: str
-    """What it says."""
-    verdict: str = ""
-    """``better`` or ``worse`` where a difference is beyond its interval."""
-    bar: Bar | None = None
-    """The interval of a difference, on the scale of its column."""
-    is_best: bool = False
-    """Whether it has the best mean of its column."""
-
-
 def write_report(folder: Path) -> None:
     """Write ``report.html`` and the plots beside it.
 
@@ -127,41 +95,43 @@ def _page(study: Study, details: Mapping[str, Any], plots: Sequence[Plot]) -> st
 
     from balora.report.figures import looks
 
-    templates = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(
-        loader=templates,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["typographic"] = _typographic
+    file = study.folder / COMPARISON_FILE
     return environment.get_template("report.html.jinja").render(
-        headline=headline(study),
-        findings=findings(study),
-        note=_typographic(note(study)),
+        title=_title(study),
+        state=[unfinished(study)] if unfinished(study) else [*unlearned(study).values()],
+        matched=matched(study),
         counts=_counts(study),
+        note=note(study),
         tables=[_table(study, condition) for condition in study.conditions],
         others=[t for c in study.conditions if (t := other_table(study, c)) is not None],
         colours={name: look.colour for name, look in looks(study.trained).items()},
         plots=_by_kind(plots),
-        matched=matched(study),
         samples=samples(study, details),
         sweeps=sweeps(study),
-        sweep_tolerance=sweep_tolerance(study),
+        sweep_tolerance=study.asked.get("sweep_tolerance"),
         facts=facts(study),
         failed=failed(study),
-        recipe=_recipe(study),
-        typographic=_typographic,
+        recipe=file.read_text(encoding="utf-8") if file.is_file() else "",
     )
-
-
-def _recipe(study: Study) -> str:
-    file = study.folder / COMPARISON_FILE
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def _typographic(text: str) -> str:
     return text.replace("+-", "\N{PLUS-MINUS SIGN}")
+
+
+def _title(study: Study) -> str:
+    """Return what the page is about: the metric of the task and that of what was kept."""
+    names = [name for name in (study.task, study.retention) if name is not None]
+    title = " and ".join(metric_of(name).title for name in names) or "no metrics yet"
+    return title[0].upper() + title[1:]
 
 
 def _counts(study: Study) -> list[tuple[str, str]]:
@@ -179,116 +149,54 @@ def _counts(study: Study) -> list[tuple[str, str]]:
 
 
 def _table(study: Study, condition: str) -> dict[str, Any]:
-    """Return the main table with what is drawn in its cells."""
-    plain = main_table(study, condition)
-    columns: list[list[Cell]] = []
-    for name in study.main:
-        columns.append(_means(study, condition, name))
-        if study.baseline is not None:
-            columns.append(_differences(study, condition, name))
-    rest = list(zip(*(line[1 + len(columns) :] for line in plain.lines), strict=True))
-    columns += [[Cell(text) for text in column] for column in rest]
-    lines = [list(cells) for cells in zip(*columns, strict=True)]
-    return {
-        "condition": condition,
-        "heads": plain.heads[1:],
-        "lines": list(zip(study.methods, lines, strict=True)),
-    }
-
-
-def _means(study: Study, condition: str, name: str) -> list[Cell]:
-    metric = shown(name)
-    means = {method: study.estimate(condition, method, name) for method in study.methods}
-    whole = [m for m in study.trained if study.is_whole(condition, m, name)]
-    known = [e.mean for m, e in means.items() if e is not None and m in whole]
-    best = None
+    """Return the main table, each cell with its mark: best, better, worse or none."""
+    table, marks = main_table(study, condition), dict[tuple[str, int], str]()
     is_ranked = unfinished(study) is None and condition not in unlearned(study)
-    if is_ranked and metric.higher_is_better is not None and len(known) > 1:
-        best = max(known) if metric.higher_is_better else min(known)
-    return [
-        Cell(
-            _typographic(mean_text(estimate, study.num_finished(condition, method), metric)),
-            is_best=estimate is not None and method in whole and estimate.mean == best,
-        )
-        for method, estimate in means.items()
+    column = 1
+    for name in study.main:
+        best = study.best(condition, name, study.trained) if is_ranked else ()
+        marks |= {(method, column): "best" for method in best if len(study.trained) > 1}
+        if study.baseline is not None:
+            column += 1
+            marks |= {(m, column): _verdict(study, condition, m, name) for m in study.trained}
+        column += 1
+    lines = [
+        (method, [(text, marks.get((method, i), "")) for i, text in enumerate(texts, start=1)])
+        for method, *texts in table.lines
     ]
+    return {"condition": condition, "heads": table.heads[1:], "lines": lines}
 
 
-def _differences(study: Study, condition: str, name: str) -> list[Cell]:
-    """Return the paired differences, on one scale for all conditions.
-
-    The pre-trained model is left out of the scale: it would press all others together.
-    """
-    metric = shown(name)
-    every = [study.difference(c, m, name) for c in study.conditions for m in study.trained]
-    ends = [v for d in every if d is not None for v in (d.mean, d.low, d.high) if v is not None]
-    low, high = min([0.0, *ends]), max([0.0, *ends])
-    cells = []
-    texts = differences_text(study, condition, name)
-    for method, text in zip(study.methods, texts, strict=True):
-        difference = study.difference(condition, method, name)
-        bar = _bar(difference, low, high) if method in study.trained else None
-        verdict = _verdict(difference, metric) if method in study.trained else ""
-        cells.append(Cell(text, verdict, bar))
-    return cells
-
-
-def _verdict(difference: Estimate | None, metric: Metric) -> str:
+def _verdict(study: Study, condition: str, method: str, name: str) -> str:
+    """Say whether a difference to the baseline that is beyond its interval is for the better."""
+    difference, metric = study.difference(condition, method, name), metric_of(name)
     if difference is None or not difference.excludes_zero or metric.higher_is_better is None:
         return ""
-    return "better" if (difference.mean > 0) == metric.higher_is_better else "worse"
-
-
-def _bar(difference: Estimate | None, low: float, high: float) -> Bar | None:
-    if difference is None or low == high:
-        return None
-
-    def place(value: float) -> float:
-        return round(3 + 94 * (value - low) / (high - low), 2)
-
-    ends = [difference.mean if end is None else end for end in (difference.low, difference.high)]
-    return Bar(place(ends[0]), place(ends[1]), place(difference.mean), place(0.0))
+    return "better" if metric.gain(difference.mean) > 0 else "worse"
 
 
 def _by_kind(plots: Sequence[Plot]) -> list[dict[str, Any]]:
-    pictures = dict(zip(plots, _pictures(plots), strict=True))
-    return [
-        {
-            "kind": kind,
-            "title": title,
-            "caption": caption,
-            "pictures": [pictures[plot] for plot in plots if plot.kind == kind],
-        }
-        for kind, (title, caption) in _KINDS.items()
-        if any(plot.kind == kind for plot in plots)
-    ]
+    """Return the panels by kind, each as a data URI with what it shows.
 
-
-def _pictures(plots: Sequence[Plot]) -> list[Picture]:
-    """Return the panels as SVG, or as PNG from the largest on, as far as the budget asks for it.
-
-    Where that is still too much, the last panels are left to their files.
+    They are SVG, or PNG where that is too much; what still does not fit is left to its file.
     """
-    forms = [{end: _uri(plot.stem, end) for end in ("svg", "png")} for plot in plots]
-    chosen = ["svg"] * len(plots)
-    left = sum(len(form["svg"]) for form in forms)
-    savings = [len(form["svg"]) - len(form["png"]) for form in forms]
-    for i in sorted(range(len(plots)), key=lambda i: -savings[i]):
-        if left <= MAX_PICTURE_BYTES or savings[i] <= 0:
-            break
-        chosen[i] = "png"
-        left -= savings[i]
-    found, used = [], 0
-    for plot, form, end in zip(plots, forms, chosen, strict=True):
-        used += len(form[end])
-        where = f"{plot.alt}, {plot.condition}" if plot.condition else plot.alt
-        has_room = used <= MAX_PICTURE_BYTES
-        found.append(
-            Picture(form[end], where)
-            if has_room
-            else Picture("", f"{where}: see plots/{plot.stem.name}.png")
-        )
-    return found
+    end = "svg"
+    if sum(len(_uri(plot.stem, end)) for plot in plots) > MAX_PICTURE_BYTES:
+        end = "png"
+    pictures: dict[str, list[tuple[str, str]]] = {}
+    used = 0
+    for plot in plots:
+        source = _uri(plot.stem, end)
+        used += len(source)
+        alt = f"{plot.alt}, {plot.condition}" if plot.condition else plot.alt
+        if used > MAX_PICTURE_BYTES:
+            source, alt = "", f"{alt}: see plots/{plot.stem.name}.png"
+        pictures.setdefault(plot.kind, []).append((source, alt))
+    return [
+        {"kind": kind, "title": title, "caption": caption, "pictures": pictures[kind]}
+        for kind, (title, caption) in _KINDS.items()
+        if kind in pictures
+    ]
 
 
 def _uri(stem: Path, end: str) -> str:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from balora.evaluation.metrics import metric_of
 from balora.report import figures
 from balora.report.figures import Array, Curve, Look, Spot
 from balora.report.statistics import mean_interval
-from balora.report.study import Study, shown
+from balora.report.study import Study
 from balora.rows import BASE
 
 FOLDER = "plots"
@@ -76,13 +77,13 @@ Panels = Iterator[tuple[str, str, str, Figure]]
 
 
 def _tradeoff(study: Study, details: Details, look: Mapping[str, Look]) -> Panels:
-    if study.task is None or study.forgetting is None:
+    if study.task is None or study.retention is None:
         return
-    x, y = shown(study.forgetting), shown(study.task)
+    x, y = metric_of(study.retention), metric_of(study.task)
     for condition in study.conditions:
         found = _spots(study, condition)
         if found:
-            before = _before(study, condition, study.forgetting)
+            before = _before(study, condition, study.retention)
             runs = np.array([run for spot in found.values() for run in spot.runs])
             known = runs[:, 0] if before is None else np.append(runs[:, 0], before)
             figure = figures.tradeoff_panel(
@@ -100,9 +101,9 @@ def _tradeoff(study: Study, details: Details, look: Mapping[str, Look]) -> Panel
 def _spots(study: Study, condition: str) -> dict[str, Spot]:
     found = {}
     assert study.task is not None
-    assert study.forgetting is not None
+    assert study.retention is not None
     for method in study.trained:
-        xs = study.values(condition, method, study.forgetting)
+        xs = study.values(condition, method, study.retention)
         ys = study.values(condition, method, study.task)
         runs = [(xs[seed], ys[seed]) for seed in xs if seed in ys]
         x, y = (mean_interval(values) for values in ([r[0] for r in runs], [r[1] for r in runs]))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from balora.evaluation.metrics import task_metric
-from balora.report.study import MAJORITY, Row, Study, shown
+from balora.evaluation.metrics import metric_of, task_metric
+from balora.report.study import MAJORITY, Row, Study
 
 _MAX_CHARACTERS = 700
 """Of one text of a sample; what is left out is said."""
@@ -47,28 +48,51 @@ class Sweep(NamedTuple):
     """Values of the fields, the figure or the error, and whether they were chosen."""
 
 
-def samples(study: Study, details: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Sample]]:
-    """Return the samples of each condition that has some, of the first seed of every method."""
-    found: dict[str, list[Sample]] = {}
+def samples(
+    study: Study, details: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[str, list[Sample]]]:
+    """Return what is around every prompt, and the samples, of each condition that has some.
+
+    They are of the first seed of every method. The template of the prompts is told once.
+    """
+    found = {}
     num_texts = len(study.conditions) * _MAX_PROMPTS * (len(study.trained) + 3)
     room = min(_MAX_CHARACTERS, _MAX_SAMPLE_BYTES // (_BYTES_A_CHARACTER * max(num_texts, 1)))
     for condition in study.conditions:
         by_prompt: dict[tuple[str, str], Sample] = {}
         for method in study.trained:
-            rows = (details.get(row["cell"], {}) for row in study.of(condition, method))
-            first: list[Any] = next((own["samples"] for own in rows if own.get("samples")), [])
-            for made in first[:_MAX_PROMPTS]:
-                texts = {
-                    name: cut(made.get(name) or "", room) for name in ("gold", "before", "after")
-                }
-                key = (made["prompt"], made.get("gold") or "")
-                sample = by_prompt.setdefault(
-                    key, Sample(cut(key[0], room), texts["gold"], texts["before"], {})
+            of_runs = (details.get(row["cell"], {}) for row in study.of(condition, method))
+            made: list[Any] = next((run["samples"] for run in of_runs if run.get("samples")), [])
+            for texts in made[:_MAX_PROMPTS]:
+                gold, before, after = (
+                    cut(texts.get(name) or "", room) for name in ("gold", "before", "after")
                 )
-                sample.after[method] = texts["after"]
-        if by_prompt:
-            found[condition] = list(by_prompt.values())[:_MAX_PROMPTS]
+                new = Sample(texts["prompt"], gold, before, {})
+                by_prompt.setdefault((new.prompt, gold), new).after[method] = after
+        chosen = list(by_prompt.values())[:_MAX_PROMPTS]
+        start, end = around([sample.prompt for sample in chosen])
+        own = [sample.prompt.removeprefix(start).removesuffix(end).strip("\n") for sample in chosen]
+        if chosen:
+            found[condition] = (
+                cut(f"{start}[...]\n{end}", room) if start or end else "",
+                [s._replace(prompt=cut(p, room)) for s, p in zip(chosen, own, strict=True)],
+            )
     return found
+
+
+def around(prompts: Sequence[str]) -> tuple[str, str]:
+    """Return the whole lines that all prompts begin with and end with; of one prompt, none."""
+    if len({*prompts}) < 2:
+        return "", ""
+    lines = [prompt.splitlines(keepends=True) for prompt in prompts]
+    start = _common(lines)
+    end = _common([own[len(start) :][::-1] for own in lines])
+    return "".join(start), "".join(reversed(end))
+
+
+def _common(lines: Sequence[Sequence[str]]) -> list[str]:
+    columns = itertools.takewhile(lambda column: len({*column}) == 1, zip(*lines, strict=False))
+    return [column[0] for column in columns]
 
 
 def cut(text: str, room: int = _MAX_CHARACTERS) -> str:
@@ -92,12 +116,13 @@ def sweeps(study: Study) -> list[Sweep]:
         lines = [
             (
                 tuple(_text(row["fields"].get(name)) for name in fields),
-                row["error"] or (shown(metric).show(row["metrics"].get(metric)) if metric else "-"),
+                row["error"]
+                or (metric_of(metric).show(row["metrics"].get(metric)) if metric else "-"),
                 all(name in chosen and chosen[name] == row["fields"].get(name) for name in fields),
             )
             for row in rows
         ]
-        found.append(Sweep(method, shown(metric).title if metric else None, fields, lines))
+        found.append(Sweep(method, metric_of(metric).title if metric else None, fields, lines))
     return found
 
 
@@ -108,11 +133,6 @@ def _varied(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
-
-
-def sweep_tolerance(study: Study) -> float:
-    """Return how far from the best still counted as equal in the sweeps."""
-    return float(study.asked.get("sweep_tolerance", 0))
 
 
 def facts(study: Study) -> list[tuple[str, str]]:

@@ -18,6 +18,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 CONFIDENCE = 0.95
 """Of every interval."""
+LEVEL = 0.05
+"""At or below which a corrected p-value counts."""
 _ROUNDING = 1e-12
 """Relative to the values: what rounding leaves between differences that are equal."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ class Study:
 
     folder: Path
     """Of the comparison."""
-    comparison: dict[str, Any]
-    """As ``comparison.yaml`` has it."""
+    asked: Mapping[str, Any]
+    """The settings of the comparison that are not the default."""
     rows: tuple[Row, ...]
     """Of the cells that are reported, finished or failed."""
     tried: tuple[Row, ...]
@@ -46,15 +47,14 @@ class Study:
     """Those that a cell has a figure of: the main ones, then in the registry's order."""
     task: str | None
     """The metric that speaks of the task."""
-    forgetting: str | None
+    retention: str | None
     """The metric that speaks of what was kept of the pre-trained model."""
 
     @property
     def main(self) -> tuple[str, ...]:
         """Return the metrics of the main table; macro F1 shows what accuracy hides."""
-        asked = self.asked.get("metric")
         beside = "macro_f1" if self.task == "accuracy" else None
-        names = dict.fromkeys((asked, self.task, beside, self.forgetting))
+        names = dict.fromkeys((self.asked.get("metric"), self.task, beside, self.retention))
         return tuple(name for name in names if name is not None and name in self.metrics)
 
     @property
@@ -65,18 +65,27 @@ class Study:
     @property
     def seeds(self) -> tuple[int, ...]:
         """Return the seeds that were asked for, and those there are rows of."""
-        there = {row["seed"] for row in self.rows} - {None}
-        return tuple(sorted({*(self.asked.get("seeds") or ()), *there}))
+        return tuple(sorted({*(self.asked.get("seeds") or ()), *self._seeds_of(self.rows)}))
 
     @property
     def num_seeds(self) -> int:
         """Return how many seeds there are runs of."""
-        return len({row["seed"] for row in self.rows} - {None})
+        return len(self._seeds_of(self.rows))
+
+    @cached_property
+    def _by_method(self) -> dict[tuple[str, str], list[Row]]:
+        found: dict[tuple[str, str], list[Row]] = {}
+        for row in (*self.constants, *self.rows):
+            found.setdefault((row["condition"], row["method"]), []).append(row)
+        return found
+
+    @staticmethod
+    def _seeds_of(rows: Iterable[Row]) -> set[int]:
+        return {row["seed"] for row in rows if row["seed"] is not None}
 
     def of(self, condition: str, method: str) -> list[Row]:
         """Return the rows of a method under a condition."""
-        rows = (*self.constants, *self.rows)
-        return [r for r in rows if (r["condition"], r["method"]) == (condition, method)]
+        return self._by_method.get((condition, method), [])
 
     def num_failed(self, condition: str, method: str) -> int:
         """Return how many cells of a method have failed."""
@@ -96,22 +105,13 @@ class Study:
         return {
             row["seed"]: float(value)
             for row in self.of(condition, method)
-            if row["error"] is None and (value := figure(row, name)) is not None
+            if row["error"] is None
+            and (value := row["metrics"].get(name, row.get(name))) is not None
         }
 
     def estimate(self, condition: str, method: str, name: str) -> Estimate | None:
         """Return mean and interval over the seeds; None where no cell has the figure."""
         return mean_interval(self.values(condition, method, name).values())
-
-    def is_whole(self, condition: str, method: str, name: str) -> bool:
-        """Say whether a method has the figure of every seed that a method ran with.
-
-        Where a run failed, or has no figure, the mean is over the runs that went well.
-        """
-        known = self.values(condition, method, name).keys()
-        if None in known:  # the pre-trained model, which has no seed
-            return True
-        return {r["seed"] for m in self.trained for r in self.of(condition, m)} <= known
 
     def difference(self, condition: str, method: str, name: str) -> Estimate | None:
         """Return the paired difference to the baseline; None for the baseline itself."""
@@ -129,14 +129,26 @@ class Study:
         found = {method: self.difference(condition, method, name) for method in self.trained}
         return holm({method: d.p_value if d else None for method, d in found.items()})
 
+    def best(self, condition: str, name: str, methods: Sequence[str]) -> tuple[str, ...]:
+        """Return who of some methods has the best mean; none where neither way is better.
+
+        A method of which a run failed or has no figure is left out: a mean over the runs that went
+        well would win by what it does not count.
+        """
+        metric = metric_of(name)
+        seeds = self._seeds_of(row for m in self.trained for row in self.of(condition, m))
+        values = {method: self.values(condition, method, name) for method in methods}
+        # the pre-trained model has one value, without a seed
+        whole = [m for m, known in values.items() if None in known or seeds <= known.keys()]
+        means = {m: e.mean for m in whole if (e := mean_interval(values[m].values())) is not None}
+        if metric.higher_is_better is None or not means:
+            return ()
+        best = max(means.values(), key=metric.gain)
+        return tuple(method for method, mean in means.items() if mean == best)
+
     def chance(self, condition: str, name: str) -> float | None:
         """Return what the majority class has in a metric; None where that is not known."""
         return self.values(condition, MAJORITY, name).get(None)
-
-    @property
-    def asked(self) -> Mapping[str, Any]:
-        """The settings of the comparison that are not the default."""
-        return _asked(self.comparison)
 
     def details(self) -> dict[str, dict[str, Any]]:
         """Return ``details.json`` of every finished cell that has one, by the key of the cell."""
@@ -151,45 +163,31 @@ def read_study(folder: Path) -> Study:
     """
     rows = read_rows(folder)
     file = folder / COMPARISON_FILE
-    comparison = read_mapping(file) if file.is_file() else {}
+    asked = (read_mapping(file) if file.is_file() else {}).get(COMPARE) or {}
     final = tuple(row for row in rows if row["stage"] == "final")
-    asked = _asked(comparison)
     constants = _constants(final)
     named = _in_order(asked.get("methods"), final, "method")
-    methods = (MAJORITY, *named) if constants else named
     conditions = _in_order(asked.get("conditions"), final, "condition") or ("",)
-    metrics = [row["metrics"] for row in final]
     wanted = asked.get("metric")
     is_task = wanted is not None and metric_of(wanted).role == "task"
-    task = wanted if is_task else task_metric(metrics)
-    measured = {n: None for row in metrics for n, v in row.items() if v is not None}
-    forgetting = _forgetting(measured, task)
+    task = wanted if is_task else task_metric([row["metrics"] for row in final])
+    measured = [n for row in final for n, value in row["metrics"].items() if value is not None]
+    retention = _retention(measured, task)
+    order = dict.fromkeys((task, retention, *METRICS, *measured))
     return Study(
         folder=folder,
-        comparison=comparison,
+        asked=asked,
         rows=final,
         tried=tuple(row for row in rows if row["stage"] != "final"),
         constants=constants,
         missing=_missing(asked, conditions, final),
-        methods=methods,
+        methods=(MAJORITY, *named) if constants else named,
         conditions=conditions,
-        baseline=_baseline(asked.get("baseline"), methods),
-        metrics=_metric_order(measured, task, forgetting),
+        baseline=_baseline(asked.get("baseline"), named),
+        metrics=tuple(name for name in order if name is not None and name in measured),
         task=task,
-        forgetting=forgetting,
+        retention=retention,
     )
-
-
-def figure(row: Row, name: str) -> Any:
-    """Return a metric or a cost of a row, None where it has none."""
-    return row.get(name) if name in COSTS else row["metrics"].get(name)
-
-
-shown = metric_of
-
-
-def _asked(comparison: Mapping[str, Any]) -> Mapping[str, Any]:
-    return comparison.get(COMPARE) or {}
 
 
 def _in_order(asked: Any, rows: tuple[Row, ...], field: str) -> tuple[str, ...]:
@@ -218,25 +216,17 @@ def _missing(
     return tuple(key for key in keys if key not in there)
 
 
-def _baseline(asked: str | None, methods: tuple[str, ...]) -> str | None:
-    trained = [name for name in methods if name not in (BASE, MAJORITY)]
+def _baseline(asked: str | None, methods: Sequence[str]) -> str | None:
+    trained = [name for name in methods if name != BASE]
     if asked is not None or not trained:
         return asked
     return "lora" if "lora" in trained else trained[0]
 
 
-def _forgetting(measured: Mapping[str, None], task: str | None) -> str | None:
+def _retention(measured: Sequence[str], task: str | None) -> str | None:
     """Return the metric that speaks of forgetting; the drift in KL where nothing else does."""
     elsewhere = [name for name in measured if name not in METRICS]
     names = [n for n, m in METRICS.items() if m.role == "retention"]
     names += [n for n in elsewhere if task is not None and n.endswith(f":{task}")]
     names += [n for n in elsewhere if metric_of(n).role == "retention"]
     return next((name for name in [*names, "kl"] if name in measured), None)
-
-
-def _metric_order(
-    measured: Mapping[str, None], task: str | None, forgetting: str | None
-) -> tuple[str, ...]:
-    elsewhere = [name for name in measured if name not in METRICS]
-    names = dict.fromkeys((task, forgetting, *METRICS, *elsewhere))
-    return tuple(name for name in names if name is not None and name in measured)

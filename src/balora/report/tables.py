@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from balora.evaluation.metrics import Metric
+from balora.evaluation.metrics import metric_of
 from balora.evaluation.table import aligned
 from balora.files import write_text
-from balora.report.headline import LEVEL, unfinished, unlearned
-from balora.report.statistics import Estimate
-from balora.report.study import COSTS, MAJORITY, Study, read_study, shown
+from balora.report.findings import unfinished, unlearned
+from balora.report.study import COSTS, Study, read_study
+from balora.report.texts import difference_text, mean_text, seeds_text
 
 _SHOWN_COSTS = {
     "num_trainable_parameters": "parameters",
@@ -80,21 +80,21 @@ def main_table(study: Study, condition: str, *, is_short: bool = False) -> Table
         is_short: Whether headings are cut to what a console has room for.
     """
     heads = ["method"]
-    columns: list[list[str]] = [list(study.methods)]
-    finished = [study.num_finished(condition, method) for method in study.methods]
+    columns = [list(study.methods)]
     for name in study.main:
-        metric = shown(name)
-        heads.append(_without_unit(metric.title) if is_short else metric.title)
-        means = [study.estimate(condition, method, name) for method in study.methods]
-        columns.append([mean_text(*pair, metric) for pair in zip(means, finished, strict=True)])
+        title = metric_of(name).title
+        heads.append(_without_unit(title) if is_short else title)
+        columns.append([mean_text(study, condition, method, name) for method in study.methods])
         if study.baseline is not None:
             heads.append(f"{'to' if is_short else 'difference to'} {study.baseline}")
-            columns.append(differences_text(study, condition, name))
+            texts = [difference_text(study, condition, m, name) for m in study.methods]
+            columns.append(texts)
     for name, short in _SHOWN_COSTS.items():
         means = [study.estimate(condition, method, name) for method in study.methods]
         if any(means):
-            heads.append(short if is_short else shown(name).title)
-            columns.append([shown(name).show(e.mean if e else None) for e in means])
+            metric = metric_of(name)
+            heads.append(short if is_short else metric.title)
+            columns.append([metric.show(e.mean if e else None) for e in means])
     heads.append("seeds")
     columns.append([seeds_text(study, condition, method) for method in study.methods])
     return Table(condition, tuple(heads), tuple(zip(*columns, strict=True)))
@@ -105,85 +105,17 @@ def other_table(study: Study, condition: str) -> Table | None:
     names = [name for name in study.metrics if name not in study.main]
     if not names:
         return None
-    lines = []
-    for method in study.methods:
-        finished = study.num_finished(condition, method)
-        means = ((study.estimate(condition, method, name), name) for name in names)
-        lines.append((method, *(mean_text(mean, finished, shown(name)) for mean, name in means)))
-    return Table(condition, ("method", *(shown(name).title for name in names)), tuple(lines))
-
-
-def mean_text(estimate: Estimate | None, num_runs: int, metric: Metric) -> str:
-    """Return ``mean +- half the interval``, the mean alone for one seed, a dash for none.
-
-    The mean of equal values has no interval, which is said.
-    Where some of the finished runs have no figure, how many have one stands behind it.
-    """
-    if estimate is None:
-        return "-"
-    mean = metric.show(estimate.mean)
-    half = estimate.half_width
-    text = mean if half is None else f"{mean} +- {metric.show(half)}"
-    return text + _same(estimate) + _how_many(estimate, num_runs)
-
-
-def differences_text(study: Study, condition: str, name: str) -> list[str]:
-    """Return the differences of all methods to the baseline: ``difference [low, high]`` and stars.
-
-    One star where the interval excludes 0, two where the difference also holds after the correction
-    for all methods of the column. Where some of the finished runs have no pair, how many have one
-    stands behind it.
-    """
-    corrected, metric, texts = study.corrected(condition, name), shown(name), []
-    for method in study.methods:
-        estimate = study.difference(condition, method, name)
-        if estimate is None:
-            texts.append("-")
-            continue
-        text, low, high = (metric.show(value, is_signed=True) for value in estimate[:3])
-        if estimate.low is not None:
-            text += f" [{low}, {high}]{_stars(estimate, corrected.get(method))}"
-        runs = study.num_finished(condition, method)
-        texts.append(text + _same(estimate) + _how_many(estimate, runs))
-    return texts
-
-
-def _stars(estimate: Estimate, corrected: float | None) -> str:
-    if not estimate.excludes_zero:
-        return ""
-    return " **" if corrected is not None and corrected <= LEVEL else " *"
-
-
-def _same(estimate: Estimate) -> str:
-    return " (same)" if estimate.is_constant else ""
-
-
-def _how_many(estimate: Estimate, num_runs: int) -> str:
-    return f" ({estimate.n} of {num_runs})" if estimate.n < num_runs else ""
-
-
-def seeds_text(study: Study, condition: str, method: str) -> str:
-    """Return how many cells a mean is over, how many failed and how many have not run."""
-    if method == MAJORITY:
-        return "-"
-    others = {
-        "failed": study.num_failed(condition, method),
-        "missing": study.num_missing(condition, method),
-    }
-    said = ", ".join(f"{number} {what}" for what, number in others.items() if number)
-    return f"{study.num_finished(condition, method)}" + (f" ({said})" if said else "")
+    lines = [
+        (method, *(mean_text(study, condition, method, name) for name in names))
+        for method in study.methods
+    ]
+    return Table(condition, ("method", *(metric_of(n).title for n in names)), tuple(lines))
 
 
 def note(study: Study) -> str:
     """Return what the figures of a table are, and what stands in the way of ranking them."""
     state = unfinished(study)
-    states = [state] if state else [f"{text[0].upper()}{text[1:]}." for text in _idle(study)]
-    return " ".join([_what_is_shown(study), *states])
-
-
-def _idle(study: Study) -> list[str]:
-    found = unlearned(study).items()
-    return [f"under {condition}, {text}" if condition else text for condition, text in found]
+    return " ".join([_what_is_shown(study), *([state] if state else unlearned(study).values())])
 
 
 def _what_is_shown(study: Study) -> str:

@@ -1,0 +1,81 @@
+"""What the rows of a comparison allow to be said of it, and what stands in the way."""
+
+from __future__ import annotations
+
+from balora.evaluation.metrics import metric_of
+from balora.report.study import Study
+from balora.report.texts import difference_text, mean_text
+
+_MOST_NAMES = 5
+"""Missing cells that a sentence names."""
+
+
+def unfinished(study: Study) -> str | None:
+    """Return a sentence on a comparison that has no figures, or not all; None for a whole one."""
+    number = len(study.rows)
+    if study.missing:
+        names = ", ".join(study.missing[:_MOST_NAMES])
+        more = ", ..." if len(study.missing) > _MOST_NAMES else ""
+        return (
+            f"Not finished: {len(study.missing)} of {number + len(study.missing)} cells have not "
+            f"run ({names}{more}), so nothing is ranked."
+        )
+    if not number:
+        return "No cell has run."
+    if all(row["error"] is not None for row in study.rows):
+        return f"No cell finished: {number} of {number} failed."
+    return None
+
+
+def unlearned(study: Study) -> dict[str, str]:
+    """Return for each condition where no method has learned the task a sentence that says so.
+
+    Not above the majority class or, where that is unknown, not above what no answer gets.
+    """
+    if study.task is None:
+        return {}
+    metric, found = metric_of(study.task), {}
+    for condition in study.conditions:
+        estimates = (study.estimate(condition, m, study.task) for m in study.trained)
+        means = [estimate.mean for estimate in estimates if estimate is not None]
+        chance = study.chance(condition, study.task)
+        if not means or not metric.is_nothing(best := max(means, key=metric.gain), chance):
+            continue
+        figure = f"the best {metric.title} is {metric.show(best)}"
+        text = (
+            f"no method learned the task: {figure}."
+            if chance is None
+            else f"no method is above the majority class: {figure}, and that of the majority class "
+            f"{metric.show(chance)}."
+        )
+        found[condition] = f"Under {condition}, {text}" if condition else f"N{text[1:]}"
+    return found
+
+
+def matched(study: Study) -> dict[str, str]:
+    """Return for each condition who is best in the task at no more forgetting than the baseline.
+
+    More or less is the mean of the paired differences, whatever its interval. A condition in which
+    no method can be held against the baseline, or none has learned, is left out; all are where the
+    comparison is not finished or has no baseline.
+    """
+    baseline, task, retention = study.baseline, study.task, study.retention
+    if baseline is None or task is None or retention is None or unfinished(study) is not None:
+        return {}
+    keeps, found, idle = metric_of(retention), {}, unlearned(study)
+    for condition in (name for name in study.conditions if name not in idle):
+        kept = {m: study.difference(condition, m, retention) for m in study.trained}
+        gains = {m: keeps.gain(d.mean) for m, d in kept.items() if d is not None}
+        others = [method for method, gain in gains.items() if gain >= 0]
+        best = study.best(condition, task, [baseline, *others])
+        if gains and not others:
+            found[condition] = f"No method is as good as {baseline} in {keeps.title}."
+        elif gains and best:
+            figures = mean_text(study, condition, best[0], task)
+            if baseline not in best:
+                figures += f", {difference_text(study, condition, best[0], task)} to {baseline}"
+            found[condition] = (
+                f"Of the methods no worse than {baseline} in {keeps.title}, the best in "
+                f"{metric_of(task).title}: {' and '.join(best)}, {figures}."
+            )
+    return found
