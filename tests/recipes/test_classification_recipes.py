@@ -162,7 +162,7 @@ def test_a_written_recipe_of_text_generation_has_no_space():
         ("eval_do_concat_batches: false", r"`eval_do_concat_batches` is false, .* set it to true"),
         ("label_smoothing_factor: 0.1", r"`label_smoothing_factor` is 0.1, which changes the task"),
         ("method: full\nconsistency_coef: 0.1", r"full fine-tuning would need a second copy"),
-        ("table: {}", r"`table` must hold `columns`, a list of fields, and `models`"),
+        ("rows: {}", r"`rows` must give for each model its `tasks`"),
     ],
 )
 def test_a_wrong_line_is_refused_in_one_sentence(recipe_file, line, sentence):
@@ -184,7 +184,7 @@ def test_a_wrong_line_is_refused_in_one_sentence(recipe_file, line, sentence):
             r"`--space` is a field of classification only, and this is text generation; leave",
         ),
         ({"label_column": "y"}, r"`--label_column` is a field of classification only.*set `task`"),
-        ({"table": "x"}, r"`--table` belongs into a recipe's file"),
+        ({"rows": "x"}, r"`--rows` belongs into a recipe's file"),
     ],
 )
 def test_text_generation_refuses_what_is_classifications(given, sentence):
@@ -276,8 +276,8 @@ def test_the_command_line_goes_before_the_row():
 def test_a_row_goes_before_its_model_and_that_before_the_fields_beside_the_table(recipe_file):
     table = (
         "lora_r: 1\nlora_alpha: 2\nseed: 3\n"
-        "table:\n  columns: [lora_r]\n  models:\n    roberta-base:\n      lora_r: 4\n"
-        "      lora_alpha: 5\n      tasks: {cola: [6]}\n"
+        "rows:\n  roberta-base:\n    lora_r: 4\n    lora_alpha: 5\n"
+        "    tasks: {cola: {lora_r: 6}}\n"
     )
     recipe = load_recipe(recipe_file(table))
     assert (recipe.adapter.lora_r, recipe.adapter.lora_alpha) == (6, 5)
@@ -287,7 +287,7 @@ def test_a_row_goes_before_its_model_and_that_before_the_fields_beside_the_table
 def test_the_written_recipe_is_flat(tmp_path):
     recipe = glue(DEBERTA, "mnli")
     flat = recipe.to_dict()
-    assert "table" not in flat
+    assert "rows" not in flat
     assert (flat["num_train_epochs"], flat["lora_target_modules"]) == (5, "all")
     (tmp_path / "flat.yaml").write_text(dump_mapping(flat))
     assert load_recipe(tmp_path / "flat.yaml") == recipe
@@ -310,8 +310,8 @@ def test_another_model_needs_every_column():
     with pytest.raises(ConfigError) as error:
         glue("./mine", "rte", **some)
     message = str(error.value)
-    assert message.startswith(f"{GLUE}: the table has no row for the model `./mine`")
-    assert message.endswith("give the columns as options: `--learning_rate`.")
+    assert message.startswith(f"{GLUE}: there is no row for the model `./mine`")
+    assert message.endswith("give its fields as options: `--learning_rate`.")
     assert all(name in message for name in (ROBERTA, DEBERTA, BERT, GPT2, *TASKS))
     assert "\n" not in message
     # full fine-tuning has no alpha
@@ -351,25 +351,25 @@ def test_a_row_that_is_not_there(given, sentence):
 
 
 @pytest.mark.parametrize(
-    ("table", "sentence"),
+    ("rows", "sentence"),
     [
-        ("table: [1]", r"`table` must hold `columns`"),
-        ("table: {columns: [lora_r], models: {}}", r"`table` must hold `columns`"),
-        ("table: {columns: [lora_r], models: {roberta-base: 1}}", r"`roberta-base` has no `tasks`"),
+        ("rows: [1]", r"`rows` must give for each model its `tasks`, a mapping from a task to"),
+        ("rows: {roberta-base: 1}", r"`rows`, `roberta-base` has no `tasks`"),
+        ("rows: {roberta-base: {tasks: {}}}", r"`rows`, `roberta-base` has no `tasks`"),
         (
-            "table: {columns: [lora_r], models: {roberta-base: {tasks: {cola: [1, 2]}}}}",
-            r"for task `cola` of roberta-base the values \[1, 2\], but 1 columns: lora_r",
+            "rows: {roberta-base: {tasks: {cola: [1, 2]}}}",
+            r"`rows`, `roberta-base`: `cola` must be a mapping of fields, got \[1, 2\]",
         ),
         (
-            "table: {columns: [lora_rr], models: {roberta-base: {tasks: {cola: [1]}}}}",
+            "rows: {roberta-base: {tasks: {cola: {lora_rr: 1}}}}",
             r"`lora_rr` is no field of a recipe \(did you mean `lora_r`\?\)",
         ),
         (
-            "table: {columns: [lora_r], models: {roberta-base: {tasks: {cola: [1.5]}}}}",
+            "rows: {roberta-base: {tasks: {cola: {lora_r: 1.5}}}}",
             r"`lora_r` must be a whole number, got 1.5",
         ),
     ],
 )
-def test_a_table_that_is_none(recipe_file, table, sentence):
+def test_rows_that_are_none(recipe_file, rows, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        load_recipe(recipe_file(table + "\n"))
+        load_recipe(recipe_file(rows + "\n"))

@@ -17,7 +17,7 @@ from balora.evaluation.metrics import measured_by, metric_of
 from balora.field_types import field_hints, suggestion
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind, kind_of
 from balora.recipes.load import parse_overrides, replace_fields
-from balora.recipes.table import TABLE
+from balora.recipes.table import ROWS
 from balora.recipes.values import dump_mapping, parse_texts, read_mapping
 from balora.rows import BASE, COMPARE
 
@@ -147,8 +147,8 @@ def read_comparison(path: Path | str | None, given: Mapping[str, str]) -> Compar
     kind = kind_of(recipe)
     comparison = Comparison(recipe=recipe, config=_with_defaults(config, kind), lab=lab, kind=kind)
     problems = _problems(comparison) + _inert(comparison, asked_for)
-    if TABLE in own and any("task" in comparison.condition(c) for c in comparison.conditions):
-        problems.append(f"a condition cannot set `task` where the recipe has `{TABLE}`")
+    if ROWS in own and any("task" in comparison.condition(c) for c in comparison.conditions):
+        problems.append(f"a condition cannot set `task` where the recipe has `{ROWS}`")
     refuse("compare" if source is None else str(source), problems)
     return comparison
 

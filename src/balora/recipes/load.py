@@ -22,7 +22,7 @@ from balora.recipes.limits import DECLARED, limits
 from balora.recipes.methods import attempt, fields_of_terms_off, foreign_fields, resolve
 from balora.recipes.other_tools import here
 from balora.recipes.recipe import Recipe
-from balora.recipes.table import TABLE, pick_row
+from balora.recipes.table import ROWS, pick_row
 from balora.recipes.values import parse_text, parse_texts, read_mapping
 
 _NULL_IS_UNSET = ("preset", "report_to")
@@ -136,7 +136,7 @@ def check_recipe(
 def replace_fields(
     content: Mapping[str, Any], given: Mapping[str, Any], *, source: Path | None = None
 ) -> dict[str, Any]:
-    """Return the fields of a file with single ones replaced, unchecked; its table is resolved.
+    """Return the fields of a file with single ones replaced, unchecked; of its rows one is picked.
 
     Args:
         content: The fields of the file.
@@ -144,7 +144,7 @@ def replace_fields(
         source: The file, for messages.
 
     Raises:
-        ConfigError: If the file has a table that gives no row.
+        ConfigError: If the file has rows and none for what is asked.
     """
     aside = _set_aside(content, given)
     try:
@@ -206,7 +206,7 @@ def _problem(kind: Kind, name: str, value: Any) -> str | None:
 
 def _instead(kind: Kind, name: str) -> str | None:
     """Return what to do with a key that is no field of this kind of recipe, where it is known."""
-    if name == TABLE:
+    if name == ROWS:
         return "belongs into a recipe's file"
     if name in known_fields(kind.other):
         fix = "set `task`" if kind is GENERATION and name not in kind.foreign else "leave it out"
