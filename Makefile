@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 JIT := 'ignore:`torch.jit.script` is deprecated:DeprecationWarning'
 OLDEST := transformers==5.19.0 peft==0.21.0 accelerate==1.12.0
 
-.PHONY: quickstart test test-slow test-gpu test-kernel test-oldest check lint types bench clean
+.PHONY: quickstart test test-slow test-gpu test-kernel test-oldest check lint types schemas bench clean
 
 quickstart: $(STAMP)  ## Fine-tune the embedded model and show what changed
 	$(BIN)/balora quickstart --overwrite
@@ -44,6 +44,10 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+schemas: $(STAMP)  ## The JSON schemas that are packaged, when a field or a library has changed
+	for recipe in train compare lab; do \
+		$(BIN)/balora schema $$recipe > src/balora/schemas/$$recipe.json || exit 1; done
 
 bench: $(STAMP)  ## The benchmarks behind docs/performance.md
 	mkdir -p outputs

@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
-from balora.cli import build_parser, overrides
+from balora.cli import build_parser, main, overrides
 from balora.cli_help import EXAMPLES, compare_fields, lab_fields, train_fields
 from balora.compare.config import CompareConfig
 from balora.config import DataConfig
@@ -42,22 +43,45 @@ def test_no_example_has_a_gap():
 
 def test_a_default_that_differs_by_task_shows_both():
     text = train_fields()
-    assert "--lora_r (a whole number, 1 or greater; 128, in classification 8)" in text
-    assert "--diversity_coef (a number, 0 or greater; 0.0003, in classification 0.0004)" in text
-    assert "--learning_rate (a number, 0 or greater; 0.0002, in classification 0.0005" in text
+    assert "\nlora_r: 128  # a whole number, 1 or greater; in classification 8\n" in text
+    assert "\ndiversity_coef: 0.0003  # a number, 0 or greater; in classification 0.0004\n" in text
+    assert "\nlearning_rate: 0.0002  # a number, 0 or greater; in classification 0.0005\n" in text
+    assert "\neval_strategy: no  # one of `no`, `steps`, `epoch`; in classification epoch\n" in text
 
 
-def test_defaults_are_spelled_as_in_a_recipe_and_ranges_are_shown():
-    text = "\n".join([train_fields(), compare_fields(), lab_fields()])
-    assert not any(word in text for word in ("None", "False", "True"))
-    assert "--overwrite (true or false; false)" in text
-    assert "--entropy_top_k (a whole number, 1 or greater, or null; null)" in text
-    assert "--stereotype_rate (a number, from 0.5 to 1; 0.9)" in text
-    assert "--adam_beta1 (0 or greater and less than 1)" in text
+def test_fields_are_spelled_as_in_a_recipe_with_their_ranges():
+    texts = [train_fields(), compare_fields(), lab_fields()]
+    lines = [line for text in texts for line in text.splitlines() if line[:1].isalpha()]
+    assert len(lines) > 200
+    for line in lines:
+        name, spelled = next(iter(yaml.safe_load(line).items()))
+        assert name.isidentifier()
+        assert spelled is None or str(spelled) not in ("None", ""), line
+    text = "\n".join(texts)
+    assert "\noverwrite: false  # true or false\n" in text
+    assert "\nentropy_top_k: null  # a whole number, 1 or greater, or null\n" in text
+    assert "\nstereotype_rate: 0.9  # a number, from 0.5 to 1\n" in text
+    assert "\nadam_beta1: 0.9  # a number, 0 or greater and less than 1\n" in text
+    assert "\ndataset_name:  # text; required\n" in text
 
 
 def test_one_and_all_singular_values_are_told_apart():
     assert "1 is the first, 1.0 is all of them" in train_fields()
+
+
+def test_a_word_picks_the_fields_that_have_it(capsys):
+    assert main(["train", "--help_fields", "Dropout"]) == 0
+    names = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"lora_dropout"} == {name for name in names if name.isidentifier()}
+    assert main(["compare", "--help_fields", "zipf"]) == 0
+    assert "\nzipf_exponent: 1.0  # a number, 0 or greater\n" in capsys.readouterr().out
+    assert main(["lab", "--help_fields", "noise_rat"]) == 0
+    assert "seeds:" not in capsys.readouterr().out
+    assert main(["lab", "--help_fields", "peple"]) == 2
+    assert (
+        "`--help_fields` peple: no field has it (did you mean `num_people`"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_fields_are_listed_without_torch():

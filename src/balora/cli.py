@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     hint = ""
     try:
         options, rest = build_parser().parse_known_args(arguments)
-        if rest and options.command in ("export", "replay", "env"):
+        if rest and options.command in ("export", "replay", "schema", "env"):
             raise ConfigError(f"unknown option `{rest[0]}`; see `balora {options.command} --help`.")
         hint = _AFTER_INTERRUPT.get(options.command, "")
         options.run(options, rest)
@@ -123,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
         "the convention of trl and transformers.",
     )
     train.add_argument("--config", action=Once, metavar="RECIPE", help="the recipe, a YAML file")
-    train.add_argument("--help_fields", action="store_true", help="list every field of a recipe")
+    _add_help_fields(train, "list the fields of a recipe, all or with WORD")
     train.usage = "balora train [--config RECIPE] [--FIELD VALUE ...]"
     train.set_defaults(run=_train)
 
@@ -160,7 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
         "kept, so the same command goes on where it was stopped.",
     )
     compare.add_argument("--config", action=Once, metavar="RECIPE", help="the recipe, a YAML file")
-    compare.add_argument("--help_fields", action="store_true", help="list the fields of `compare`")
+    _add_help_fields(compare, "list the fields of `compare`, all or with WORD")
     compare.usage = "balora compare [--config RECIPE] [--FIELD VALUE ...] [--dry_run]"
     compare.set_defaults(run=_compare)
 
@@ -176,7 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
     lab.add_argument(
         "--config", action=Once, metavar="RECIPE", help="a recipe with a mapping `lab`"
     )
-    lab.add_argument("--help_fields", action="store_true", help="list the fields of the lab")
+    _add_help_fields(lab, "list the fields of the lab, all or with WORD")
     lab.add_argument("--json", action=Once, metavar="FILE", help="also write the figures here")
     lab.set_defaults(run=_lab)
 
@@ -200,9 +200,23 @@ def build_parser() -> argparse.ArgumentParser:
     add_options(replay, ReplayOptions)
     replay.set_defaults(run=_replay)
 
+    schema = _parser(
+        commands.add_parser,
+        "schema",
+        "Print the JSON schema of a recipe, by which an editor completes and checks it: a first "
+        "line `# yaml-language-server: $schema=FILE` names it.",
+    )
+    schema.add_argument("recipe", nargs="?", default="train", choices=("train", "compare", "lab"))
+    schema.set_defaults(run=_schema)
+
     env = _parser(commands.add_parser, "env", "Print versions and devices, for bug reports.")
     env.set_defaults(run=_env)
     return parser
+
+
+def _add_help_fields(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the option that lists fields: all of them, or those with a word in them."""
+    parser.add_argument("--help_fields", nargs="?", const="", metavar="WORD", help=what)
 
 
 def _parser(make: object, name: str, description: str) -> argparse.ArgumentParser:
@@ -257,8 +271,8 @@ def overrides(rest: Sequence[str]) -> dict[str, str]:
 def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
     from balora.recipes import CLASSIFICATION, load_recipe
 
-    if options.help_fields:
-        print(train_fields())
+    if options.help_fields is not None:
+        print(train_fields(options.help_fields))
         return
     recipe = load_recipe(options.config, overrides(rest))
     if recipe.run.dry_run:
@@ -376,8 +390,8 @@ def _write_figures(options: EvalOptions, figures: Mapping[str, Any]) -> None:
 
 
 def _compare(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    if options.help_fields:
-        print(compare_fields())
+    if options.help_fields is not None:
+        print(compare_fields(options.help_fields))
         return
     from balora.compare.command import compare
 
@@ -385,8 +399,8 @@ def _compare(options: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 def _lab(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    if options.help_fields:
-        print(lab_fields())
+    if options.help_fields is not None:
+        print(lab_fields(options.help_fields))
         return
     from balora.lab.command import lab
 
@@ -449,6 +463,12 @@ def _replay(given: argparse.Namespace, rest: Sequence[str]) -> None:
     from balora.replay.command import write_replay
 
     print(write_replay(options))
+
+
+def _schema(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    from balora.schema import as_text, schema
+
+    print(as_text(schema(options.recipe)))
 
 
 def _env(options: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -5,9 +5,13 @@ Importing this module must not import torch; a field's sentence is read from whe
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Collection
+from dataclasses import asdict, fields
+from textwrap import fill
+from typing import NamedTuple
 
-from balora.field_types import spelled_default
+from balora.errors import ConfigError
+from balora.field_types import describe, spelled_default, suggestion
 
 STATUS = "exit status: 0 done; 1 the run failed; 2 the recipe, an option or the data is wrong."
 
@@ -71,6 +75,11 @@ examples:
   balora replay --model_name_or_path MODEL --output chats.jsonl --replay_prompt chat
   balora replay --model_name_or_path MODEL --output stories.jsonl --replay_prompt "Once upon a time"
 """,
+    "schema": """\
+examples:
+  balora schema > train.schema.json
+  balora schema compare > compare.schema.json
+""",
     "env": """\
 examples:
   balora env
@@ -80,91 +89,139 @@ examples:
 }
 
 
-def train_fields() -> str:
-    """Return the fields of `balora train`, by part."""
+class _Entry(NamedTuple):
+    """A field as a recipe spells it: its default, what it takes, and what it means."""
+
+    name: str
+    default: str
+    words: str
+    sentence: str
+
+    def lines(self) -> list[str]:
+        """Return the line of a recipe, and the sentence below it."""
+        value = "" if self.default == "required" else f" {self.default}"
+        needed = "; required" if self.default == "required" else ""
+        below = fill(self.sentence, 100, initial_indent="    ", subsequent_indent="    ")
+        return [f"{self.name}:{value}  # {self.words}{needed}", below]
+
+
+_Sections = dict[str, list[_Entry]]
+
+
+def train_fields(word: str = "") -> str:
+    """Return the fields of `balora train` by part, those with `word` in name or sentence."""
     from balora.classification_config import ClassificationConfig, OutOfDomainConfig
-    from balora.config import (
-        AdapterConfig,
-        BALoraConfig,
-        DataConfig,
-        ModelConfig,
-        RunConfig,
-        StoppingConfig,
-    )
-    from balora.replay.config import ReplayConfig
-
-    sections = {
-        ModelConfig: "",
-        DataConfig: " (text generation)",
-        ClassificationConfig: " (classification and regression: where `task` is set)",
-        OutOfDomainConfig: " (an entry of `out_of_domain`)",
-        AdapterConfig: "",
-        BALoraConfig: "",
-        StoppingConfig: "",
-        ReplayConfig: " (text generation)",
-        RunConfig: "",
-    }
-    lines = [
-        line
-        for section, where in sections.items()
-        for line in _section(section, where, "" if section is OutOfDomainConfig else "--")
-    ]
-    return "\n".join([*lines, *_training_fields()])
-
-
-def _training_fields() -> list[str]:
-    """Return what is said of the fields of the training arguments, whose class is not imported."""
     from balora.recipes.kinds import CLASSIFICATION, GENERATION
-    from balora.recipes.limits import words
 
-    rate = (
-        f"{spelled_default(GENERATION.adapter_learning_rate)}, in classification "
-        f"{spelled_default(CLASSIFICATION.adapter_learning_rate)}, with method full the library's"
+    parts = [*GENERATION.parts.values()]
+    parts[3:3] = [ClassificationConfig, OutOfDomainConfig]
+    where = {
+        GENERATION.data: " In text generation.",
+        ClassificationConfig: " In classification and regression, where `task` is set.",
+        OutOfDomainConfig: " An entry of `out_of_domain`.",
+        **dict.fromkeys(GENERATION.own_parts.values(), " In text generation."),
+    }
+    apart = {**CLASSIFICATION.adapter_defaults, **_preset_differences()}
+    sections = {
+        _title(part) + where.get(part, ""): [
+            _with_other_default(one, apart.get(one.name)) if part not in where else one
+            for one in _entries(part)
+        ]
+        for part in parts
+    }
+    title = "Of transformers' TrainingArguments, and in text generation of trl's SFTConfig."
+    sections[title] = _training_fields(
+        {one.name for part in GENERATION.parts.values() for one in _entries(part)}
     )
-    return [
-        "Every field of transformers' TrainingArguments as well, and for text generation of trl's "
-        "SFTConfig. What they take:",
-        f"  --learning_rate (a number, {words()['learning_rate']}; {rate})",
-        *(f"  --{name} ({text})" for name, text in words().items() if name != "learning_rate"),
-    ]
+    return _shown(sections, word)
 
 
-def compare_fields() -> str:
+def _training_fields(own: Collection[str]) -> list[_Entry]:
+    """Return the fields of the training arguments, whose classes are not imported."""
+    from balora.classification_config import ClassificationConfig
+    from balora.schema import packaged_schema
+
+    schema = packaged_schema("train")
+    generation = {**schema["properties"], **schema["else"]["properties"]}
+    other_own = {field.name for field in fields(ClassificationConfig)}
+    entries = []
+    for name, field in generation.items():
+        if not field or name in own or "\n\n" not in field["description"]:
+            continue
+        sentence, _, rest = field["description"].partition("\n\n")
+        words, _, default = rest.rpartition("; ")
+        entry = _Entry(name, default, words, sentence)
+        other = {} if name in other_own else schema["then"]["properties"].get(name) or {}
+        entries.append(_with_other_default(entry, other.get("default")))
+    return entries
+
+
+def _with_other_default(entry: _Entry, default: object) -> _Entry:
+    if default is None:
+        return entry
+    return entry._replace(words=f"{entry.words}; in classification {spelled_default(default)}")
+
+
+def compare_fields(word: str = "") -> str:
     """Return the fields of `balora compare` that no other command has, and the lab's."""
     from balora.compare.config import CompareConfig
     from balora.lab.config import LabConfig
 
-    return "\n".join([*_section(CompareConfig), *_section(LabConfig, dashes="--lab.")])
+    sections = {
+        f"Under `compare:`. {_title(CompareConfig)}": _entries(CompareConfig),
+        f"Under `lab:`, on the command line --lab.FIELD. {_title(LabConfig)}": _entries(LabConfig),
+    }
+    return _shown(sections, word)
 
 
-def lab_fields() -> str:
+def lab_fields(word: str = "") -> str:
     """Return the fields of `balora lab`."""
     from balora.lab.config import LabConfig
 
-    return "\n".join(_section(LabConfig))
+    return _shown({f"Under `lab:`. {_title(LabConfig)}": _entries(LabConfig)}, word)
 
 
-def _section(section: type, where: str = "", dashes: str = "--") -> list[str]:
-    """Return the help of every field of a dataclass; a default may be another by kind of run."""
-    from balora.field_types import describe
+def _shown(sections: _Sections, word: str) -> str:
+    """Return the sections as text: all fields, or those with a word in their name or sentence.
+
+    Raises:
+        ConfigError: If no field has the word.
+    """
+    wanted = word.casefold()
+    found = {
+        title: [one for one in entries if wanted in f"{one.name} {one.sentence}".casefold()]
+        for title, entries in sections.items()
+    }
+    if not any(found.values()):
+        names = [one.name for entries in sections.values() for one in entries]
+        raise ConfigError(f"`--help_fields` {word}: no field has it{suggestion(word, names)}.")
+    blocks = [
+        "\n".join([f"# {title}", *(line for one in entries for line in one.lines())])
+        for title, entries in found.items()
+        if entries
+    ]
+    head = "# As in a recipe; on the command line --FIELD VALUE. What is shown is the default."
+    return "\n\n".join([head, *blocks])
+
+
+def _title(section: type) -> str:
+    return (section.__doc__ or "").splitlines()[0]
+
+
+def _entries(section: type) -> list[_Entry]:
+    return [
+        _Entry(one.name, spelled_default(one.default), one.type, one.sentence)
+        for one in describe(section)
+    ]
+
+
+def _preset_differences() -> dict[str, object]:
+    """Return the numbers of the default preset that classification has for itself."""
+    from balora.config import BALoraConfig
     from balora.recipes.kinds import CLASSIFICATION, GENERATION
 
-    lines = [f"{section.__name__}{where}:"]
-    in_classification = {
-        **CLASSIFICATION.adapter_defaults,
-        **_preset_differences(GENERATION.preset_task, CLASSIFICATION.preset_task),
-    }
-    for name, kind, default, sentence in describe(section):
-        shown = spelled_default(default)
-        if section.__name__ in ("AdapterConfig", "BALoraConfig") and name in in_classification:
-            shown += f", in classification {spelled_default(in_classification[name])}"
-        lines += [f"  {dashes}{name} ({kind}; {shown})", f"      {sentence}"]
-    return lines
-
-
-def _preset_differences(one: str, other: str) -> dict[str, object]:
-    """Return the numbers of the default preset that differ between two kinds of run."""
-    from balora.config import BALoraConfig
-
-    first, second = (asdict(BALoraConfig.preset("paper", task)) for task in (one, other))
+    first, second = (
+        asdict(BALoraConfig.preset("paper", kind.preset_task))
+        for kind in (GENERATION, CLASSIFICATION)
+    )
     return {name: value for name, value in second.items() if value != first[name]}

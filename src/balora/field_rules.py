@@ -109,6 +109,11 @@ class Named(Rule):
 
     names: tuple[str, ...]
 
+    @property
+    def words(self) -> str:
+        """Such as "also `alpaca`, `none`"."""
+        return "also " + ", ".join(f"`{name}`" for name in self.names)
+
 
 @dataclass(frozen=True)
 class Allowed(Rule):
@@ -117,6 +122,13 @@ class Allowed(Rule):
     values: tuple[Any, ...]
     why: str
     """What any other value does."""
+
+    @property
+    def words(self) -> str:
+        """Such as "only `nll` or `chunked_nll`"."""
+        from balora.field_types import spelled_default
+
+        return "only " + " or ".join(f"`{spelled_default(value)}`" for value in self.values)
 
     def problem(self, value: Any) -> str | None:
         """Return what another value does, and what to set."""

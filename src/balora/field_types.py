@@ -60,7 +60,7 @@ def _bare(annotation: Any) -> Any:
 
 
 @cache
-def _alternatives(annotation: Any) -> tuple[tuple[Any, tuple[Rule, ...]], ...]:
+def alternatives(annotation: Any) -> tuple[tuple[Any, tuple[Rule, ...]], ...]:
     """Return each alternative of a union without its rules, and its rules."""
     bare, rules = _bare(annotation), rules_of(annotation)
     is_union = typing.get_origin(bare) in (Union, types.UnionType)
@@ -70,7 +70,7 @@ def _alternatives(annotation: Any) -> tuple[tuple[Any, tuple[Rule, ...]], ...]:
 
 def members(annotation: Any) -> tuple[Any, ...]:
     """Return the alternatives of a union; any other annotation is its own only alternative."""
-    return tuple(member for member, _ in _alternatives(annotation))
+    return tuple(member for member, _ in alternatives(annotation))
 
 
 @cache
@@ -87,7 +87,7 @@ def choices(annotation: Any) -> tuple[str, ...]:
 
 def named_texts(annotation: Any) -> tuple[str, ...]:
     """Return the texts that have a meaning of their own."""
-    rules = [rule for _, rules in _alternatives(annotation) for rule in rules]
+    rules = [rule for _, rules in alternatives(annotation) for rule in rules]
     own = [name for rule in rules if isinstance(rule, OneOf | Named) for name in rule.names]
     return (*choices(annotation), *own)
 
@@ -96,7 +96,7 @@ def list_of(annotation: Any) -> Any:
     """Return what the entries of a list are, if one of the alternatives is one; else None."""
     for member in members(annotation):
         if (typing.get_origin(member) or member) is list:
-            return (typing.get_args(member) or (Any,))[0]
+            return _bare((typing.get_args(member) or (Any,))[0])
     return None
 
 
@@ -134,10 +134,10 @@ def type_words(annotation: Any) -> str:
     return _type_words(members(annotation), choices(annotation))
 
 
-def _type_words(alternatives: tuple[Any, ...], named: tuple[str, ...] = ()) -> str:
+def _type_words(parts: tuple[Any, ...], named: tuple[str, ...] = ()) -> str:
     words = [choice_words(named)] if named else []
-    for member in alternatives:
-        if (named and member is not type(None)) or (member is int and float in alternatives):
+    for member in parts:
+        if (named and member is not type(None)) or (member is int and float in parts):
             continue
         if member in _WORDS:
             words.append(_WORDS[member])
@@ -150,14 +150,14 @@ def _type_words(alternatives: tuple[Any, ...], named: tuple[str, ...] = ()) -> s
 
 def full_words(annotation: Any) -> str:
     """Say a type and its rules in words: "a whole number, 1 or greater, or null"."""
-    several = [(m, rules) for m, rules in _alternatives(annotation) if m is not type(None)]
+    several = [(m, rules) for m, rules in alternatives(annotation) if m is not type(None)]
     takes_null = len(several) < len(members(annotation))
     own = {rules for _, rules in several}
     if len(own) > 1:  # a range for each alternative
-        parts = [", ".join([type_words(m), *_rule_words(rules)]) for m, rules in several]
-        return ", or ".join([*parts, *(["null"] if takes_null else [])])
-    alternatives = tuple(m for m, _ in several)
-    words = ", ".join([_type_words(alternatives, choices(annotation)), *_rule_words(own.pop())])
+        each = [", ".join([type_words(m), *_rule_words(rules)]) for m, rules in several]
+        return ", or ".join([*each, *(["null"] if takes_null else [])])
+    parts = tuple(m for m, _ in several)
+    words = ", ".join([_type_words(parts, choices(annotation)), *_rule_words(own.pop())])
     if not takes_null:
         return words
     return f"{words}, or null" if "," in words else f"{words} or null"
@@ -168,7 +168,7 @@ def _rule_words(rules: tuple[Rule, ...]) -> list[str]:
 
 
 def _list_words(annotation: Any) -> str:
-    inner = (typing.get_args(annotation) or (Any,))[0]
+    inner = list_of(annotation)
     return f"a list of {_SEVERAL[inner]}" if inner in _SEVERAL else "a list"
 
 
@@ -211,7 +211,7 @@ def _fitting(value: Any, annotation: Any) -> list[tuple[Rule, ...]]:
     named = choices(annotation)
     return [
         rules
-        for member, rules in _alternatives(annotation)
+        for member, rules in alternatives(annotation)
         if not (named and member is str)  # `SchedulerType | str` means the enum's own texts
         and _fits(value, member)
     ]
@@ -222,11 +222,26 @@ def _broken_rule(value: Any, annotation: Any) -> str | None:
         [problem for rule in rules if (problem := rule.problem(value)) is not None]
         for rules in _fitting(value, annotation)
     ]
-    return None if value is None or [] in problems else problems[0][0]
+    if value is not None and problems and [] not in problems:
+        return problems[0][0]
+    return _wrong_entry(value, annotation)
+
+
+def _wrong_entry(value: Any, annotation: Any) -> str | None:
+    """Return what is wrong with an entry of a list or mapping whose entries are declared."""
+    for member in members(annotation):
+        declared = typing.get_args(member)
+        if isinstance(value, list) and typing.get_origin(member) is list:
+            found = (_broken_rule(entry, declared[0]) for entry in value)
+            return next((problem for problem in found if problem), None)
+        if isinstance(value, dict) and declared and declared[-1] is not Any:
+            looked = ((key, type_problem(entry, declared[1])) for key, entry in value.items())
+            return next((f"of `{key}` {problem}" for key, problem in looked if problem), None)
+    return None
 
 
 def _forms(annotation: Any) -> list[Form]:
-    found = [rule for _, rules in _alternatives(annotation) for rule in rules]
+    found = [rule for _, rules in alternatives(annotation) for rule in rules]
     return [rule for rule in found if isinstance(rule, Form)]
 
 
@@ -251,7 +266,7 @@ def _cut(text: str, most: int = 120) -> str:
 
 def interval_of(annotation: Any) -> Interval | None:
     """Return the range of the numbers that a field takes, None where there is none."""
-    rules = [rule for _, rules in _alternatives(annotation) for rule in rules]
+    rules = [rule for _, rules in alternatives(annotation) for rule in rules]
     return next((rule for rule in rules if isinstance(rule, Interval)), None)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from balora.field_rules import Interval
-from balora.field_types import _alternatives, type_problem
+from balora.field_types import alternatives, type_problem
 
 NEVER = {"nan", "infinite", "minus infinite", "huge", "blank", "nested list"}
 """Values that no field takes, whatever it declares, unless it declares nothing of its entries."""
@@ -80,7 +80,7 @@ def inputs(hints: Mapping[str, Any], *, as_texts: bool = False) -> Iterator[Inpu
 def _beyond(hint: Any) -> dict[str, Any]:
     """Return the values just outside the range of a field."""
     found = {}
-    for _, rules in _alternatives(hint):
+    for _, rules in alternatives(hint):
         for rule in rules:
             if isinstance(rule, Interval):
                 ends = {"below": rule.gt, "above": rule.lt}

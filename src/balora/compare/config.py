@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from balora.compare.methods import STARTS, Method, parse_method
-from balora.config import COEFFICIENTS, Count, read_part, refuse
+from balora.config import COEFFICIENTS, Count, Seed, read_part, refuse
 from balora.errors import ConfigError
 from balora.evaluation.metrics import asked_metric
 from balora.field_rules import Form, Interval, NotEmpty, PathTo
 from balora.field_types import field_problems, suggestion
 from balora.rows import BASE
 
-_LARGEST_SEED = 2**32 - 1
-"""That NumPy takes."""
 EVERY = "*"
 """In `sweep`: every method."""
 
@@ -39,7 +37,7 @@ class CompareConfig:
     methods: Annotated[list[str] | None, NotEmpty("name one or more"), _METHODS] = None
     """Methods by name (lora+kl, balora-svd, ...); null means base (generation), full to balora."""
 
-    seeds: Annotated[list[int] | None, NotEmpty("name one or more"), Form("[0, 1, 2]")] = None
+    seeds: Annotated[list[Seed] | None, NotEmpty("name one or more"), Form("[0, 1, 2]")] = None
     """Seeds, each of which every method runs with; null means 0, 1, 2."""
 
     baseline: str | None = None
@@ -210,12 +208,7 @@ class CompareConfig:
     def _seed_problems(self) -> list[str]:
         if self.seeds is None:
             return []
-        problems = [f"`seeds` names {seed} twice" for seed in _repeated(self.seeds)]
-        return problems + [
-            f"`seeds` must be from 0 to {_LARGEST_SEED}, got {seed}"
-            for seed in self.seeds
-            if not 0 <= seed <= _LARGEST_SEED
-        ]
+        return [f"`seeds` names {seed} twice" for seed in _repeated(self.seeds)]
 
     def _condition_problems(self) -> list[str]:
         problems = []

@@ -108,13 +108,13 @@ def _named(
 def _defaults(recipe: Recipe, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     import torch
 
-    defaults: dict[str, Any] = {"report_to": "none", "gradient_checkpointing": False}
+    defaults = dict(recipe.kind.argument_defaults)
     if not torch.accelerator.is_available():
         defaults["use_cpu"] = True
     given = recipe.training if given is None else given
     wants_half = recipe.model.dtype != "float32" and not given.get("fp16")
     defaults["bf16"] = wants_half and _supports_bf16()
-    return defaults | dict(recipe.kind.argument_defaults)
+    return defaults
 
 
 def _supports_bf16() -> bool:

@@ -24,6 +24,8 @@ from balora.config import (
 )
 from balora.replay.config import ReplayConfig
 
+_QUIET = {"report_to": "none", "gradient_checkpointing": False}
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Kind:
@@ -48,7 +50,7 @@ class Kind:
     adapter_learning_rate: float
     """Where the recipe is silent: the libraries' own defaults are those of full fine-tuning, at
     which an adapter hardly moves."""
-    argument_defaults: Mapping[str, Any] = field(default_factory=dict)
+    argument_defaults: Mapping[str, Any] = field(default_factory=lambda: dict(_QUIET))
     """Training arguments where the recipe is silent."""
     instruments: tuple[str, ...]
     """What measures a run where nothing else is asked for, by name."""
@@ -99,7 +101,7 @@ CLASSIFICATION = Kind(
     foreign=GENERATION_FIELDS,
     adapter_learning_rate=5e-4,  # within the paper's Table 1, 1e-4 to 6e-4
     adapter_defaults={"lora_r": 8, "lora_alpha": 8},  # the paper's rank, and half of its alphas
-    argument_defaults={"eval_strategy": "epoch"},
+    argument_defaults={**_QUIET, "eval_strategy": "epoch"},
     instruments=("classification",),
     metrics_need={
         "prediction_loss_only": False,

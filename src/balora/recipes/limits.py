@@ -90,12 +90,6 @@ _LIMITS: dict[str, tuple[Rule, ...]] = {
 }
 
 
-def words() -> dict[str, str]:
-    """Return the ranges and forms as the help says them, by field."""
-    said = {name: [rule.words for rule in rules if rule.words] for name, rules in _LIMITS.items()}
-    return {name: ", ".join(texts) for name, texts in said.items() if texts}
-
-
 @cache
 def limits() -> Mapping[str, tuple[Rule, ...]]:
     """Return the rules by field; where a library keeps a list of choices, they are its own."""
