@@ -21,7 +21,6 @@ from balora.objective import (
     LossTerms,
     Normalizer,
     coefficients_at,
-    gather_rows,
     next_token_targets,
     nlg_objective,
 )
@@ -299,8 +298,3 @@ def test_no_tokens_gives_attached_zeros(config, rng):
     *sums, num_svd_rows = counts
     assert [count.item() for count in sums] == [0.0, 0.0, 0.0]
     assert num_svd_rows == 0
-
-
-def test_rows_of_one_process_pass_through(rng):
-    rows = torch.randn(3, 2, generator=rng)
-    assert gather_rows(rows) is rows

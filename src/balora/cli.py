@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import sys
 import warnings
@@ -16,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from balora.cli_help import EXAMPLES, STATUS, compare_fields, lab_fields, train_fields
-from balora.environment import hide_bars_in_logs
+from balora.environment import hide_bars_in_logs, launched
 from balora.errors import BaloraError, ConfigError
 from balora.field_rules import PathTo
 from balora.options import (
@@ -67,14 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.run(options, rest)
     except KeyboardInterrupt as error:
         is_terminated = isinstance(error, _Terminated)
-        if _is_first_process():
+        if launched()[0] == 0:
             word = "terminated" if is_terminated else "interrupted"
             print(f"balora: {word}{hint}", file=sys.stderr)
         return _Terminated.exit_status if is_terminated else 1
     except BaloraError as error:
         if debug:
             raise
-        if _is_first_process():
+        if launched()[0] == 0:
             print(f"balora: {error}", file=sys.stderr)
         return error.exit_status
     return 0
@@ -96,10 +95,6 @@ def entry_point() -> None:
 def _one_line(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
     first = (str(error).strip() or "no message").splitlines()[0]
     print(f"balora: {kind.__name__}: {first} (--debug shows the traceback)", file=sys.stderr)
-
-
-def _is_first_process() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -284,7 +279,7 @@ def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
     from balora.trainers.run import run_recipe
 
     trainer = run_recipe(recipe)
-    if not _is_first_process():
+    if launched()[0] > 0:
         return
     if recipe.kind is CLASSIFICATION:
         from balora.evaluation.results import format_results, read_results

@@ -26,6 +26,14 @@ def hide_bars_in_logs() -> None:
             os.environ.setdefault(name, "1")
 
 
+def launched() -> tuple[int, int]:
+    """Return the number of this process and of all, as the launcher has set them; 0 and 1 alone.
+
+    It needs no torch; where a process group has been started, :mod:`balora.distributed` knows.
+    """
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def describe_environment() -> dict[str, str]:
     """Return versions, platform and devices, by name; a missing optional package is left out."""
     facts = {"python": platform.python_version(), "platform": platform.platform()}
@@ -58,7 +66,7 @@ def _devices() -> dict[str, str]:
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "processes": os.environ.get("WORLD_SIZE", "1"),
+        "processes": str(launched()[1]),
         "cpu threads": f"{torch.get_num_threads()} of {os.cpu_count()}",
         "cuda": f"{torch.version.cuda} ({', '.join(devices)})" if devices else "no device",
         "bf16 on this device": str(bool(devices) and torch.cuda.is_bf16_supported()),

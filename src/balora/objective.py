@@ -24,12 +24,12 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from balora.config import BALoraConfig
+from balora.distributed import gather_rows
 from balora.errors import NonFiniteError
 from balora.models.head import LMHead
 from balora.regularizers import nlg, nlu
@@ -447,38 +447,3 @@ def _example_counts(logits: Tensor, targets: Tensor) -> ExampleCounts:
     if logits.shape[1] == 1:
         return ExampleCounts(num_examples, None)
     return ExampleCounts(num_examples, (logits.argmax(dim=-1) == targets).sum().float())
-
-
-def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows of all processes in the order of the ranks; the gradient flows back.
-
-    Every process joins, also one that has no row. Shapes ``(M, D)`` to ``(sum of M, D)``; the
-    input itself where there is one process.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return rows
-    gathered: Tensor = _GatherRows.apply(rows)  # type: ignore[no-untyped-call]
-    return gathered
-
-
-class _GatherRows(torch.autograd.Function):
-    """All-gather of different row counts; backward sums what every process did with the rows."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor) -> Tensor:
-        own = torch.tensor([len(rows)], device=rows.device)
-        sizes = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(sizes, own)
-        counts = [int(size) for size in sizes]
-        padded = F.pad(rows, (0, 0, 0, max(counts) - len(rows)))
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded.contiguous())
-        ctx.counts = counts  # type: ignore[attr-defined]
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
-        grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        parts: tuple[Tensor, ...] = torch.split(grad, ctx.counts)  # type: ignore[attr-defined]
-        return parts[dist.get_rank()]

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from datasets import Dataset
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -36,6 +35,7 @@ from balora.digests import (
     frozen_weights,
     lengths_of,
 )
+from balora.distributed import add_up, rank_and_world, take_from_first
 from balora.errors import ConfigError, DataError, NonFiniteError
 from balora.staging import staged_file
 from balora.state import open_tensors
@@ -143,7 +143,7 @@ def compute_reference(model: nn.Module, dataset: Dataset, passes: ReferencePass)
     """
     check_tokenized(dataset)
     share_head(model)
-    rank, num_processes = _rank_and_world()
+    rank, num_processes = rank_and_world()
     order = np.argsort(lengths_of(dataset, "input_ids"), kind="stable")[rank::num_processes]
     size = passes.batch_size
     batches = [order[i : i + size].tolist() for i in range(0, len(order), size)]
@@ -161,8 +161,7 @@ def compute_reference(model: nn.Module, dataset: Dataset, passes: ReferencePass)
         for batch, indices in zip(progress, batches, strict=True):
             read = {k: v for k, v in batch.items() if k in taken and k not in LABEL_COLUMNS}
             rows[torch.tensor(indices, device=device)] = passes.rows_of(read).float().to(device)
-    if num_processes > 1:  # every row is 0 in all processes but one
-        dist.all_reduce(rows)
+    add_up(rows)  # every row is 0 in all processes but one
     _check_finite(rows)
     return rows.cpu()
 
@@ -178,9 +177,8 @@ def initial_head(model: nn.Module) -> dict[str, Tensor]:
 
 def share_head(model: nn.Module) -> None:
     """Give every process the initial head of the first; they may have drawn different ones."""
-    if _rank_and_world()[1] > 1:
-        for weight in initial_head(model).values():
-            dist.broadcast(weight, 0)
+    for weight in initial_head(model).values():
+        take_from_first(weight)
 
 
 def save_reference(folder: Path, reference: Reference) -> None:
@@ -292,12 +290,6 @@ class CollateRows:
         if self.reference is not None:
             batch[REFERENCE_COLUMN] = self.reference[numbers]
         return batch
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if not (dist.is_available() and dist.is_initialized()):
-        return 0, 1
-    return dist.get_rank(), dist.get_world_size()
 
 
 def _check_finite(rows: Tensor) -> None:
