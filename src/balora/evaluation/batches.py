@@ -88,12 +88,6 @@ def left_padded(rows: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]
     return input_ids, attention_mask
 
 
-def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the padding token, the end-of-text token where there is none."""
-    pad_id = tokenizer.pad_token_id
-    return int(tokenizer.eos_token_id if pad_id is None else pad_id)
-
-
 def in_batches(rows: Sequence[Any], size: int, title: str) -> Iterator[Sequence[Any]]:
     """Yield the rows ``size`` at a time, with a progress bar of that title."""
     starts = range(0, len(rows), size)

@@ -29,12 +29,12 @@ from balora.evaluation.batches import (
     encode,
     evaluating,
     in_batches,
-    padding_id,
     right_padded,
 )
 from balora.evaluation.inheritance import MeasureOptions, generate
 from balora.fused.spectral import HeadFactor
 from balora.models.adapter import inner_model
+from balora.models.generation import padding_id
 from balora.models.head import LMHead, check_head, head_of
 from balora.models.limits import max_positions
 from balora.objective import next_token_targets

@@ -25,11 +25,10 @@ from balora.evaluation.batches import (
     encode,
     evaluating,
     in_batches,
-    left_padded,
-    padding_id,
     right_padded,
-    token_ids,
 )
+from balora.evaluation.generation import Sampling, TransformersGenerator, in_order
+from balora.models.generation import padding_id
 from balora.models.limits import max_positions
 from balora.objective import next_token_targets
 
@@ -151,15 +150,11 @@ def measure_exact_match(
     asked = [(prompt, answer) for prompt, answer in gold if answer is not None]
     if not asked:
         return None
-    correct = 0
-    for batch in in_batches(asked, options.batch_size, "Generating answers"):
-        texts = generate(model, tokenizer, [prompt for prompt, _ in batch], options=options)
-        answers = [extract_answer(text) for text in texts]
-        correct += sum(a == b for a, (_, b) in zip(answers, batch, strict=True))
-    return correct / len(asked)
+    texts = generate(model, tokenizer, [prompt for prompt, _ in asked], options=options)
+    answers = [extract_answer(text) for text in texts]
+    return sum(a == b for a, (_, b) in zip(answers, asked, strict=True)) / len(asked)
 
 
-@torch.no_grad()
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -167,24 +162,12 @@ def generate(
     *,
     options: MeasureOptions,
 ) -> list[str]:
-    """Return the greedy continuation of each prompt, generated as one left-padded batch.
-
-    A prompt that leaves no room for an answer keeps its end.
-    """
-    limit = options.max_length or max_positions(model)
-    room = max(limit - options.max_new_tokens, 1)
-    ids = [token_ids(tokenizer, prompt)[-room:] for prompt in prompts]
-    input_ids, attention_mask = left_padded(ids, padding_id(tokenizer))
-    output = model.generate(
-        input_ids=input_ids.to(model.device),
-        attention_mask=attention_mask.to(model.device),
-        max_new_tokens=min(options.max_new_tokens, limit - input_ids.shape[1]),
-        do_sample=False,
-        pad_token_id=padding_id(tokenizer),
-        eos_token_id=tokenizer.eos_token_id,
+    """Return the greedy continuation of each prompt, as `TransformersGenerator` writes it."""
+    generator = TransformersGenerator(
+        model, tokenizer, batch_size=options.batch_size, max_length=options.max_length
     )
-    new_tokens = output[:, input_ids.shape[1] :]
-    return [str(text) for text in tokenizer.batch_decode(new_tokens, skip_special_tokens=True)]
+    answers = generator.generate(prompts, Sampling(max_new_tokens=options.max_new_tokens))
+    return [texts[0] for texts in in_order(answers)]
 
 
 @torch.no_grad()

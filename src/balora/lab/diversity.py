@@ -20,7 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from balora.evaluation.batches import evaluating, in_batches, padding_id
+from balora.evaluation.batches import evaluating, in_batches
+from balora.models.generation import padding_id
 from balora.models.limits import max_positions
 
 _WORD = re.compile(r"\w+|[^\w\s]")

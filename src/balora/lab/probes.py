@@ -23,10 +23,10 @@ from balora.evaluation.batches import (
     encode,
     evaluating,
     in_batches,
-    padding_id,
     right_padded,
 )
 from balora.lab.world import TEMPLATES, Fact
+from balora.models.generation import padding_id
 from balora.models.limits import max_positions
 from balora.objective import next_token_targets
 

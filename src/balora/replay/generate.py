@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.errors import ConfigError
+from balora.models.generation import padding_id, plain_generation, stop_tokens
 from balora.replay.start import Start
 from balora.replay.texts import IGNORED, ReplayText, ReplayTexts
 
@@ -65,11 +65,11 @@ def generate_texts(
             f"({start.description}). Raise it."
         )
     size = _batch_size(model)
-    sampler = _Sampler(model, _stop_tokens(model, tokenizer), _pad_token(model, tokenizer))
+    sampler = _Sampler(model, stop_tokens(model, tokenizer), padding_id(tokenizer))
     texts: list[ReplayText] = []
     devices = [model.device] if model.device.type == "cuda" else []
     progress = tqdm(total=num_texts, desc="Replay texts", unit="text", disable=not show_progress)
-    with progress, torch.random.fork_rng(devices), _plain_generation(model):
+    with progress, torch.random.fork_rng(devices), plain_generation(model):
         for number, first in enumerate(range(0, num_texts, size)):
             torch.manual_seed(_seed_of_batch(seed, number))
             texts += _write(sampler, start, min(size, num_texts - first), length)
@@ -148,33 +148,6 @@ def _up_to_stop(tokens: Sequence[int], stop_tokens: Sequence[int]) -> list[int]:
     stops = (place for place, token in enumerate(tokens) if token in stop_tokens)
     end = next(stops, len(tokens) - 1)
     return list(tokens[: end + 1])
-
-
-@contextmanager
-def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
-    """Set aside the checkpoint's own generation settings: penalties, truncations, forced tokens."""
-    own = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = own
-
-
-def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return what ends a text: the tokenizer's end-of-text token and those of the checkpoint."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    several = own if isinstance(own, list) else [own]
-    found = [token for token in (tokenizer.eos_token_id, *several) if token is not None]
-    return tuple(dict.fromkeys(found))
-
-
-def _pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return what fills rows; it is masked, so that any token will do."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    return 0
 
 
 def _batch_size(model: PreTrainedModel) -> int:
