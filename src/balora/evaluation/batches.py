@@ -5,7 +5,7 @@ Shapes: ``B`` rows of a batch, ``S`` positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -65,6 +65,20 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
         ids.pop()  # some tokenizers close every text
     return ids
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]]) -> str:
+    """Return the turns of a chat as a prompt for the next answer.
+
+    A start-of-text token that the template writes is left out where the tokenizer adds its own:
+    two of them are no text that the model was trained on.
+    """
+    text = str(
+        tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
+    )
+    start = tokenizer.bos_token
+    adds_its_own = start is not None and tokenizer.bos_token_id in tokenizer("").input_ids[:1]
+    return text.removeprefix(str(start)) if adds_its_own else text
 
 
 def right_padded(batch: Sequence[Row], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:

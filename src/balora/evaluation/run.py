@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from balora.config import DataConfig
 from balora.data import load_examples
 from balora.errors import ConfigError
+from balora.evaluation.batches import chat_prompt
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
 from balora.field_types import field_hints, given_problems
 from balora.files import read_filled_text
@@ -106,8 +107,7 @@ def prompt_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[t
 def _last_turn(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     turns = row["messages"] if "messages" in row else row["prompt"] + row["completion"]
     last = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
-    prompt = tokenizer.apply_chat_template(turns[:last], tokenize=False, add_generation_prompt=True)
-    return str(prompt), str(turns[last]["content"])
+    return chat_prompt(tokenizer, turns[:last]), str(turns[last]["content"])
 
 
 def data_config(run: Path, given: Mapping[str, str]) -> DataConfig:
