@@ -14,11 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from balora.cli_help import EXAMPLES, STATUS, compare_fields, lab_fields, train_fields
+from balora.cli_help import EXAMPLES, STATUS, bench_fields, compare_fields, lab_fields, train_fields
 from balora.environment import hide_bars_in_logs, launched
 from balora.errors import BaloraError, ConfigError
 from balora.field_rules import PathTo
 from balora.options import (
+    BenchOptions,
     EvalOptions,
     ExportOptions,
     Once,
@@ -104,6 +105,15 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see `{self.prog} --help`.")
 
 
+class _ShowFields(argparse.Action):
+    """Print the fields and end, as `--help` does: options that are required may be missing."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        """Print and end."""
+        print(bench_fields())
+        parser.exit()
+
+
 @cache
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command; options of `train` that it leaves are recipe fields."""
@@ -144,6 +154,21 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.usage = "balora eval OUT [OUT ...] --base MODEL [--FIELD VALUE ...]"
     add_options(evaluate, EvalOptions)
     evaluate.set_defaults(run=_eval)
+
+    bench = _parser(
+        commands.add_parser,
+        "bench",
+        "Measure skills on fixed problems: GSM8K, MATH, HumanEval, MBPP and MT-Bench. Every "
+        "answer, its verdict and why are in a row of a file; the same command goes on with the "
+        "answers that are missing. OUT are folders that `balora train` wrote, before any field; "
+        "without one the pre-trained model is asked.",
+    )
+    bench.usage = "balora bench [OUT ...] --base MODEL --benchmarks NAMES [--FIELD VALUE ...]"
+    bench.add_argument(
+        "--help_fields", action=_ShowFields, nargs=0, help="list the fields of `bench`"
+    )
+    add_options(bench, BenchOptions)
+    bench.set_defaults(run=_bench)
 
     compare = _parser(
         commands.add_parser,
@@ -340,7 +365,20 @@ def _eval(given: argparse.Namespace, rest: Sequence[str]) -> None:
     _write_figures(options, figures)
 
 
-def _base(options: EvalOptions, runs: Sequence[Path]) -> ModelSource:
+def _bench(given: argparse.Namespace, rest: Sequence[str]) -> None:
+    options = read_options(BenchOptions, given)
+    runs, fields = runs_and_fields(rest)
+    from balora.evaluation.bench.run import bench_config, measure_benchmarks
+    from balora.evaluation.bench.table import format_figures
+
+    config = bench_config(fields)
+    measured = measure_benchmarks(runs, _base(options, runs), config)
+    print(format_figures({name: one.figures for name, one in measured.items()}))
+    print(f"\nThe answers are in {config.output_dir}, a row each.")
+    _write_figures(options, measured)
+
+
+def _base(options: EvalOptions | BenchOptions, runs: Sequence[Path]) -> ModelSource:
     from balora.models.source import base_of_runs
 
     return base_of_runs(
@@ -375,7 +413,7 @@ def _eval_classification(
     _write_figures(options, figures)
 
 
-def _write_figures(options: EvalOptions, figures: Mapping[str, Any]) -> None:
+def _write_figures(options: EvalOptions | BenchOptions, figures: Mapping[str, Any]) -> None:
     """Write the figures where `--json` says: last, so that a full disk does not take them."""
     if options.json is not None:
         from balora.files import write_json

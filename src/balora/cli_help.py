@@ -49,6 +49,12 @@ examples:
   balora eval outputs/reviews --base MODEL --eval_dataset_name other.csv --json figures.json
   balora eval outputs/mnli --base MODEL --out_of_domain '{hans: {dataset_name: hans.jsonl}}'
 """,
+    "bench": """\
+examples:
+  balora bench outputs/math --base meta-llama/Llama-2-7b-hf --benchmarks gsm8k,math
+  balora bench --base MODEL --benchmarks gsm8k --num_rows 100 --json figures.json
+  balora bench outputs/math --base MODEL --benchmarks gsm8k --gsm8k.dataset_name test.jsonl
+""",
     "compare": """\
 examples:
   balora compare --config recipes/gsm8k.yaml --model_name_or_path meta-llama/Llama-2-7b-hf \\
@@ -160,6 +166,16 @@ def _with_other_default(entry: _Entry, default: object) -> _Entry:
     if default is None:
         return entry
     return entry._replace(words=f"{entry.words}; in classification {spelled_default(default)}")
+
+
+def bench_fields(word: str = "") -> str:
+    """Return the fields of `balora bench` that are no options of it, and those of a data set."""
+    from balora.evaluation.bench.config import BenchConfig, BenchmarkData
+
+    of_data = f"On the command line --gsm8k.FIELD, say. {_title(BenchmarkData)}"
+    return _shown(
+        {_title(BenchConfig): _entries(BenchConfig), of_data: _entries(BenchmarkData)}, word
+    )
 
 
 def compare_fields(word: str = "") -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ from transformers import PreTrainedModel
 _ORIGINAL = ".original_module."
 _NUM_SAMPLES = 4096
 """Values of a weight that enter the digest of a base model."""
+
+_WEIGHT_FILES = (".safetensors", ".bin")
+_NUM_PIECES, _PIECE = 256, 1 << 16
+"""Pieces of a file of weights that enter its digest, and their bytes."""
 
 _NUM_EXAMPLES, _BATCH = 64, 8
 """Examples that are collated for a digest, and how many at once."""
@@ -67,6 +72,22 @@ def digest_of_samples(tensors: Mapping[str, Tensor]) -> str:
         step = max(len(flat) // _NUM_SAMPLES, 1)
         samples[f"{name} {tuple(tensor.shape)}"] = flat[::step]
     return digest_of_tensors(samples)
+
+
+def digest_of_weight_files(folder: Path) -> str:
+    """Return a digest of the files of weights in a folder, of large ones by evenly spaced pieces.
+
+    Their names and places count for nothing, so that a copy of the folder has the same.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.iterdir() if p.suffix in _WEIGHT_FILES):
+        size = file.stat().st_size
+        digest.update(f"{file.suffix} {size}".encode())
+        with file.open("rb") as content:
+            for start in range(0, size, max(size // _NUM_PIECES, _PIECE)):
+                content.seek(start)
+                digest.update(content.read(_PIECE))
+    return digest.hexdigest()[:16]
 
 
 def digest_of_batches(

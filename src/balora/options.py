@@ -59,6 +59,26 @@ class EvalOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Which models are asked, and how they are loaded."""
+
+    base: Annotated[str, PathTo("model")]
+    """The pre-trained model, a Hugging Face hub id or a local folder."""
+
+    revision: str | None = None
+    """Branch, tag or commit of the base; null takes the recipe's where it trains that name."""
+
+    dtype: Dtype | None = None
+    """Type of the weights while answering; null takes the recipe's, without a recipe float32."""
+
+    attn_implementation: str | None = None
+    """Attention kernel while answering, such as sdpa; null takes the recipe's."""
+
+    json: Annotated[str | None, PathTo("new file")] = None
+    """File that the figures are written to as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """What is written of a run, and where."""
 

@@ -170,14 +170,13 @@ class TransformersGenerator:
         device = self.model.device
         devices = [device] if device.type == "cuda" else []
         config = self._config(batch[0].room, sampling)
-        stop = {"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer}
         with torch.random.fork_rng(devices), plain_generation(self.model):
             torch.manual_seed(sampling.seed * 1_000_003 + batch[0].number)
             output: Any = self.model.generate(
                 input_ids=input_ids.to(device),
                 attention_mask=mask.to(device),
                 generation_config=config,
-                **(stop if sampling.stop else {}),
+                tokenizer=self.tokenizer,  # finds the stop strings among its tokens
             )
         texts = self.tokenizer.batch_decode(
             output[:, input_ids.shape[1] :], skip_special_tokens=True
@@ -195,6 +194,7 @@ class TransformersGenerator:
             num_return_sequences=sampling.num_samples if is_drawn else 1,
             eos_token_id=list(stop_tokens(self.model, self.tokenizer)) or None,
             pad_token_id=padding_id(self.tokenizer),
+            stop_strings=list(sampling.stop) or None,
             use_cache=True,
             **(draws if is_drawn else {}),
         )

@@ -121,7 +121,7 @@ def base_of_runs(
     They say the revision too where ``base`` is the very name that they train.
 
     Args:
-        runs: The folders that `balora train` left; at least one.
+        runs: The folders that `balora train` left; none for the pre-trained model alone.
         base: Hub id or folder of the pre-trained model; it may have moved since.
         setting: What the user calls the base.
         **given: ``revision``, ``dtype`` and ``attn_implementation`` in place of the recipes'.
@@ -129,8 +129,9 @@ def base_of_runs(
     Raises:
         ConfigError: If the runs were not loaded alike, or the base is a folder that is not there.
     """
-    sources = [_base_of(run, base, setting, given) for run in runs]
-    for run, source in zip(runs, sources, strict=True):
+    named: Sequence[Path | None] = runs or [None]
+    sources = [_base_of(run, base, setting, given) for run in named]
+    for run, source in zip(runs, sources, strict=False):
         for name in ("revision", "dtype", "attn_implementation", "options"):
             first, other = getattr(sources[0], name), getattr(source, name)
             if first != other:
@@ -148,8 +149,10 @@ def base_of_runs(
     return sources[0]
 
 
-def _base_of(run: Path, base: str, setting: str, given: Mapping[str, str | None]) -> ModelSource:
-    recipe = read_recipe(run)
+def _base_of(
+    run: Path | None, base: str, setting: str, given: Mapping[str, str | None]
+) -> ModelSource:
+    recipe = {} if run is None else read_recipe(run)
     options = dict(recipe.get("model_init_kwargs") or {})
     is_same = recipe.get("model_name_or_path") == base
     own = {

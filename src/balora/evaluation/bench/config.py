@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from balora.config import Count, Seed, refuse
 from balora.errors import ConfigError
-from balora.field_rules import Checked, Form, Interval, NotEmpty, OneOf, PathTo
-from balora.field_types import field_problems, suggestion
+from balora.field_rules import Checked, Form, Interval, Named, NotEmpty, OneOf, PathTo
+from balora.field_types import field_hints, field_problems, given_problems, suggestion
 
 BENCHMARKS = ("gsm8k", "math", "humaneval", "mbpp", "mt_bench")
 
@@ -57,11 +57,7 @@ class BenchmarkData:
         Raises:
             ConfigError: If a key is unknown, or a value cannot work.
         """
-        known = [field.name for field in fields(cls)]
-        unknown = [str(key) for key in mapping if key not in known]
-        if unknown:
-            hint = suggestion(unknown[0], known)
-            raise ConfigError(f"there is no field `{unknown[0]}`{hint}")
+        refuse("", given_problems(mapping, field_hints(cls), of="a benchmark's data"))
         return cls(**mapping)
 
 
@@ -110,10 +106,10 @@ class BenchConfig:
     eval_batch_size: Count = 16
     """Answers at once; halved by itself where they do not fit in memory."""
 
-    prompt_template: str | None = None
+    prompt_template: Annotated[str | None, Named(("alpaca", "none", "chat"))] = None
     """Text with {instruction}, or alpaca, none or chat; null takes the one the run had."""
 
-    cot_suffix: str | None = None
+    cot_suffix: Annotated[str | None, Named(("none",))] = None
     """What answers to gsm8k and math begin with; null: Let's think step by step, none: nothing."""
 
     max_new_tokens: Count | None = None

@@ -49,7 +49,9 @@ class Prompter:
         return "" if self.template == CHAT else template_named(self.template).text
 
 
-def prompter_of(run: Path | None, given: str | None, tokenizer: PreTrainedTokenizerBase) -> Prompter:
+def prompter_of(
+    run: Path | None, given: str | None, tokenizer: PreTrainedTokenizerBase
+) -> Prompter:
     """Return how the problems are asked: as the user set, else as the run was trained.
 
     Args:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
+from datasets import Dataset
 
 from balora.data.columns import listed
 from balora.data.located import LocatedRows, iterate_rows
@@ -46,7 +47,8 @@ def read_rows(
         split = split if split in files.files else "+".join(files.files)
     if data.dataset_config is not None or data.dataset_name is not None:
         configs = (data.dataset_config,)
-    parts, sizes = [], {}
+    parts: list[Dataset] = []
+    sizes: dict[str, int] = {}
     for config in configs:
         rows, sizes = load_rows(name, files, config, split, setting=f"{benchmark}.dataset_split")
         parts.append(rows)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from balora.errors import ConfigError
+from balora.field_types import spelled
 from balora.files import finite, write_json, write_text
 from balora.folders import made_folder
 from balora.staging import writing
@@ -116,7 +117,7 @@ class AnswerStore:
         Raises:
             WriteError: If the disk is full.
         """
-        new = [
+        new: list[dict[str, Any]] = [
             {"id": problem, "sample": number, "prompt": prompt, "text": text}
             for number, text in enumerate(texts)
         ]
@@ -145,7 +146,7 @@ def _line(row: Mapping[str, Any]) -> str:
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     names = [name for name in dict.fromkeys([*wanted, *found])]
     return [
-        f"`{name}` was {found.get(name)} and is {wanted.get(name)}"
+        f"`{name}` was {spelled(found.get(name))} and is {spelled(wanted.get(name))}"
         for name in names
         if found.get(name) != wanted.get(name)
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +81,8 @@ class Sheet:
         problems = [one for one in self.problems for _ in samples]
         texts = [self.store.rows[key]["text"] for key in keys]
         verdicts = self.benchmark.judge(problems, texts)
-        rows, values = {}, defaultdict(lambda: defaultdict(list))
+        rows: dict[Key, dict[str, Any]] = {}
+        values: dict[str, dict[str, list[float]]] = {}
         for key, verdict in zip(keys, verdicts, strict=True):
             rows[key] = {
                 **{name: self.store.rows[key][name] for name in ("id", "sample", "prompt", "text")},
@@ -90,10 +90,9 @@ class Sheet:
                 "scores": dict(verdict.scores),
             }
             for name, value in verdict.scores.items():
+                of_metric = values.setdefault(_qualified(name, self.benchmark.name), {})
                 if value is not None:
-                    values[_qualified(name, self.benchmark.name)][key[0]].append(value)
-                else:
-                    values[_qualified(name, self.benchmark.name)]  # noqa: B018  a metric of none
+                    of_metric.setdefault(key[0], []).append(value)
         figures = {
             name: Figure.of([sum(of) / len(of) for of in by_problem.values()])
             for name, by_problem in values.items()

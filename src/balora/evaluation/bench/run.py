@@ -1,0 +1,160 @@
+"""``balora bench``: skills on fixed problems, of finished runs or of the pre-trained model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from balora.digests import digest_of_weight_files
+from balora.errors import ConfigError
+from balora.evaluation.bench.backends import Backend, make_backend
+from balora.evaluation.bench.benchmark import Benchmark, Problem
+from balora.evaluation.bench.config import BENCHMARKS, BenchConfig
+from balora.evaluation.bench.gsm8k import Gsm8k
+from balora.evaluation.bench.math_problems import Math
+from balora.evaluation.bench.prompts import prompter_of
+from balora.evaluation.bench.suite import Figure, Sheet, make_sheet
+from balora.evaluation.run import check_runs
+from balora.field_types import field_hints, given_problems
+from balora.models.load import load_config, load_tokenizer
+from balora.models.run_folder import check_base, is_classifier
+from balora.models.source import ModelSource
+from balora.recipes.values import parse_text, parse_texts
+
+MADE_BY: dict[str, Callable[[BenchConfig], Benchmark]] = {"gsm8k": Gsm8k, "math": Math}
+"""What makes each benchmark from the settings."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model is worth on the benchmarks."""
+
+    figures: dict[str, Figure]
+    """By the name of the metric."""
+    facts: dict[str, dict[str, Any]]
+    """By benchmark, what judged it: versions, the sandbox, the judge."""
+
+
+def bench_config(given: Mapping[str, str]) -> BenchConfig:
+    """Return the settings that fields of the command line stand for; ``gsm8k.FIELD`` is one.
+
+    Raises:
+        ConfigError: If a field is unknown, missing or wrong.
+    """
+    hints = field_hints(BenchConfig)
+    nested: dict[str, dict[str, Any]] = {}
+    plain: dict[str, str] = {}
+    for name, text in given.items():
+        benchmark, dot, field = name.partition(".")
+        if dot and benchmark in BENCHMARKS:
+            nested.setdefault(benchmark, {})[field] = parse_text(text, str)
+        else:
+            plain[name] = text
+    twice = [name for name in nested if name in plain]
+    values = parse_texts(plain, hints) | nested
+    problems = given_problems(values, hints, of="a benchmark run", label="--{}".format)
+    problems += [f"`--{name}` is given both whole and by its fields; keep one" for name in twice]
+    if "benchmarks" not in values:
+        problems.append(f"`--benchmarks` is missing; name some of {', '.join(BENCHMARKS)}")
+    if problems:
+        raise ConfigError("; ".join(problems) + ".")
+    return BenchConfig(**values)
+
+
+def measure_benchmarks(
+    runs: Sequence[Path], base: ModelSource, config: BenchConfig
+) -> dict[str, Measured]:
+    """Ask every run, or without one the pre-trained model, and judge the answers.
+
+    All answers are written before the first is judged: what judging needs may fail, and then they
+    are there. What is refused is refused before a model is loaded.
+
+    Args:
+        runs: Folders with an adapter, or with a whole model.
+        base: The pre-trained model, and how all of them are loaded.
+        config: What is asked, and how.
+
+    Returns:
+        By the folder's name, or ``base``.
+
+    Raises:
+        ConfigError: If a setting, a run or the base cannot work, or answers are there already that
+            were written otherwise.
+        DataError: If the problems of a benchmark cannot be read.
+        BaloraError: If answering or judging failed; what was answered is kept.
+    """
+    backend = make_backend(base, config)
+    backend.check()
+    benchmarks = [MADE_BY[name](config) for name in config.benchmarks]
+    for benchmark in benchmarks:
+        benchmark.check()
+    _check_models(runs, base)
+    problems = {one.name: one.problems()[: config.num_rows] for one in benchmarks}
+    models: Sequence[Path | None] = runs or [None]
+    sheets = {run: _sheets(run, base, config, benchmarks, problems) for run in models}
+    try:
+        for run, of_run in sheets.items():
+            _answer(run, of_run, backend)
+    finally:
+        backend.close()
+    return {_name(run): _judge(of_run) for run, of_run in sheets.items()}
+
+
+def _name(run: Path | None) -> str:
+    return "base" if run is None else run.name
+
+
+def _check_models(runs: Sequence[Path], base: ModelSource) -> None:
+    check_runs(runs)
+    for run in runs:
+        check_base(run, base)
+        if is_classifier(run):
+            raise ConfigError(
+                f"`{run}` is a classifier, which writes no answers; `balora eval` measures it."
+            )
+    load_config(base)
+
+
+def _sheets(
+    run: Path | None,
+    base: ModelSource,
+    config: BenchConfig,
+    benchmarks: Sequence[Benchmark],
+    problems: Mapping[str, Sequence[Problem]],
+) -> list[Sheet]:
+    prompter = prompter_of(run, config.prompt_template, load_tokenizer(base, run))
+    model = {
+        "base": _identity(base.name),
+        "revision": base.revision,
+        "run": None if run is None else _identity(str(run)),
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "attn_implementation": base.attn_implementation,
+    }
+    folder = Path(config.output_dir) / _name(run)
+    return [
+        make_sheet(one, problems[one.name], prompter, config, folder=folder, model=model)
+        for one in benchmarks
+    ]
+
+
+def _identity(model: str) -> str:
+    """Return what tells a model from others: of a folder its weights, else its name on the hub."""
+    path = Path(model).expanduser()
+    return digest_of_weight_files(path) if path.is_dir() else model
+
+
+def _answer(run: Path | None, sheets: Sequence[Sheet], backend: Backend) -> None:
+    """Have the answers of one model written; it is loaded once, and only if one is missing."""
+    generator = functools.cache(lambda: backend.generator(run))
+    for sheet in sheets:
+        sheet.answer(generator)
+
+
+def _judge(sheets: Sequence[Sheet]) -> Measured:
+    figures: dict[str, Figure] = {}
+    for sheet in sheets:
+        figures |= sheet.judge()
+    return Measured(figures, {one.benchmark.name: dict(one.benchmark.facts()) for one in sheets})
