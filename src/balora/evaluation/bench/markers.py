@@ -8,6 +8,8 @@ _MARKER = re.compile(
     r"####|\\boxed\s*(?=\{)|\\fbox\s*(?=\{)|\banswer\s*\**\s*(?:\s(?:is|would\s+be|=)|[:=])\s*[:=]?",
     re.IGNORECASE,
 )
+_BEFORE_MARKER = re.compile(r"(?:\b(?:so|thus|therefore|the|my|final)\b[\s,]*)+$", re.IGNORECASE)
+"""The words that lead up to the next marker."""
 _LEADING = re.compile(r"^(?:\s|[*:]|\\\[|\\\(|\$\$(?=\s*\n))+")
 _CLOSING = re.compile(r"\s*\bI hope (?:it|this|that) is correct\b.*", re.IGNORECASE | re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[\w)}$%\]*])\.\**(?:\s|$)")
@@ -19,13 +21,16 @@ def final_answer(text: str) -> str | None:
     That is what ``\boxed`` encloses, or the first sentence on the line after the words; an
     environment of LaTeX (a matrix) is taken whole.
     """
-    after = None
-    for match in _MARKER.finditer(text):
-        rest = text[match.end() :]
-        found = braced(rest) if match[0].startswith("\\") else _first_sentence(rest)
+    end = len(text)
+    for match in reversed(list(_MARKER.finditer(text))):
+        if match[0].startswith("\\"):
+            found = braced(text[match.end() :])
+        else:
+            found = _first_sentence(_BEFORE_MARKER.sub("", text[match.end() : end]))
         if found and found.strip():
-            after = found.strip()
-    return after
+            return found.strip()
+        end = match.start()
+    return None
 
 
 def last_boxed(text: str) -> str | None:

@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from balora.errors import ConfigError
+from balora.errors import BaloraError, ConfigError
 
-_WORKER = Path(__file__).with_name("math_worker.py")
+_WORKER = Path(__file__).with_name("workers") / "math_verify_worker.py"
 _SECONDS, _START_SECONDS = 10.0, 300.0
 """For a comparison, and for the first one, which loads sympy."""
 
@@ -65,10 +65,18 @@ class MathVerify:
         self._stop()
 
     def equal(self, gold: str, answer: str) -> bool | None:
-        """Say whether an answer is the gold one; None where that took longer than the limit."""
+        """Say whether an answer is the gold one; None where that took longer than the limit.
+
+        Raises:
+            BaloraError: If math-verify does not work at all.
+        """
         if self._worker is None:
             self._start()
-            self._ask("1", "1", _START_SECONDS)
+            if not self._ask("1", "1", _START_SECONDS):
+                raise BaloraError(
+                    "math-verify does not work here: it does not say that 1 is 1. Run `python -c "
+                    "'import math_verify'` to see why, or set `math_scorer` to paper."
+                )
         return self._ask(gold, answer, self.seconds)
 
     def _start(self) -> None:

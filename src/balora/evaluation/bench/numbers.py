@@ -26,7 +26,7 @@ _UNIT_POWER = re.compile(r"(?<=[^\W\d_])\s?\^\s?\{?\s?[-+]?\d\s?\}?")
 _PLAIN = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d{1,3}(?: \d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _SIGNED = rf"(?:{_PLAIN})"
 _NUMBER = re.compile(
-    rf"(?P<sign>(?:(?<![\w.)\]]\s)(?<![\w.)\]])-|(?:\b(?:minus|negative)\b))\s*)?"
+    rf"(?P<sign>(?:(?<![\d)\]}}]\s)(?<![\d.)\]}}])-|(?:\b(?:minus|negative)\b))\s*)?"
     rf"(?P<whole>(?P<first>{_SIGNED})\s+(?:and\s+)?(?=\d+\s*/\s*\d))?"
     rf"(?P<value>{_SIGNED})"
     rf"(?:\s*/\s*(?P<below>{_SIGNED}))?"

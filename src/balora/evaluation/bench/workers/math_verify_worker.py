@@ -1,8 +1,7 @@
-"""Compares answers with math-verify, in a process of its own: ``python math_worker.py``.
+"""Compares answers with math-verify.
 
 One JSON object a line comes in (``gold``, ``answer``), one goes out (``equal``). Of its own because
-a comparison may take for ever, and only a process can be stopped. It imports nothing of balora's,
-which would bring torch with it.
+a comparison may take for ever, and only a process can be stopped.
 """
 
 from __future__ import annotations
