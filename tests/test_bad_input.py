@@ -18,9 +18,10 @@ from balora.classification_config import ClassificationConfig
 from balora.cli import main
 from balora.compare.config import CompareConfig
 from balora.config import DataConfig
+from balora.evaluation.bench.config import BenchConfig
 from balora.field_types import field_hints
 from balora.lab.config import LabConfig
-from balora.options import EvalOptions, ExportOptions, ReplayOptions
+from balora.options import BenchOptions, EvalOptions, ExportOptions, ReplayOptions
 from balora.recipes import CLASSIFICATION, GENERATION, known_fields, training_arguments
 from balora.recipes.values import dump_mapping
 from support.bad_values import NEVER, Input, inputs, listing
@@ -69,6 +70,7 @@ def stopped(monkeypatch):
     monkeypatch.setattr("balora.quickstart.run_recipe", arguments)
     monkeypatch.setattr("balora.evaluation.run.evaluate_runs", reached)
     monkeypatch.setattr("balora.evaluation.classification_run.load_evaluation_rows", reached)
+    monkeypatch.setattr("balora.evaluation.bench.run.measure_benchmarks", reached)
     monkeypatch.setattr("balora.anchored.export.export_adapter", reached)
     monkeypatch.setattr("balora.anchored.export.export_merged", reached)
     monkeypatch.setattr("balora.replay.command.load_tokenizer", reached)
@@ -117,6 +119,7 @@ def _by_recipe(command: str, base: Mapping[str, Any], section: str | None = None
 def _by_option(*command: str) -> Any:
     needed = {
         "eval": {"base": "b"},
+        "bench": {"base": "b", "benchmarks": "gsm8k,math"},
         "export": {"base": "b"},
         "replay": {"model_name_or_path": "base", "output": "texts.jsonl"},
     }.get(command[0], {})
@@ -164,6 +167,8 @@ VERBS = {
         _by_option("eval", "cls"),
         True,
     ),
+    "bench, options": Verb(lambda: _texts(BenchOptions), _by_option("bench", "gen"), True),
+    "bench": Verb(lambda: field_hints(BenchConfig), _by_option("bench", "gen"), True),
     "export": Verb(lambda: _texts(ExportOptions), _by_option("export", "gen"), True),
     "replay": Verb(lambda: _texts(ReplayOptions), _by_option("replay"), True),
     "compare": Verb(lambda: field_hints(CompareConfig), _by_recipe("compare", COMPARED, "compare")),

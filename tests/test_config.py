@@ -18,8 +18,12 @@ from balora.config import (
     describe,
 )
 from balora.errors import ConfigError
+from balora.evaluation.bench.config import BenchConfig, BenchmarkData
 
-CLASSES = [BALoraConfig, ModelConfig, AdapterConfig, DataConfig, RunConfig]
+CLASSES = [
+    *(BALoraConfig, ModelConfig, AdapterConfig, DataConfig, RunConfig),
+    *(BenchConfig, BenchmarkData),
+]
 
 
 @pytest.mark.parametrize("config_class", CLASSES)

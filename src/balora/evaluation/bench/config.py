@@ -1,4 +1,4 @@
-"""The settings of `balora bench`. Standard library only."""
+"""The settings of `balora bench`."""
 
 from __future__ import annotations
 
