@@ -108,9 +108,11 @@ class _Parser(argparse.ArgumentParser):
 class _ShowFields(argparse.Action):
     """Print the fields and end, as `--help` does: options that are required may be missing."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, word: Any, option: str | None = None
+    ) -> NoReturn:
         """Print and end."""
-        print(bench_fields())
+        print(bench_fields(word or ""))
         parser.exit()
 
 
@@ -164,9 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
         "without one the pre-trained model is asked.",
     )
     bench.usage = "balora bench [OUT ...] --base MODEL --benchmarks NAMES [--FIELD VALUE ...]"
-    bench.add_argument(
-        "--help_fields", action=_ShowFields, nargs=0, help="list the fields of `bench`"
-    )
+    _add_help_fields(bench, "list the fields of `bench`, all or with WORD", action=_ShowFields)
     add_options(bench, BenchOptions)
     bench.set_defaults(run=_bench)
 
@@ -234,9 +234,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_help_fields(parser: argparse.ArgumentParser, what: str) -> None:
+def _add_help_fields(parser: argparse.ArgumentParser, what: str, action: Any = "store") -> None:
     """Add the option that lists fields: all of them, or those with a word in them."""
-    parser.add_argument("--help_fields", nargs="?", const="", metavar="WORD", help=what)
+    parser.add_argument(
+        "--help_fields", nargs="?", const="", metavar="WORD", help=what, action=action
+    )
 
 
 def _parser(make: object, name: str, description: str) -> argparse.ArgumentParser:

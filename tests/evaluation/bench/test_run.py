@@ -251,7 +251,7 @@ def test_the_pages_of_help_come_without_a_base(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["bench", "--help_fields"])
     assert ended.value.code == 0
-    assert "--max_new_tokens" in capsys.readouterr().out
+    assert "max_new_tokens:" in capsys.readouterr().out
 
 
 def test_the_base_of_another_dtype_is_another_model(bench, place, tmp_path, capsys):
