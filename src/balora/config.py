@@ -33,7 +33,7 @@ __all__ = [
     "describe",
 ]
 
-AdapterInit = Literal["pissa", "lora"]
+AdapterInit = Literal["pissa", "lora", "olora", "corda", "gaussian", "orthogonal", "mica"]
 PissaSvd = Literal["randomized", "exact"]
 SvdDenominator = Literal["nuclear", "frobenius"]
 Schedule = Literal["constant", "iclr2026"]
@@ -61,6 +61,9 @@ GENERATION_FIELDS = (
 )
 """Fields of the objective that act in text generation only."""
 PISSA_FIELDS = ("pissa_svd", "pissa_oversampling", "pissa_power_iterations", "pissa_seed")
+PLAIN_STARTS = ("lora", "gaussian", "orthogonal", "mica")
+"""Values of `adapter_init` with which the update of a new adapter is zero; the others are anchored:
+a frozen copy of the start is taken away from it."""
 
 _PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     # Bias-Aware Low-Rank Adaptation, Eq. 13 (nlg) and Eq. 9 (nlu)
@@ -131,7 +134,7 @@ class BALoraConfig:
     """
 
     adapter_init: AdapterInit = "pissa"
-    """Where the adapter starts: at each weight's leading singular directions, or as plain LoRA."""
+    """Start of the adapter: each weight's leading directions (pissa), plain LoRA, or another."""
 
     pissa_svd: PissaSvd = "randomized"
     """How the singular directions are found: a seeded randomised SVD, or the exact one."""
@@ -182,14 +185,27 @@ class BALoraConfig:
         refuse("objective", field_problems(self, self._start_problems))
 
     def _start_problems(self) -> list[str]:
-        if self.adapter_init != "lora":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = [f.name for f in fields(self) if values[f.name] != f.default]
+        return self.idle_start_problems({name: values[name] for name in changed})
+
+    def idle_start_problems(self, given: Mapping[str, Any]) -> list[str]:
+        """Return one half sentence for each of the given `pissa_*` fields that cannot act."""
+        if self.adapter_init == "pissa" and self.pissa_svd != "exact":
             return []
+        of_start = self.adapter_init == "pissa"
+        idle = PISSA_FIELDS[1:] if of_start else PISSA_FIELDS
+        why = "`pissa_svd` is exact" if of_start else f"`adapter_init` is {self.adapter_init}"
         return [
-            f"`{field.name}` is {getattr(self, field.name)}, but `adapter_init` is lora and "
-            "runs no SVD; leave it out or set `adapter_init` to pissa"
-            for field in fields(self)
-            if field.name in PISSA_FIELDS and getattr(self, field.name) != field.default
+            f"`{name}` is {given[name]}, but {why} and has no such setting; leave it out"
+            for name in idle
+            if name in given
         ]
+
+    @property
+    def is_anchored(self) -> bool:
+        """True when the update of a new adapter is not zero, and its start is taken away."""
+        return self.adapter_init not in PLAIN_STARTS
 
     @property
     def needs_reference(self) -> bool:
@@ -270,7 +286,7 @@ class AdapterConfig:
     """Layers to adapt: all-linear, a list of name endings, or a regular expression."""
 
     lora_dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0
-    """Dropout before the adapter, for method lora only."""
+    """Dropout before the adapter, where `adapter_init` is lora, gaussian, orthogonal or mica."""
 
     use_rslora: bool = False
     """Scale by alpha / sqrt(r) instead of alpha / r."""
@@ -279,18 +295,12 @@ class AdapterConfig:
         refuse("adapter", field_problems(self, self._method_problems))
 
     def _method_problems(self) -> list[str]:
-        problems = []
-        if self.lora_dropout > 0 and self.method != "lora":
-            problems.append(
-                f"`lora_dropout` is {self.lora_dropout}, but method {self.method} has no dropout "
-                "on the adapter: the start would no longer equal the pre-trained model; set it to 0"
-            )
-        if self.preset is not None and self.method != "balora":
-            problems.append(
-                f"`preset` is {self.preset}, but it only acts with method balora, and `method` is "
-                f"{self.method}; leave `preset` out"
-            )
-        return problems
+        if self.preset is None or self.method == "balora":
+            return []
+        return [
+            f"`preset` is {self.preset}, but it only acts with method balora, and `method` is "
+            f"{self.method}; leave `preset` out"
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

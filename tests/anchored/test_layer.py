@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import AutoConfig
 
-import balora.anchored.layer
+import balora.anchored.starts
 from balora.anchored import (
     anchor_adapter,
     check_adapter,
@@ -38,6 +38,9 @@ from support.adapters import (
     train,
 )
 from support.models import CAUSAL, make_model
+
+PLAIN = BALoraConfig(adapter_init="lora")
+STARTS = {"pissa": EXACT, "lora": PLAIN}
 
 
 def test_forward_is_the_definition(rng):
@@ -74,13 +77,13 @@ def test_bf16_forward_loses_only_the_size_of_the_update(rng):
 
 def test_initialise_runs_the_svd_once(monkeypatch, rng):
     calls = []
-    original = balora.anchored.layer.principal_components
+    original = balora.anchored.starts.principal_components
 
     def counting(*args):
         calls.append(args)
         return original(*args)
 
-    monkeypatch.setattr(balora.anchored.layer, "principal_components", counting)
+    monkeypatch.setattr(balora.anchored.starts, "principal_components", counting)
     model = anchored_model("llama")
     assert not calls
     logits_of(model, make_batch("llama", rng))
@@ -93,9 +96,7 @@ def test_initialise_runs_the_svd_once(monkeypatch, rng):
 def test_training_without_a_start_is_refused(rng):
     model = anchored_model("llama")
     batch = make_batch("llama", rng)
-    with pytest.raises(
-        ConfigError, match=r"the adapter `default` has no PiSSA start yet.*initialise"
-    ):
+    with pytest.raises(ConfigError, match=r"the adapter `default` has no start yet.*initialise"):
         model(**batch)
     initialise(model)
     model(**batch).loss.backward()
@@ -135,7 +136,7 @@ def test_alpha_that_gives_no_scale_is_refused(alpha):
         ConfigError, match=f"`lora_alpha` is {alpha} for `model.layers.0.self_attn.v"
     ):
         anchor_adapter(model, EXACT)
-    check_adapter(model, anchored=False)
+    check_adapter(model, PLAIN)
 
 
 def test_difference_factors_have_the_documented_shapes():
@@ -227,7 +228,7 @@ REFUSED = {
 def test_setting_that_does_not_go_with_pissa_is_refused(name):
     value, sentence = REFUSED[name]
     model = adapted_model("llama", **{name: value})
-    with pytest.raises(ConfigError, match=sentence + ".*does not go with the PiSSA start"):
+    with pytest.raises(ConfigError, match=sentence + ".*does not go with the start"):
         anchor_adapter(model, EXACT)
 
 
@@ -272,18 +273,18 @@ def adapted_mixture(architecture, targets):
 
 
 @pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match")
-@pytest.mark.parametrize("method", ["pissa", "lora"])
+@pytest.mark.parametrize("method", STARTS)
 @pytest.mark.parametrize("architecture", MIXTURES)
 def test_all_linear_of_a_mixture_works_or_names_the_layers_that_do(architecture, method, rng):
     model = adapted_mixture(architecture, "all-linear")
     if method == "pissa" or architecture == "qwen2_moe":
         reason = "shared_expert_gate` has shape" if architecture == "qwen2_moe" else "PEFT adds"
         with pytest.raises(ConfigError, match=reason) as error:
-            check_adapter(model, anchored=method == "pissa")
+            check_adapter(model, STARTS[method])
         (names,) = re.findall(r"set `lora_target_modules: \[(.*)\]`\.$", str(error.value))
         assert {"q_proj", "v_proj"} < set(names.split(", "))
         model = adapted_mixture(architecture, names.split(", "))
-    check_adapter(model, anchored=method == "pissa")
+    check_adapter(model, STARTS[method])
     if method == "pissa":
         anchor_adapter(model, EXACT)
     losses = train(model.eval(), make_batch("llama", rng), num_steps=2)
@@ -310,21 +311,21 @@ def test_every_refused_setting_is_in_one_message():
 
 def test_embedding_is_refused_for_pissa():
     model = adapted_model("llama", target_modules=["embed_tokens", "q_proj"])
-    sentence = "`model.embed_tokens` is a Embedding, but PiSSA starts from"
+    sentence = "`model.embed_tokens` is a Embedding, but the start"
     with pytest.raises(ConfigError, match=sentence):
         anchor_adapter(model, EXACT)
-    check_adapter(model, anchored=False)
+    check_adapter(model, PLAIN)
 
 
-@pytest.mark.parametrize("anchored", [False, True])
-def test_rank_above_the_matrix_is_refused(anchored):
+@pytest.mark.parametrize("method", STARTS)
+def test_rank_above_the_matrix_is_refused(method):
     model = adapted_model("llama", rank_pattern={"k_proj": 17})
     sentence = (
         "`lora_r` is 17, but `model.layers.0.self_attn.k_proj` has shape (16, 32) and so only 16 "
         "singular values. Lower the rank to 16"
     )
     with pytest.raises(ConfigError, match=re.escape(sentence)):
-        check_adapter(model, anchored=anchored)
+        check_adapter(model, STARTS[method])
 
 
 def test_largest_possible_rank_is_the_whole_weight():
@@ -360,5 +361,5 @@ def test_convolution_is_refused():
             self.conv = nn.Conv2d(3, 4, 3)
 
     model = get_peft_model(Net(), LoraConfig(r=2, target_modules=["conv"]))
-    with pytest.raises(ConfigError, match="`conv` is a Conv2d, but PiSSA starts from"):
+    with pytest.raises(ConfigError, match="`conv` is a Conv2d, but the start"):
         anchor_adapter(model, EXACT)

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-import balora.anchored.layer
+import balora.anchored.starts
 from balora.anchored import (
     ADAPTER_FILE,
     ANCHOR_FILE,
@@ -51,7 +51,7 @@ def forbid_svd(monkeypatch):
     def refuse(*_):
         raise AssertionError("an SVD ran")
 
-    monkeypatch.setattr(balora.anchored.layer, "principal_components", refuse)
+    monkeypatch.setattr(balora.anchored.starts, "principal_components", refuse)
 
 
 @pytest.mark.parametrize("use_rslora", [False, True], ids=["alpha/r", "rslora"])

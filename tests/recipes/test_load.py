@@ -181,7 +181,7 @@ def test_lists_on_the_command_line(text):
             r"`compute_loss_func` is no field .* it would replace the objective: leave",
         ),
         ("method: full\nconsistency_coef: 0.1", r"full fine-tuning would need a second copy"),
-        ("lora_dropout: 0.1", r"`lora_dropout` is 0.1, but method balora has no dropout"),
+        ("lora_dropout: 0.1", r"`lora_dropout` is 0.1, but the start .*set it to 0"),
         (
             "use_peft: true",
             r"`use_peft` is no field of a recipe; `method` says .*: write `method: lora` in its",

@@ -70,13 +70,14 @@ def test_start_and_coefficients_are_independent(settings, expected):
         ({"method": "full", "pissa_seed": 0}, "`pissa_seed` is 0, but full fine-tuning has no"),
         ({"method": "full", "adapter_init": "pissa"}, "`adapter_init` is pissa, but full"),
         ({"method": "lora", "pissa_seed": 0}, "`pissa_seed` is 0, but `adapter_init` is lora"),
-        ({"adapter_init": "lora", "pissa_svd": "exact"}, "`adapter_init` is lora and runs no SVD"),
+        ({"adapter_init": "lora", "pissa_svd": "exact"}, "`adapter_init` is lora and has no such"),
         ({"pissa_svd": "exact", "pissa_seed": 1}, "`pissa_seed` is 1, but `pissa_svd` is exact"),
         ({"method": "lora", "preset": "paper"}, "`preset` is paper, but it only acts with method"),
-        ({"lora_dropout": 0.1}, "`lora_dropout` is 0.1, but method balora has no dropout"),
+        ({"lora_dropout": 0.1}, "`lora_dropout` is 0.1, but the start .* has no dropout"),
+        ({"adapter_init": "corda"}, "`adapter_init` is corda, which is computed from sample data"),
         (
             {"method": "lora", "adapter_init": "pissa", "lora_dropout": 0.1},
-            "`lora_dropout` is 0.1, but the start from singular directions",
+            "`lora_dropout` is 0.1, but the start .`adapter_init` pissa. has no dropout",
         ),
         ({"method": "lora", "svd_k": 3}, "`svd_k` is 3, but `svd_coef` is 0 and so it cannot act"),
         (

@@ -103,7 +103,7 @@ def test_what_the_lines_in_their_place_leave_wrong_is_said_at_once(written):
         load_recipe(written(TRL.replace("use_peft: true", "method: balora")))
     message = str(error.value)
     assert "`warmup_steps: 0.03`" in message
-    assert "`lora_dropout` is 0.05, but method balora has no dropout" in message
+    assert "`lora_dropout` is 0.05, but the start (`adapter_init` pissa) has no dropout" in message
     assert message.endswith("set it to 0.")
     with pytest.raises(ConfigError, match=r"`warmup_ratio` .*; `seed` must be from 0 to"):
         load_recipe(written(TRL.replace("seed: 42", "seed: -1")))

@@ -17,14 +17,17 @@ from support.training import lora_config, make_rows, make_trainer, run
 
 TIED = pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 SETTINGS = {
-    "dft": ({"loss_type": "dft"}, "`loss_type: dft` replaces the task loss; set `nll`"),
+    "dft": (
+        {"loss_type": "dft"},
+        "`loss_type` is dft, which replaces the task loss; set it to nll",
+    ),
     "smoothing": (
         {"label_smoothing_factor": 0.1},
-        "`label_smoothing_factor` changes the task loss; set 0",
+        "`label_smoothing_factor` is 0.1, which changes the task loss; set it to 0",
     ),
     "liger": (
         {"use_liger_kernel": True},
-        "`use_liger_kernel` replaces the model's loss; set false",
+        "`use_liger_kernel` is true, which replaces the model's loss; set it to false",
     ),
 }
 
@@ -42,7 +45,7 @@ def test_a_loss_function_of_the_users(tmp_path):
 
 
 def test_all_problems_in_one_message(tmp_path):
-    with pytest.raises(ConfigError, match=r"`loss_type: dft` .*; `label_smoothing_factor` .*"):
+    with pytest.raises(ConfigError, match=r"`label_smoothing_factor` .*; `loss_type` is dft.*"):
         make_trainer(tmp_path, loss_type="dft", label_smoothing_factor=0.1)
 
 
@@ -155,7 +158,7 @@ def test_an_adapter_that_is_trained_already(tmp_path):
     layer = model.get_base_model().model.layers[1].mlp.up_proj
     torch.nn.init.ones_(layer.lora_B["default"].weight)
     options = {"peft_config": None}
-    with pytest.raises(ConfigError, match="trained already, and the PiSSA start would overwrite"):
+    with pytest.raises(ConfigError, match="trained already, and its start would overwrite"):
         make_trainer(tmp_path, model=model, options=options)
     trainer = make_trainer(
         tmp_path, model=model, options=options, objective={"adapter_init": "lora"}, max_steps=1

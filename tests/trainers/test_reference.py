@@ -16,8 +16,7 @@ from datasets import Dataset, Features, List, Value
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from balora.anchored import initialise, reference_mode
-from balora.anchored import layer as anchored_layer
+from balora.anchored import initialise, reference_mode, starts
 from balora.errors import ConfigError
 from balora.models.classifier import ClassifierHead
 from balora.trainers.reference import (
@@ -241,7 +240,7 @@ def no_svd(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a resumed run computed singular vectors")
 
-    return lambda: monkeypatch.setattr(anchored_layer, "principal_components", refuse)
+    return lambda: monkeypatch.setattr(starts, "principal_components", refuse)
 
 
 @pytest.mark.parametrize("name", RESUMED)

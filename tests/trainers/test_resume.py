@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from balora.anchored import layer as anchored_layer
+from balora.anchored import starts
 from balora.config import BALoraConfig
 from balora.errors import ConfigError
 from support.models import make_model
@@ -51,7 +51,7 @@ def refuse_svd(monkeypatch):
     def refuse(*_args, **_kwargs):
         raise AssertionError("a resumed run computed singular vectors")
 
-    monkeypatch.setattr(anchored_layer, "principal_components", refuse)
+    monkeypatch.setattr(starts, "principal_components", refuse)
 
 
 # what a log row, an epoch or its order leaves between two checkpoints

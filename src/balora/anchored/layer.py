@@ -1,8 +1,8 @@
-r"""Anchored PiSSA in one layer: the only file that touches PEFT's semi-private interface.
+r"""An anchored adapter in one layer: what touches PEFT's semi-private interface.
 
-PiSSA trains :math:`A, B` from :math:`A_0 = \sqrt{S_r} V_r^\top / \sqrt{s}`,
-:math:`B_0 = U_r \sqrt{S_r} / \sqrt{s}` on the residual :math:`W - s B_0 A_0` (BA-LoRA, arXiv
-2408.04556, Eq. 2-4). The anchored form computes the same function with the weight untouched:
+PiSSA trains :math:`A, B` from the :math:`A_0, B_0` of :mod:`balora.anchored.starts` on the residual
+:math:`W - s B_0 A_0` (BA-LoRA, arXiv 2408.04556, Eq. 2-4). The anchored form computes the same
+function with the weight untouched:
 
 .. math:: y = W x + s \left[ B (A - A_0) x + (B - B_0) A_0 x \right]
 
@@ -23,30 +23,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.lora.layer import LoraVariant, ParamWrapper
+from peft.tuners.lora.layer import LoraLayer, LoraVariant, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from balora.anchored.svd import principal_components
+from balora.anchored.starts import STARTS, Factors, Weight, take_statistics
 from balora.config import BALoraConfig
 from balora.errors import ConfigError
 
 ANCHOR_BUFFERS = ("lora_anchor_A", "lora_anchor_B")
 """Attributes of a layer that hold the frozen copies, by the name of the adapter."""
-
-
-class Factors(NamedTuple):
-    """A low-rank update ``up @ down``: shapes ``(O, R)`` and ``(R, I)``."""
-
-    down: Tensor
-    up: Tensor
 
 
 class AnchoredVariant(LoraVariant):  # type: ignore[misc]
@@ -71,7 +64,7 @@ class AnchoredVariant(LoraVariant):  # type: ignore[misc]
         is_trained = module.lora_B[active_adapter].weight.requires_grad
         if is_trained and torch.is_grad_enabled() and not self.is_initialised:
             raise ConfigError(
-                f"the adapter `{active_adapter}` has no PiSSA start yet, so training would begin "
+                f"the adapter `{active_adapter}` has no start yet, so training would begin "
                 "elsewhere. Call `balora.anchored.initialise(model)` first, or load a checkpoint "
                 "with `model.load_adapter`; to look at the model, use `torch.no_grad()`."
             )
@@ -151,10 +144,7 @@ def _refused_for_anchored(name: str) -> Any:
 _STARTS = (
     "update_layer",
     "reset_lora_parameters",
-    *(
-        f"{name}_init"
-        for name in ("pissa", "olora", "corda", "loftq", "orthogonal", "lora_ga", "mica")
-    ),
+    *(name for name in vars(LoraLayer) if name.endswith("_init") and not name.startswith("_")),
 )
 """Public methods of a LoRA layer that give an adapter new factors."""
 
@@ -206,7 +196,7 @@ def state_keys(adapter: str) -> tuple[str, str, str, str]:
 
 @torch.no_grad()
 def initialise_layer(layer: Any, adapter: str) -> None:
-    r"""Set :math:`A, B` to the principal components of the base weight and keep a copy as anchor.
+    r"""Set :math:`A, B` to the start that ``adapter_init`` names and keep a copy as anchor.
 
     Does nothing where the anchor is there already. The anchor is copied from the parameters
     after their cast, so that the two agree bit for bit whatever the adapter's dtype.
@@ -215,10 +205,15 @@ def initialise_layer(layer: Any, adapter: str) -> None:
     if variant.is_initialised:
         return
     lora_a, lora_b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-    u, s, vh = principal_components(base_weight(layer), len(lora_a), variant.config)
-    root = (s / configured_scaling(layer, adapter)).sqrt()
-    lora_a.copy_(root[:, None] * vh)
-    lora_b.copy_(u * root)
+    weight = Weight(
+        base_weight(layer),
+        len(lora_a),
+        configured_scaling(layer, adapter),
+        take_statistics(layer.get_base_layer()),
+    )
+    down, up = STARTS[variant.config.adapter_init](weight, variant.config)
+    lora_a.copy_(down)
+    lora_b.copy_(up)
     layer.lora_anchor_A[adapter] = lora_a.detach().clone()
     layer.lora_anchor_B[adapter] = lora_b.detach().clone()
     variant.is_initialised = True
@@ -276,16 +271,18 @@ def difference(lora_a: Tensor, lora_b: Tensor, anchor_a: Tensor, anchor_b: Tenso
     )
 
 
-def misfit(name: str, layer: Any, adapter: str, *, anchored: bool) -> str | None:
+def misfit(name: str, layer: Any, adapter: str, config: BALoraConfig) -> str | None:
     """Return why ``adapter`` cannot work in ``layer``, without a full stop; None where it can.
 
-    A rank above the matrix is refused for every method; PiSSA needs a matrix and a positive scale.
+    A rank above the matrix is refused for every start; an anchored one needs a matrix and a
+    positive scale.
     """
+    start = f"the start (`adapter_init: {config.adapter_init}`)"
     rank, shape = layer.r[adapter], _matrix_shape(layer)
-    if anchored and (adapter not in layer.lora_A or not shape):
+    if config.is_anchored and (adapter not in layer.lora_A or not shape):
         return (
-            f"`{name}` is a {type(layer.get_base_layer()).__name__}, but PiSSA starts from the "
-            "singular vectors of a linear layer. Leave it out"
+            f"`{name}` is a {type(layer.get_base_layer()).__name__}, but {start} is computed from "
+            "the weight of a linear layer. Leave it out"
         )
     if shape and rank > min(shape):
         values = "value" if min(shape) == 1 else "values"
@@ -293,9 +290,9 @@ def misfit(name: str, layer: Any, adapter: str, *, anchored: bool) -> str | None
             f"`lora_r` is {rank}, but `{name}` has shape {shape} and so only {min(shape)} "
             f"singular {values}. Lower the rank to {min(shape)}"
         )
-    if anchored and not layer.lora_alpha[adapter] > 0:
+    if config.is_anchored and not layer.lora_alpha[adapter] > 0:
         return (
-            f"`lora_alpha` is {layer.lora_alpha[adapter]} for `{name}`, but the PiSSA start is "
+            f"`lora_alpha` is {layer.lora_alpha[adapter]} for `{name}`, but {start} is "
             "divided by the scale it gives. Set it above 0"
         )
     return None

@@ -1,10 +1,11 @@
-"""Anchored PiSSA on a whole PEFT model: attach, check, initialise.
+"""An anchored adapter on a whole PEFT model: attach, check, initialise.
 
 What of PEFT's public interface an anchored adapter changes lies in :mod:`balora.anchored.beside`.
 """
 
 from __future__ import annotations
 
+import typing
 from typing import Any
 
 from peft import PeftModel, PeftType
@@ -18,7 +19,8 @@ from balora.anchored.layer import (
     initialise_layer,
     misfit,
 )
-from balora.config import BALoraConfig
+from balora.anchored.starts import lacks_statistics
+from balora.config import AdapterInit, BALoraConfig
 from balora.errors import ConfigError
 
 _NEUTRAL = {
@@ -41,33 +43,34 @@ _NEUTRAL = {
 
 
 def anchor_adapter(model: PeftModel, config: BALoraConfig) -> PeftModel:
-    """Turn the one LoRA adapter of ``model`` into an anchored PiSSA adapter, in place.
+    """Turn the one LoRA adapter of ``model`` into an anchored adapter, in place.
 
-    The singular vectors are computed by :func:`initialise`, or never, where a checkpoint is loaded
-    first. Until then the model gives what its base gives, and does not train.
+    The start is computed by :func:`initialise`, or never, where a checkpoint is loaded first.
+    Until then the model gives what its base gives, and does not train.
 
     Args:
         model: From ``peft.get_peft_model`` with a plain ``LoraConfig``.
-        config: The ``pissa_*`` fields say how the singular vectors are found.
+        config: With an anchored ``adapter_init``; its ``pissa_*`` fields say how singular vectors
+            are found.
 
     Returns:
         ``model`` itself.
 
     Raises:
-        ConfigError: If the adapter's settings do not go with anchored PiSSA (each is named), or if
+        ConfigError: If the adapter's settings do not go with the start (each is named), or if
             it is anchored already.
     """
+    adapter = only_adapter(model)
     if not isinstance(config, BALoraConfig):
         raise ConfigError(
             f"`config` is a {type(config).__name__}, not a `BALoraConfig`. Pass `BALoraConfig()`."
         )
-    adapter = only_adapter(model)
     if is_anchored_model(model):
         raise ConfigError(
             "the adapter is anchored already, and anchoring it again would drop its start. Use the "
             "model as it is, or pass the base model and a `LoraConfig`."
         )
-    check_adapter(model, anchored=True)
+    check_adapter(model, config)
     for _, layer in lora_layers(model):
         attach(layer, adapter, config)
     tuner: Any = model.base_model
@@ -78,18 +81,18 @@ def anchor_adapter(model: PeftModel, config: BALoraConfig) -> PeftModel:
     return model
 
 
-def check_adapter(model: PeftModel, *, anchored: bool) -> None:
+def check_adapter(model: PeftModel, config: BALoraConfig) -> None:
     """Refuse settings of the adapter that cannot work, before anything is computed.
 
     Raises:
-        ConfigError: For a setting that does not go with PiSSA, or a rank above a matrix.
+        ConfigError: For a setting that does not go with the start, or a rank above a matrix.
     """
     adapter = only_adapter(model)
-    peft_config = model.peft_config[adapter]
-    if anchored:
+    peft_config, start = model.peft_config[adapter], f"`adapter_init: {config.adapter_init}`"
+    if config.is_anchored:
         problems = [
-            f"`{name}` is {getattr(peft_config, name)!r}, which does not go with the PiSSA start: "
-            f"leave it at {neutral!r}"
+            f"`{name}` is {getattr(peft_config, name)!r}, which does not go with the start "
+            f"({start}): leave it at {neutral!r}{_start_named(name, getattr(peft_config, name))}"
             for name, neutral in _NEUTRAL.items()
             if (getattr(peft_config, name, neutral) or None) != (neutral or None)
         ]
@@ -98,22 +101,28 @@ def check_adapter(model: PeftModel, *, anchored: bool) -> None:
                 f"`target_parameters` is {sorted(peft_config.target_parameters)}, tensors that "
                 "are no linear layers and so have no singular vectors (with `all-linear`, PEFT "
                 "adds the experts of a mixture itself): leave it at None"
-                + _named(model, adapter, " and set")
+                + _named(model, adapter, config, " and set")
             )
         if problems:
             raise ConfigError("; ".join(problems) + ".")
     for name, layer in lora_layers(model):
-        problem = misfit(name, layer, adapter, anchored=anchored)
+        problem = misfit(name, layer, adapter, config)
         if problem:
-            raise ConfigError(f"{problem}{_named(model, adapter, ', or set')}.")
+            raise ConfigError(f"{problem}{_named(model, adapter, config, ', or set')}.")
 
 
-def _named(model: PeftModel, adapter: str, before: str) -> str:
+def _start_named(name: str, value: Any) -> str:
+    """Return how to have PEFT's own start all the same; "" where there is no such setting."""
+    is_start = name == "init_lora_weights" and value in typing.get_args(AdapterInit)
+    return f" and set `adapter_init: {value}`" if is_start else ""
+
+
+def _named(model: PeftModel, adapter: str, config: BALoraConfig, before: str) -> str:
     """Return ``before`` and the setting with the layers that fit; "" where none does."""
     fits: dict[str, bool] = {}
     for name, layer in lora_layers(model):
         last = name.rpartition(".")[2]
-        fits[last] = fits.get(last, True) and not misfit(name, layer, adapter, anchored=True)
+        fits[last] = fits.get(last, True) and not misfit(name, layer, adapter, config)
     names = sorted(name for name, does_fit in fits.items() if does_fit)
     return f"{before} `lora_target_modules: [{', '.join(names)}]`" if names else ""
 
@@ -148,7 +157,8 @@ def initialise(model: PeftModel) -> None:
     """Compute the start of every anchored adapter that has none yet.
 
     Raises:
-        ConfigError: If the weights of such an adapter were set before: they would be overwritten.
+        ConfigError: If the weights of such an adapter were set before: they would be overwritten;
+            or if the start needs statistics of sample data that are not there.
     """
     missing = [
         (name, layer, adapter)
@@ -157,15 +167,19 @@ def initialise(model: PeftModel) -> None:
         if not layer.lora_variant[adapter].is_initialised
     ]
     for name, layer, adapter in missing:
+        if lacks_statistics(layer.get_base_layer(), layer.lora_variant[adapter].config):
+            raise ConfigError(
+                f"`adapter_init` is corda, which is computed from sample data, and `{name}` has "
+                "no statistics of any. Call PEFT's `preprocess_corda` on the base model first, "
+                "with the same `LoraConfig`, or set `adapter_init: pissa`, which needs no data."
+            )
         if bool(layer.lora_B[adapter].weight.any()):
             raise ConfigError(
-                f"the adapter `{adapter}` holds weights in `{name}` that its PiSSA start would "
+                f"the adapter `{adapter}` holds weights in `{name}` that its start would "
                 "overwrite. Load a checkpoint of this method with `model.load_adapter(folder, "
                 f"{adapter!r})`, or merge what it holds into the base model first."
             )
-    for _, layer, adapter in tqdm(
-        missing, desc="PiSSA start", unit="layer", disable=len(missing) < 2
-    ):
+    for _, layer, adapter in tqdm(missing, desc="Start", unit="layer", disable=len(missing) < 2):
         initialise_layer(layer, adapter)
 
 

@@ -23,16 +23,18 @@ from balora.errors import ConfigError
 from balora.field_types import suggestion
 from balora.recipes.kinds import Kind
 from balora.recipes.methods import (
+    METHODS,
     REPLAY_FIELDS,
     fields_of_terms_off,
     foreign_fields,
+    reference_problem,
     resolve,
 )
 from balora.replay.config import GENERATED
 from balora.rows import BASE
 
 _REPLAY = "replay_coef"
-STARTS = ("full", "lora", "pissa", "balora")
+STARTS = tuple(METHODS)
 TERMS = {
     "kl": "consistency_coef",
     "consistency": "consistency_coef",
@@ -44,7 +46,7 @@ _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _PART = re.compile(rf"([-+])([A-Za-z_]\w*)(?:=({_NUMBER}))?")
 _WHOLE = re.compile(rf"([A-Za-z_]\w*)((?:{_PART.pattern})*)")
 _WHAT_THERE_IS = (
-    f"there are {BASE}, {', '.join(STARTS)}, the last four with +TERM, +TERM=COEF and -TERM "
+    f"there are {BASE}, {', '.join(STARTS)}, all but {BASE} with +TERM, +TERM=COEF and -TERM "
     f"(terms: {', '.join(TERMS)}), and names under `settings` that have a `method`"
 )
 
@@ -105,16 +107,16 @@ def _part_problem(
     if sign == "-":
         if number:
             return f"leaves out {term} with a number; write -{term} alone, or +{term}={number}"
-        return None if start == "balora" else f"leaves out {term}, which {start} does not have"
+        return (
+            None if METHODS[start].has_terms else f"leaves out {term}, which {start} does not have"
+        )
     if number and float(number) == 0:
         return f"adds {term} with the coefficient 0; " + (
-            f"write -{term}" if start == "balora" else "leave it out"
+            f"write -{term}" if METHODS[start].has_terms else "leave it out"
         )
-    if start == "full" and coefficient == "consistency_coef":
-        return (
-            "cannot work: full fine-tuning would need a second copy of the model as reference; "
-            f"use lora+{term} or pissa+{term}"
-        )
+    if coefficient == "consistency_coef":
+        problem = reference_problem(1, has_adapter=METHODS[start].has_adapter)
+        return problem and f"cannot work: {problem}; use lora+{term} or pissa+{term}"
     return None
 
 
@@ -155,7 +157,7 @@ def method_fields(method: Method, recipe: Mapping[str, Any], kind: Kind) -> dict
                 f"{method.start}+{term} takes the recipe's `{coefficient}`, which is 0; write "
                 f"{method.start}+{term}=0.1 or another number."
             )
-        if value != 0 and method.start != "balora":
+        if value != 0 and not METHODS[method.start].has_terms:
             given |= _settings_of(coefficient, own)
     return given
 

@@ -1,7 +1,6 @@
 """What a method's name stands for: the start of the adapter and the coefficients of the terms.
 
-``full`` has no adapter and no terms, ``lora`` and ``pissa`` are adapters without terms, ``balora``
-is PiSSA with the terms of its preset. A field that is given explicitly replaces what the name
+:data:`METHODS` is the one table of them. A field that is given explicitly replaces what the name
 stands for, so PiSSA with one term is legal; a field that is given and cannot act is refused.
 """
 
@@ -11,14 +10,38 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar
 
-from balora.config import COEFFICIENTS, PISSA_FIELDS, AdapterConfig, BALoraConfig
+from balora.config import COEFFICIENTS, PISSA_FIELDS, AdapterConfig, AdapterInit, BALoraConfig
 from balora.errors import ConfigError
 from balora.replay.config import ReplayConfig
 
 T = TypeVar("T")
 
+
+class MethodRow(NamedTuple):
+    """What one name stands for."""
+
+    start: AdapterInit | None
+    """`adapter_init` where nothing else is given; None trains every weight."""
+    has_terms: bool = False
+    """Whether the coefficients are those of a preset; without, they are 0."""
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is trained; if not, what says something of one is refused."""
+        return self.start is not None
+
+
+METHODS: Mapping[str, MethodRow] = {
+    "full": MethodRow(start=None),
+    "lora": MethodRow(start="lora"),
+    "pissa": MethodRow(start="pissa"),
+    "balora": MethodRow(start="pissa", has_terms=True),
+}
+"""By the value of `method`."""
+
 REPLAY_FIELDS = frozenset(field.name for field in fields(ReplayConfig))
 """The fields of the replay term, which a baseline does not take over."""
+START_FIELDS = frozenset({"adapter_init", *PISSA_FIELDS})
 
 _OFF = dict.fromkeys(COEFFICIENTS, 0.0)
 _FIELDS_OF_TERM = {
@@ -55,7 +78,7 @@ def resolve(
     adapter_names = {field.name for field in fields(AdapterConfig)}
     own = {name: value for name, value in given.items() if name not in adapter_names}
     of_adapter = {name: value for name, value in given.items() if name in adapter_names}
-    if given.get("method") != "full":
+    if _row(given).has_adapter:
         of_adapter = {**(adapter_defaults or {}), **of_adapter}
     errors: list[str] = []
     adapter = attempt(errors, lambda: AdapterConfig(**of_adapter))
@@ -63,6 +86,12 @@ def resolve(
     problems = method_problems(given)
     if adapter is not None and objective is not None:
         problems += inert_problems(adapter, objective, given)
+        if objective.adapter_init == "corda":
+            problems.append(
+                "`adapter_init` is corda, which is computed from sample data, and a recipe has no "
+                "place for them; set it to pissa or olora, or use `balora.get_balora_model` after "
+                "PEFT's `preprocess_corda`"
+            )
     if problems:
         errors.append(f"method {given.get('method', 'balora')}: " + "; ".join(problems) + ".")
     if adapter is None or objective is None or errors:
@@ -80,11 +109,17 @@ def attempt(errors: list[str], build: Callable[[], T]) -> T | None:
 
 
 def _objective(given: Mapping[str, Any], own: Mapping[str, Any], task: str) -> BALoraConfig:
-    method, preset = given.get("method", "balora"), given.get("preset")
-    if method == "balora":
-        return BALoraConfig.preset(preset or "paper", task, **own)
-    init = "lora" if method == "lora" else "pissa"
-    return BALoraConfig(**{**_OFF, "adapter_init": init, **own})
+    row = _row(given)
+    if row.has_terms:
+        return BALoraConfig.preset(given.get("preset") or "paper", task, **own)
+    start = {} if row.start is None else {"adapter_init": row.start}
+    return BALoraConfig(**{**_OFF, **start, **own})
+
+
+def _row(given: Mapping[str, Any]) -> MethodRow:
+    """Return the row of the method that is given, of the default where it is none or wrong."""
+    method = given.get("method")
+    return METHODS.get(method if isinstance(method, str) else "", METHODS[AdapterConfig().method])
 
 
 def fields_of_terms_off(given: Mapping[str, Any]) -> frozenset[str]:
@@ -98,25 +133,23 @@ def foreign_fields(method: str) -> frozenset[str]:
 
     A recipe written for one method runs as the baseline of another when these are set aside.
     """
-    terms = {field.name for field in fields(BALoraConfig)} | {"preset"} | REPLAY_FIELDS
-    adapter = {name.name for name in fields(AdapterConfig)} - {"method", "preset"}
-    if method == "full":
-        return frozenset(terms | adapter)
-    if method == "lora":
-        return frozenset(terms)
-    if method == "pissa":
-        return frozenset(terms - {"adapter_init", *PISSA_FIELDS})
-    return frozenset()
+    row = METHODS.get(method)
+    if row is None or row.has_terms:
+        return frozenset()
+    foreign = {field.name for field in fields(BALoraConfig)} | {"preset"} | REPLAY_FIELDS
+    if not row.has_adapter:
+        foreign |= {field.name for field in fields(AdapterConfig)} - {"method"}
+    return frozenset(foreign - START_FIELDS if row.start == "pissa" else foreign)
 
 
 def method_problems(given: Mapping[str, Any]) -> list[str]:
-    """Return what `full` cannot have: anything of an adapter, and a reference model."""
-    if given.get("method") != "full":
+    """Return what a method without an adapter cannot have: its settings, and a reference."""
+    if _row(given).has_adapter:
         return []
     of_adapter = [
         name
         for name in given
-        if name.startswith("lora_") or name in ("use_rslora", "adapter_init", *PISSA_FIELDS)
+        if name.startswith("lora_") or name == "use_rslora" or name in START_FIELDS
     ]
     problems = [
         f"`{name}` is {given[name]}, but full fine-tuning has no adapter; leave it out "
@@ -124,12 +157,29 @@ def method_problems(given: Mapping[str, Any]) -> list[str]:
         for name in of_adapter
     ]
     coefficient = given.get("consistency_coef", 0)
-    if isinstance(coefficient, int | float) and coefficient > 0:
-        problems.append(
-            f"`consistency_coef` is {coefficient}, but full fine-tuning would need a "
-            "second copy of the model as reference; set it to 0 or choose another `method`"
-        )
+    if isinstance(coefficient, int | float):
+        problem = reference_problem(coefficient, has_adapter=False)
+        if problem is not None:
+            problems.append(
+                f"`consistency_coef` is {coefficient}, but {problem}; set it to 0 or choose "
+                "another `method`"
+            )
     return problems
+
+
+def reference_problem(coefficient: float, *, has_adapter: bool) -> str | None:
+    """Return why there is no reference for the consistency term, as half a sentence.
+
+    Args:
+        coefficient: `consistency_coef`.
+        has_adapter: Whether there is an adapter to switch off.
+
+    Returns:
+        None where there is one, or where none is needed.
+    """
+    if has_adapter or not coefficient > 0:
+        return None
+    return "full fine-tuning would need a second copy of the model as reference"
 
 
 def inert_problems(
@@ -137,12 +187,13 @@ def inert_problems(
 ) -> list[str]:
     """Return one half sentence per given field that the other settings keep from acting."""
     problems = []
-    if adapter.method != "full":
-        problems += _pissa_problems(objective, given)
-        if adapter.lora_dropout > 0 and objective.adapter_init == "pissa":
+    if METHODS[adapter.method].has_adapter:
+        problems += objective.idle_start_problems(given)
+        if adapter.lora_dropout > 0 and objective.is_anchored:
             problems.append(
-                f"`lora_dropout` is {adapter.lora_dropout}, but the start from singular directions "
-                "(`adapter_init` pissa) has no dropout; set it to 0"
+                f"`lora_dropout` is {adapter.lora_dropout}, but the start (`adapter_init` "
+                f"{objective.adapter_init}) has no dropout, with which it would not equal the "
+                "pre-trained model; set it to 0"
             )
     for coefficient, names in _FIELDS_OF_TERM.items():
         if getattr(objective, coefficient) == 0:
@@ -156,24 +207,6 @@ def inert_problems(
         problems += [
             f"`{name}` is {given[name]}, but every coefficient is 0; leave it out"
             for name in ("schedule", "space")
-            if name in given
-        ]
-    return problems
-
-
-def _pissa_problems(objective: BALoraConfig, given: Mapping[str, Any]) -> list[str]:
-    problems = []
-    if objective.adapter_init == "lora":
-        problems += [
-            f"`{name}` is {given[name]}, but `adapter_init` is lora and runs no SVD; leave it out"
-            for name in PISSA_FIELDS
-            if name in given
-        ]
-    elif objective.pissa_svd == "exact":
-        problems += [
-            f"`{name}` is {given[name]}, but `pissa_svd` is exact and has no such setting; "
-            "leave it out"
-            for name in PISSA_FIELDS[1:]
             if name in given
         ]
     return problems

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from balora.anchored import anchor_adapter
+from balora.anchored.beside import is_anchored_model
 from balora.config import BALoraConfig
 from balora.objective import Coefficients, Normalizer, coefficients_at
 from balora.regularizers.spectral import ratio_is_constant
@@ -32,10 +33,10 @@ class ObjectiveMixin:
     _said_constant_svd = False
 
     def _anchor(self) -> None:
-        """Make the adapter an anchored one where it starts from PiSSA, and report its memory."""
+        """Make the adapter an anchored one where its start is, and report its memory."""
         trainer: Any = self
         self._name_the_base()
-        if self.balora_config.adapter_init == "pissa":
+        if self.balora_config.is_anchored and not is_anchored_model(trainer.model):
             anchor_adapter(trainer.model, self.balora_config)
         # first, so that its line comes before the progress bar
         trainer.callback_handler.callbacks.insert(0, ReportMemory())

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from accelerate import ParallelismConfig
 from datasets import Dataset
-from peft import LoraConfig, NoMatchingPeftModuleError, PeftConfig, PeftModel, PeftType
+from peft import LoraConfig, PeftModel, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from balora.anchored import BASE_UNTOUCHED, lora_layers, only_adapter
-from balora.anchored.layer import anchored_adapters
+from balora.anchored.layer import anchored_adapters, is_anchored
 from balora.config import BALoraConfig
 from balora.errors import ConfigError, DataError, RowError
+from balora.field_rules import Allowed
 from balora.models.limits import Limits
+from balora.recipes.limits import limits
+from balora.recipes.methods import reference_problem
 
 logger = logging.getLogger(__name__)
 
@@ -31,19 +33,15 @@ def check_arguments(args: TrainingArguments, kwargs: dict[str, Any]) -> None:
     Raises:
         ConfigError: Listing every one of them.
     """
-    refused = [
-        (
-            getattr(args, "loss_type", None) == "dft",
-            "`loss_type: dft` replaces the task loss; set `nll`",
-        ),
-        (args.label_smoothing_factor > 0, "`label_smoothing_factor` changes the task loss; set 0"),
-        (args.use_liger_kernel, "`use_liger_kernel` replaces the model's loss; set false"),
-        (
-            kwargs.get("compute_loss_func") is not None,
-            "`compute_loss_func` replaces the objective; leave it out",
-        ),
+    problems = [
+        f"`{name}` {problem}"
+        for name, rules in limits().items()
+        for rule in rules
+        if isinstance(rule, Allowed) and hasattr(args, name)
+        if (problem := rule.problem(getattr(args, name))) is not None
     ]
-    problems = [sentence for is_set, sentence in refused if is_set]
+    if kwargs.get("compute_loss_func") is not None:
+        problems.append("`compute_loss_func` replaces the objective; leave it out")
     if problems:
         raise ConfigError("; ".join(problems) + ".")
 
@@ -65,24 +63,6 @@ def check_configs(balora_config: Any, peft_config: Any) -> None:
             f"`peft_config` is a {type(peft_config).__name__}, but balora trains a LoRA. Pass a "
             "`LoraConfig`, or leave it out to train every weight."
         )
-
-
-@contextmanager
-def naming_targets(peft_config: PeftConfig | None) -> Iterator[None]:
-    """Name the setting where PEFT finds no layer to adapt.
-
-    Raises:
-        ConfigError: In place of PEFT's error.
-    """
-    try:
-        yield
-    except NoMatchingPeftModuleError as error:
-        targets = getattr(peft_config, "target_modules", None)
-        shown = sorted(targets) if isinstance(targets, set) else targets
-        raise ConfigError(
-            f"`target_modules` of `peft_config` (`lora_target_modules` in a recipe), {shown!r}, "
-            "match no linear layer of the model. Use `all-linear`, or names such as `q_proj`."
-        ) from error
 
 
 def check_head_is_frozen(model: PeftModel) -> None:
@@ -124,11 +104,11 @@ def check_needs(config: BALoraConfig, *, has_adapter: bool) -> None:
     Raises:
         ConfigError: If the reference would need a second copy of the model.
     """
-    if config.needs_reference and not has_adapter:
+    problem = reference_problem(config.consistency_coef, has_adapter=has_adapter)
+    if problem is not None:
         raise ConfigError(
-            f"`consistency_coef` is {config.consistency_coef}, but full fine-tuning has no "
-            "adapter to switch off, so the reference would need a second model. Set it to 0, or "
-            "pass a `peft_config`."
+            f"`consistency_coef` is {config.consistency_coef}, but {problem}. Set it to 0, or pass "
+            "a `peft_config`."
         )
 
 
@@ -136,18 +116,30 @@ def check_start(model: PeftModel, config: BALoraConfig) -> None:
     """Refuse an adapter whose start would lose something: its training, or the reference.
 
     Raises:
-        ConfigError: If the PiSSA start would overwrite a trained adapter, or if PEFT's own start
-            has changed the base weights that the consistency term compares with.
+        ConfigError: If an anchored start would overwrite a trained adapter, or another one than
+            that which the model has, or if PEFT's own start has changed the base weights that the
+            consistency term compares with.
     """
     adapter = only_adapter(model)
-    if config.adapter_init == "pissa":
-        factors = [m.lora_B[adapter] for _, m in lora_layers(model) if adapter in m.lora_B]
+    layers = [layer for _, layer in lora_layers(model)]
+    init = model.peft_config[adapter].init_lora_weights
+    anchored = {
+        layer.lora_variant[adapter].config.adapter_init
+        for layer in layers
+        if is_anchored(layer, adapter)
+    }
+    if anchored - {config.adapter_init}:
+        raise ConfigError(
+            f"`adapter_init` is {config.adapter_init}, but the adapter of the model starts from "
+            f"{', '.join(anchored)} already. Set it so, or pass the base model."
+        )
+    if config.is_anchored and not anchored:
+        factors = [layer.lora_B[adapter] for layer in layers if adapter in layer.lora_B]
         if any(bool(factor.weight.any()) for factor in factors):
             raise ConfigError(
-                "the model's adapter is trained already, and the PiSSA start would overwrite it. "
+                "the model's adapter is trained already, and its start would overwrite it. "
                 "Merge it into the base model first, or set `adapter_init: lora`."
             )
-    init = model.peft_config[adapter].init_lora_weights
     if config.needs_reference and init not in BASE_UNTOUCHED:
         raise ConfigError(
             f"`init_lora_weights` is {init!r}, which changes the base weights, so switching the "

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 
-from balora.anchored import check_adapter, initialise
+from balora.anchored import add_adapter, check_adapter, initialise
 from balora.config import GENERATION_FIELDS, BALoraConfig
 from balora.errors import ConfigError, NonFiniteError
 from balora.models.classifier import (
@@ -38,7 +38,6 @@ from balora.trainers.checks import (
     check_rows_fit,
     check_single_device,
     check_start,
-    naming_targets,
     warn_of_half_precision,
 )
 from balora.trainers.reference import (
@@ -114,7 +113,10 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
         self.balora_config = preset if balora_config is None else balora_config
         check_configs(self.balora_config, peft_config)
         _check_config(self.balora_config)
-        model = _adapted(model, peft_config)
+        if peft_config is not None:
+            model = add_adapter(model, peft_config, self.balora_config)
+        elif isinstance(model, LoadedClassifier):
+            model = model.model
         has_adapter = isinstance(model, PeftModel)
         args = _own_arguments(model, args)
         check_arguments(args, kwargs)
@@ -178,7 +180,7 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
             )
         if not isinstance(self.model, PeftModel):
             return
-        check_adapter(self.model, anchored=self.balora_config.adapter_init == "pissa")
+        check_adapter(self.model, self.balora_config)
         check_start(self.model, self.balora_config)
         if not self._head.is_trained:
             raise ConfigError(
@@ -390,26 +392,6 @@ def _check_config(config: BALoraConfig) -> None:
     ]
     if problems:
         raise ConfigError("; ".join(problems) + ". Leave it out for classification.")
-
-
-def _adapted(model: Any, peft_config: PeftConfig | None) -> Any:
-    """Return the model with the adapter, its new modules among those that are trained in full."""
-    new_modules: tuple[str, ...] = ()
-    if isinstance(model, LoadedClassifier):
-        model, new_modules = model
-    if peft_config is None:
-        return model
-    if isinstance(model, PeftModel):
-        raise ConfigError(
-            "the model carries an adapter already and `peft_config` asks for another. Leave "
-            "`peft_config` out, or pass the base model."
-        )
-    peft_config = deepcopy(peft_config)  # PEFT writes into it
-    named = list(peft_config.modules_to_save or ())
-    added = [name for name in new_modules if name not in named]
-    peft_config.modules_to_save = [*named, *added] or None
-    with naming_targets(peft_config):
-        return get_peft_model(model, peft_config)
 
 
 def _own_arguments(model: Any, args: TrainingArguments | None) -> TrainingArguments:

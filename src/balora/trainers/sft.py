@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig, SFTTrainer, is_conversational
 
-from balora.anchored import check_adapter, initialise
+from balora.anchored import check_adapter, initialise, naming_targets, started_by_peft
 from balora.config import BALoraConfig
 from balora.errors import ConfigError, NonFiniteError
 from balora.models.head import head_of
@@ -33,7 +33,6 @@ from balora.trainers.checks import (
     check_padding,
     check_parallelism,
     check_start,
-    naming_targets,
     restore_adapter_dtype,
     trained_weights,
     warn_of_half_precision,
@@ -127,6 +126,8 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         self._limits = Limits.of(
             model, kwargs.get("processing_class"), multiple_of=args.pad_to_multiple_of
         )
+        if peft_config is not None:
+            peft_config = started_by_peft(peft_config, self.balora_config)
         before = trained_weights(model)
         with naming_targets(peft_config):
             super().__init__(model, args, peft_config=peft_config, **kwargs)
@@ -165,7 +166,7 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         sharding = sharding_of_accelerator(self.accelerator, self.model)
         check_sharding(sharding, has_adapter=isinstance(self.model, PeftModel), is_resumed=False)
         if isinstance(self.model, PeftModel):
-            check_adapter(self.model, anchored=self.balora_config.adapter_init == "pissa")
+            check_adapter(self.model, self.balora_config)
             check_start(self.model, self.balora_config)
             check_head_is_frozen(self.model)
 
