@@ -568,7 +568,7 @@ def test_a_trained_head_is_no_start(tmp_path):
 
 
 def test_full_fine_tuning_has_no_consistency(tmp_path):
-    with pytest.raises(ConfigError, match="full fine-tuning has no adapter to switch off"):
+    with pytest.raises(ConfigError, match="full fine-tuning would need a second copy"):
         make_trainer(tmp_path, method="full", objective={"consistency_coef": 0.1})
 
 
