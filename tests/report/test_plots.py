@@ -170,8 +170,7 @@ def test_labels_of_coinciding_points_do_not_overlap():
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     points = {f"method-{i}": (0.5, 0.5) for i in range(6)}
-    bars = [((0.5, 0.5), (0.5, 0.5))] * 6
-    label_points(axes, points, dict.fromkeys(points, "#332288"), bars=bars, others=[])
+    label_points(axes, points, dict.fromkeys(points, "#332288"), bars=[], others=[])
     boxes = [text.get_window_extent(canvas.get_renderer()) for text in axes.texts]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
@@ -294,17 +293,16 @@ def test_intervals_wider_than_the_runs_do_not_set_the_axes(tmp_path):
 
 def test_many_points_have_numbers_and_a_key_below(tmp_path):
     study = many(tmp_path, 33)
-    axes, key = panels("tradeoff", study)[""].axes
-    numbers = [str(i) for i in range(1, 34)]
-    assert sorted(text.get_text() for text in axes.texts) == sorted(numbers)
-    assert [text.get_text() for text in key.texts] == [
-        text for pair in zip(numbers, study.trained, strict=True) for text in pair
-    ]
-    axes.figure.canvas.draw()  # labels of axes find their place when they are drawn
-    renderer = axes.figure.canvas.get_renderer()
+    figure = panels("tradeoff", study)[""]
+    (axes,), (key,) = figure.axes, figure.legends
+    assert {text.get_text() for text in axes.texts} == {str(i) for i in range(1, 34)}
+    texts = [text.get_text() for text in key.get_texts()]
+    assert texts == [f"{i} {name}" for i, name in enumerate(study.trained, start=1)]
+    figure.canvas.draw()  # labels of axes find their place when they are drawn
+    renderer = figure.canvas.get_renderer()
     label = axes.xaxis.label.get_window_extent(renderer)
-    boxes = [text.get_window_extent(renderer) for text in key.texts]
-    assert all(box.y1 < label.y0 and box.x1 < axes.figure.bbox.x1 for box in boxes)
+    boxes = [text.get_window_extent(renderer) for text in key.get_texts()]
+    assert all(0 <= box.y0 and box.y1 < label.y0 and box.x1 < figure.bbox.x1 for box in boxes)
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 

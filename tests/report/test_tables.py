@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from scipy import stats
@@ -200,6 +203,19 @@ def test_csv_has_a_line_for_each_condition_method_and_metric(folder):
     assert float(found["difference_low"]) == pytest.approx(interval.low)
     assert float(found["difference_high"]) == pytest.approx(interval.high)
     assert (found["n"], found["num_pairs"], found["baseline"]) == ("5", "5", "lora")
+
+
+def test_the_figures_of_kept_rows_stay_what_they_are(tmp_path):
+    kept = Path(__file__).parents[2] / "benchmarks" / "results" / "lab-large"
+    for name in ("comparison.yaml", "results.jsonl"):
+        shutil.copy(kept / name, tmp_path)
+    lines, expected = read_csv_after(tmp_path), read_csv(kept)
+    assert len(lines) == len(expected) == 120
+    for line, wanted in zip(lines, expected, strict=True):
+        for name, text in wanted.items():
+            is_number = re.fullmatch(r"-?\d[\d.e+-]*", text)
+            figure = pytest.approx(float(text), rel=1e-9, abs=1e-12) if is_number else text
+            assert (float(line[name]) if is_number else line[name]) == figure, (name, wanted)
 
 
 def test_differences_are_within_a_condition(folder):

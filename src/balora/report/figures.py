@@ -20,12 +20,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from numpy.typing import NDArray
 from PIL import Image
 
 from balora.evaluation.metrics import Metric
 from balora.report.labels import (
     LINE,
+    Array,
     draw_key,
     height_of_key,
     label_ends,
@@ -35,8 +35,6 @@ from balora.report.labels import (
     width_of,
 )
 from balora.report.statistics import Estimate
-
-Array = NDArray[np.float64]
 
 # Paul Tol's "muted" scheme, safe for colour-blind readers; those that are faint on white come last
 _COLOURS = (
@@ -53,6 +51,7 @@ _LEFT = 0.165
 """Where axes begin, as a fraction of the width."""
 _WHOLE = FuncFormatter(lambda value, _: f"{value:.6g}")
 """Ticks that need no offset beside the axis, which would be read as one of them or not at all."""
+_PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g}%")
 STYLE: Any = {
     "axes.edgecolor": "#9a9a9a",
     "axes.grid": True,
@@ -98,6 +97,13 @@ class Spot(NamedTuple):
     runs: list[tuple[float, float]]
     x: Estimate
     y: Estimate
+
+    @property
+    def bars(self) -> list[tuple[float, float, float, float]]:
+        """Return left, lower, right and upper end of both intervals."""
+        (x, *_), (y, *_) = self.x, self.y
+        wide, high = self.x.half_width or 0, self.y.half_width or 0
+        return [(x - wide, y, x + wide, y), (x, y - high, x, y + high)]
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
@@ -164,71 +170,65 @@ def tradeoff_panel(
         before: What the pre-trained model has on the x axis, None where it was not measured.
         limits: Of both axes, the same in all panels that are compared.
     """
-    numbers = {name: str(i) for i, name in enumerate(spots, start=1)}
-    has_key = len(spots) > _MOST_NAMES
-    key = height_of_key(len(spots)) if has_key else 0.0
+    labels = {name: name for name in spots}
+    key = 0.0
+    if len(spots) > _MOST_NAMES:
+        labels = {name: str(i) for i, name in enumerate(spots, start=1)}
+        key = height_of_key(len(spots))
     # wider ticks than elsewhere: 99.00%
     figure, axes = _panel(
         title, height=3.6 + key, right=0.95, left=_LEFT + 0.04, bottom=(0.45 + key) / (3.6 + key)
     )
     if before is not None:
-        axes.axvline(before, color=_GREY, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
-        axes.text(
-            before,
-            0.02,
-            " pre-trained ",
-            rotation=90,
-            ha="right",
-            va="bottom",
-            color=_GREY,
-            fontsize=8,
-            transform=axes.get_xaxis_transform(),
-        )
+        _draw_before(axes, before)
     for name, spot in spots.items():
-        colour, marker, _ = look[name]
-        for x, y in spot.runs:
-            axes.plot(x, y, marker, color=colour, markersize=3.5, alpha=0.35, mew=0, zorder=2)
-        axes.errorbar(
-            spot.x.mean,
-            spot.y.mean,
-            xerr=spot.x.half_width,
-            yerr=spot.y.half_width,
-            fmt=marker,
-            color=colour,
-            markersize=7.5,
-            elinewidth=1.1,
-            markeredgecolor="white",
-            markeredgewidth=0.8,
-            zorder=4,
-        )
+        _draw_spot(axes, spot, look[name])
     for axis, metric in zip((axes.xaxis, axes.yaxis), metrics, strict=True):
         axis.set_label_text(metric.title)
-        if metric.form.endswith("%}"):
-            axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
-        else:
-            axis.set_major_formatter(_WHOLE)
+        axis.set_major_formatter(_PERCENT if metric.form.endswith("%}") else _WHOLE)
     axes.set_xlim(*_padded(limits[0]))
     axes.set_ylim(*_padded(limits[1]))
     axes.locator_params(axis="x", nbins=6)  # more of them touch
-    if has_key:
-        draw_key(figure, [(numbers[name], name, *look[name][:2]) for name in spots])
+    if key:
+        draw_key(figure, [(labels[name], name, *look[name][:2]) for name in spots])
     if (arrow := better(*metrics)) is not None:
         axes.set_title(f"better {arrow}", loc="right", fontsize=9, fontweight="normal")
-    labels = numbers if has_key else {name: name for name in spots}
     label_points(
         axes,
         {labels[name]: (spot.x.mean, spot.y.mean) for name, spot in spots.items()},
         {labels[name]: look[name].colour for name in spots},
-        bars=[_bars(spot) for spot in spots.values()],
+        bars=[line for spot in spots.values() for line in spot.bars],
         others=[run for spot in spots.values() for run in spot.runs],
     )
     return figure
 
 
-def _bars(spot: Spot) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return the ends of both intervals of a mean, by axis."""
-    x, y = ((e.mean - (e.half_width or 0), e.mean + (e.half_width or 0)) for e in (spot.x, spot.y))
-    return x, y
+def _draw_before(axes: Axes, before: float) -> None:
+    """Draw where the pre-trained model is on the x axis."""
+    axes.axvline(before, color=_GREY, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
+    style: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "bottom", "fontsize": 8}
+    place = axes.get_xaxis_transform()
+    axes.text(before, 0.02, " pre-trained ", color=_GREY, transform=place, **style)
+
+
+def _draw_spot(axes: Axes, spot: Spot, look: Look) -> None:
+    """Draw the runs of a method, their mean and its intervals."""
+    colour, marker, _ = look
+    for x, y in spot.runs:
+        axes.plot(x, y, marker, color=colour, markersize=3.5, alpha=0.35, mew=0, zorder=2)
+    axes.errorbar(
+        spot.x.mean,
+        spot.y.mean,
+        xerr=spot.x.half_width,
+        yerr=spot.y.half_width,
+        fmt=marker,
+        color=colour,
+        markersize=7.5,
+        elinewidth=1.1,
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        zorder=4,
+    )
 
 
 def better(x: Metric, y: Metric) -> str | None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from sklearn.isotonic import isotonic_regression
+
+Array = NDArray[np.float64]
 
 _SIZE = 8
 """Points of a label."""
@@ -103,7 +103,7 @@ def label_points(
     points: Mapping[str, tuple[float, float]],
     colours: Mapping[str, str],
     *,
-    bars: Sequence[tuple[tuple[float, float], tuple[float, float]]],
+    bars: Sequence[tuple[float, float, float, float]],
     others: Sequence[tuple[float, float]],
 ) -> None:
     """Name points, each label where it covers least: near its point, off the others.
@@ -112,36 +112,37 @@ def label_points(
         axes: With their limits set.
         points: To be named, in data units.
         colours: Of each point.
-        bars: The ends of the error bars of each point, by axis.
+        bars: Left, lower, right and upper end of lines that a label should rather not cover.
         others: Smaller points that a label should rather not cover.
     """
     unit = axes.figure.dpi / 72
-    frame = axes.get_window_extent()
-    spots = {name: _on_screen(axes, point) for name, point in points.items()}
-    large = [_around(spot, 6 * unit) for spot in spots.values()]
-    large += _bar_boxes(axes, list(points.values()), bars, unit)
-    small = [_around(_on_screen(axes, other), 2 * unit) for other in others]
-    taken: list[Bbox] = []
-    for name in sorted(spots, key=lambda n: _crowd(spots[n], list(spots.values())), reverse=True):
-        label = plain(shortened(name))
-        text = axes.text(
-            0, 0, label, fontsize=_SIZE, color=ink(colours[name]), va="bottom", zorder=6
-        )
+    frame = np.array([axes.get_window_extent().extents])
+    spots = axes.transData.transform(list(points.values()))
+    ends = axes.transData.transform(np.reshape(bars, (-1, 2))).reshape(-1, 4)
+    small = axes.transData.transform(np.reshape(others, (-1, 2)))
+    taken = [_grown(np.tile(spots, 2), 6 * unit), _grown(ends, 1.5 * unit)]
+    taken += [_grown(np.tile(small, 2), 2 * unit)]
+    weights = [60.0] * (len(spots) + len(ends)) + [6.0] * len(small)
+    # what has least room is placed first
+    crowd = (1 / (1 + np.hypot(*(spots[:, None] - spots).transpose(2, 0, 1)))).sum(axis=1)
+    names = list(points)
+    for i in np.argsort(-crowd, kind="stable"):
+        label, colour = plain(shortened(names[i])), ink(colours[names[i]])
+        text = axes.text(0, 0, label, fontsize=_SIZE, color=colour, va="bottom", zorder=6)
         size = text.get_window_extent()
-        boxes = _boxes(spots[name], size.width, size.height, unit)
-        costs = (
-            200 * _covered(boxes, taken)
-            + 60 * _covered(boxes, large)
-            + 6 * _covered(boxes, small)
-            + 500 * (size.width * size.height - _covered(boxes, [frame]))
-            + size.width * np.array([_distance(spots[name], box) for box in boxes])
-        )
-        best = boxes[int(np.argmin(costs))]
-        taken.append(best)
-        x, y = axes.transData.inverted().transform((best.x0, best.y0))
-        text.set_position((float(x), float(y)))
-        if _distance(spots[name], best) > 13 * unit:
-            _join(axes, spots[name], best)
+        boxes = _boxes(spots[i], size.width, size.height, unit)
+        near = np.clip(spots[i], boxes[:, :2], boxes[:, 2:])
+        distance = np.hypot(*(spots[i] - near).T)
+        cost = _covered(boxes, np.concatenate(taken)) @ weights + size.width * distance
+        cost += 500 * (size.width * size.height - _covered(boxes, frame)[:, 0])
+        best = int(np.argmin(cost))
+        taken.append(boxes[best : best + 1])
+        weights.append(200.0)
+        x, y = axes.transData.inverted().transform(boxes[best, :2])
+        text.set_position((x, y))
+        if distance[best] > 13 * unit:
+            line = axes.transData.inverted().transform([spots[i], near[best]])
+            axes.plot(line[:, 0], line[:, 1], color="#888888", linewidth=0.6, zorder=3)
 
 
 def height_of_key(number: int) -> float:
@@ -156,85 +157,37 @@ def draw_key(figure: Figure, entries: Sequence[tuple[str, str, str, str]]) -> No
         figure: With room below its axes.
         entries: Number, name, colour and marker, in order.
     """
-    rows = -(-len(entries) // 2)
-    width, height = figure.get_size_inches()
-    axes = figure.add_axes((0, 0, 1, (rows + 0.5) * LINE / height))
-    axes.set_axis_off()
-    axes.set_xlim(0, width)
-    axes.set_ylim(rows + 0.25, -0.25)
-    for i, (number, name, colour, marker) in enumerate(entries):
-        x, y = 0.3 + width / 2 * (i // rows), i % rows + 0.5
-        axes.plot(x, y, marker, color=colour, markersize=5, mew=0)
-        style: dict[str, Any] = {"fontsize": _SIZE, "va": "center", "color": ink(colour)}
-        axes.text(x - 0.08, y, number, ha="right", **style)
-        axes.text(x + 0.08, y, plain(shortened(name)), **style)
-
-
-def _on_screen(axes: Axes, point: tuple[float, float]) -> tuple[float, float]:
-    x, y = axes.transData.transform(point)
-    return float(x), float(y)
-
-
-def _bar_boxes(
-    axes: Axes,
-    points: Sequence[tuple[float, float]],
-    bars: Sequence[tuple[tuple[float, float], tuple[float, float]]],
-    unit: float,
-) -> list[Bbox]:
-    """Return the boxes of error bars, on the screen."""
-    found = []
-    for (x, y), (across, along) in zip(points, bars, strict=True):
-        for ends in ([(across[0], y), (across[1], y)], [(x, along[0]), (x, along[1])]):
-            box = Bbox(axes.transData.transform(ends))
-            found.append(box.padded(1.5 * unit))
-    return found
-
-
-def _boxes(spot: Sequence[float], width: float, height: float, unit: float) -> list[Bbox]:
-    """Return where a label may stand: around its point, at several distances."""
-    found = []
-    for radius, turn in itertools.product((8, 14, 22, 32, 44), range(16)):
-        x = spot[0] + radius * unit * np.cos(turn * np.pi / 8)
-        y = spot[1] + radius * unit * np.sin(turn * np.pi / 8)
-        # the nearest edge of the label, not its middle, is at the radius
-        left = x - width * (0.5 - 0.5 * np.cos(turn * np.pi / 8))
-        low = y - height * (0.5 - 0.5 * np.sin(turn * np.pi / 8))
-        found.append(Bbox.from_bounds(float(left), float(low), width, height))
-    return found
-
-
-def _around(spot: Sequence[float], reach: float) -> Bbox:
-    return Bbox.from_bounds(spot[0] - reach, spot[1] - reach, 2 * reach, 2 * reach)
-
-
-def _covered(boxes: Sequence[Bbox], others: Sequence[Bbox]) -> NDArray[np.float64]:
-    """Return for each box the area that the others cover of it, each counted by itself."""
-    if not others:
-        return np.zeros(len(boxes))
-    # extents are x0, y0, x1, y1
-    ours = np.array([box.extents for box in boxes])[:, None, :]
-    theirs = np.array([box.extents for box in others])[None, :, :]
-    sides = np.minimum(ours, theirs)[..., 2:] - np.maximum(ours, theirs)[..., :2]
-    return np.asarray(np.clip(sides, 0, None).prod(axis=-1).sum(axis=-1))
-
-
-def _nearest(spot: Sequence[float], box: Bbox) -> tuple[float, float]:
-    return (
-        float(np.clip(spot[0], box.x0, box.x1)),
-        float(np.clip(spot[1], box.y0, box.y1)),
+    figure.legend(
+        [Line2D([], [], color=c, marker=m, ls="", ms=5, mew=0) for _, _, c, m in entries],
+        [f"{number} {plain(shortened(name))}" for number, name, *_ in entries],
+        labelcolor=[ink(colour) for _, _, colour, _ in entries],
+        loc="lower left",
+        ncols=2,
+        frameon=False,
+        borderpad=0,
+        handletextpad=0,
+        labelspacing=0.12,
+        fontsize=_SIZE,
     )
 
 
-def _distance(spot: Sequence[float], box: Bbox) -> float:
-    x, y = _nearest(spot, box)
-    return float(np.hypot(spot[0] - x, spot[1] - y))
+def _grown(boxes: Array, reach: float) -> Array:
+    """Return boxes (left, lower, right, upper), shape (N, 4), that reach further on every side."""
+    return boxes + reach * np.array([-1, -1, 1, 1])
 
 
-def _crowd(spot: Sequence[float], spots: Sequence[Sequence[float]]) -> float:
-    """Say how near the others are: what has least room is placed first."""
-    return sum(1 / (1 + float(np.hypot(spot[0] - s[0], spot[1] - s[1]))) for s in spots)
+def _boxes(spot: Array, width: float, height: float, unit: float) -> Array:
+    """Return where a label may stand, shape (80, 4): around its point, at several distances."""
+    turns = np.arange(16) * np.pi / 8
+    way = np.tile(np.stack([np.cos(turns), np.sin(turns)], axis=1), (5, 1))
+    radius = np.repeat([8, 14, 22, 32, 44], 16)[:, None] * unit
+    # the nearest edge of the label, not its middle, is at the radius
+    low = spot + radius * way - np.array([width, height]) * (0.5 - 0.5 * way)
+    return np.concatenate([low, low + np.array([width, height])], axis=1)
 
 
-def _join(axes: Axes, spot: Sequence[float], box: Bbox) -> None:
-    line = axes.transData.inverted().transform([spot, _nearest(spot, box)])
-    axes.plot(line[:, 0], line[:, 1], color="#888888", linewidth=0.6, zorder=3)
+def _covered(boxes: Array, others: Array) -> Array:
+    """Return the area that each of N boxes shares with each of M others, shape (N, M)."""
+    ours, theirs = boxes[:, None], others[None]
+    sides = np.minimum(ours, theirs)[..., 2:] - np.maximum(ours, theirs)[..., :2]
+    return np.asarray(np.clip(sides, 0, None).prod(axis=-1))

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from balora.evaluation.metrics import metric_of
 from balora.report import figures
-from balora.report.figures import Array, Curve, Look, Spot
+from balora.report.figures import Curve, Look, Spot
+from balora.report.labels import Array
 from balora.report.statistics import mean_interval
 from balora.report.study import Study
 from balora.rows import BASE
