@@ -234,7 +234,7 @@ def test_the_template_of_the_prompts_is_told_once(tmp_path):
     ]
     folder = write_rows(tmp_path, LORA, {"lora/seed-0": {"samples": made}}, methods=["lora"])
     study = read_study(folder)
-    ((template, found),) = samples(study, study.details()).values()
+    ((template, found),) = samples(study).values()
     assert template == "Answer briefly.\n\n### Q:\n[...]\n\n### A:\n"
     assert [sample.prompt for sample in found] == questions
     assert around(["the same\nprompt"] * 2) == around(["one\nprompt"]) == ("", "")
@@ -257,7 +257,7 @@ def test_samples_of_many_conditions_and_methods_stay_within_their_budget(tmp_pat
     rows = [row(m, 0, c, exact_match=0.5) for c in conditions for m in methods]
     details = {r["cell"]: {"samples": made} for r in rows}
     study = read_study(write_rows(tmp_path, rows, details, methods=methods))
-    found = samples(study, study.details())
+    found = samples(study)
     assert sum(len(made) for _, made in found.values()) == 60
     assert 300_000 < len(json.dumps(found, ensure_ascii=False).encode()) < 700_000
 

@@ -21,28 +21,14 @@ from balora.report.study import read_study
 from support.fake_comparison import CONDITIONS, LAYERS, row, write_comparison, write_rows
 
 
-class Once:
-    """A study that can be the key of a cache."""
-
-    def __init__(self, study):
-        self.study = study
-        self.made = study.details()
-
-    def __getattr__(self, name):
-        return getattr(self.study, name)
-
-    def details(self):
-        return self.made
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return Once(read_study(write_comparison(tmp_path_factory.mktemp("plots"))))
+    return read_study(write_comparison(tmp_path_factory.mktemp("plots")))
 
 
 @pytest.fixture(scope="module")
 def drawn(study):
-    return write_plots(study, study.details())
+    return write_plots(study)
 
 
 @functools.cache
@@ -50,7 +36,7 @@ def panels(kind, study):
     """Return the figures of a kind by condition; of the learning curves the last term's."""
     look = looks(study.trained)
     with figures.style():
-        return {c: f for c, _, _, f in plots._KINDS[kind](study, study.details(), look)}
+        return {c: f for c, _, _, f in plots._KINDS[kind](study, look)}
 
 
 def test_each_kind_has_a_panel_per_condition_as_png_and_svg(drawn):
@@ -219,8 +205,8 @@ def test_the_spectrum_is_drawn_after_over_before(study):
     figure = panels("spectra", study)["clean"]
     upper, lower = figure.axes
     assert upper.get_yscale() == "log"
-    details = study.details()
-    rows = [details[f"clean/full/seed-{seed}"]["spectrum"] for seed in range(5)]
+    rows = study.details("clean", "full", "spectrum")
+    assert len(rows) == 5
     expected = np.mean([r["after"] for r in rows], axis=0) / np.array(rows[0]["before"])
     line = next(x for x in lower.lines if x.get_color() == looks(study.trained)["full"].colour)
     np.testing.assert_allclose(line.get_ydata(), expected)
@@ -260,7 +246,7 @@ def test_a_long_name_is_cut():
 
 def draw(folder, rows, details=None):
     study = read_study(write_rows(folder, rows, details, methods=["lora"], baseline="lora"))
-    return [plot.kind for plot in write_plots(study, study.details())]
+    return [plot.kind for plot in write_plots(study)]
 
 
 def test_what_is_not_there_is_not_drawn(tmp_path):
@@ -281,7 +267,7 @@ def many(folder, number):
     ]
     curve = {"curves": [{"step": s, "task_loss": 1.0 / (1 + s)} for s in range(3)]}
     details = {own["cell"]: curve for own in rows}
-    return Once(read_study(write_rows(folder, rows, details, methods=names, baseline=names[0])))
+    return read_study(write_rows(folder, rows, details, methods=names, baseline=names[0]))
 
 
 def test_intervals_wider_than_the_runs_do_not_set_the_axes(tmp_path):
@@ -332,7 +318,7 @@ def test_values_without_any_spread_are_drawn(tmp_path):
 
 def test_where_every_run_has_nothing_the_axes_start_there(tmp_path):
     rows = [row("lora", seed, exact_match=0.0, recall=0.0) for seed in (0, 1)]
-    study = Once(read_study(write_rows(tmp_path, rows, methods=["lora"], baseline="lora")))
+    study = read_study(write_rows(tmp_path, rows, methods=["lora"], baseline="lora"))
     (axes,) = panels("tradeoff", study)[""].axes
     assert axes.get_ylim() == axes.get_xlim() == (-0.05, 1.0)
     assert axes.yaxis.get_major_formatter()(0.5) == "50%"

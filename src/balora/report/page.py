@@ -84,13 +84,12 @@ def write_report(folder: Path) -> None:
         if importlib.util.find_spec(name) is None:
             raise MissingPackageError(name)
     study = read_study(folder)
-    details = study.details()
     from balora.report.plots import write_plots
 
-    write_text(folder / REPORT_FILE, _page(study, details, write_plots(study, details)))
+    write_text(folder / REPORT_FILE, _page(study, write_plots(study)))
 
 
-def _page(study: Study, details: Mapping[str, Any], plots: Sequence[Plot]) -> str:
+def _page(study: Study, plots: Sequence[Plot]) -> str:
     import jinja2
 
     from balora.report.figures import looks
@@ -114,7 +113,7 @@ def _page(study: Study, details: Mapping[str, Any], plots: Sequence[Plot]) -> st
         others=[t for c in study.conditions if (t := other_table(study, c)) is not None],
         colours={name: look.colour for name, look in looks(study.trained).items()},
         plots=_by_kind(plots),
-        samples=samples(study, details),
+        samples=samples(study),
         sweeps=sweeps(study),
         sweep_tolerance=study.asked.get("sweep_tolerance"),
         facts=facts(study),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -30,8 +30,6 @@ TERMS: Mapping[str, str] = {
 _MAX_POINTS = 60
 """Of a learning curve; more cannot be told apart at the size of a panel."""
 
-Details = Mapping[str, Mapping[str, Any]]
-
 
 class Plot(NamedTuple):
     """One panel that was drawn."""
@@ -46,12 +44,11 @@ class Plot(NamedTuple):
     """Where it is, without ``.png`` or ``.svg``."""
 
 
-def write_plots(study: Study, details: Details) -> list[Plot]:
+def write_plots(study: Study) -> list[Plot]:
     """Draw what the cells have figures for into ``plots/`` and say what there is.
 
     Args:
-        study: The comparison.
-        details: As `Study.details` returns them; what a cell lacks is left out.
+        study: The comparison; what the details of its cells lack is left out.
     """
     folder = study.folder / FOLDER
     folder.mkdir(exist_ok=True)
@@ -59,7 +56,7 @@ def write_plots(study: Study, details: Details) -> list[Plot]:
     drawn = []
     with figures.style():
         for kind, draw in _KINDS.items():
-            for condition, name, alt, figure in draw(study, details, look):
+            for condition, name, alt, figure in draw(study, look):
                 parts = [_file_name(part) for part in (kind, name, condition) if part]
                 stem = folder / "--".join(parts)
                 figures.save(figure, stem)
@@ -77,79 +74,66 @@ Panels = Iterator[tuple[str, str, str, Figure]]
 """Condition, name of the panel, alternative text, drawing."""
 
 
-def _tradeoff(study: Study, details: Details, look: Mapping[str, Look]) -> Panels:
+def _tradeoff(study: Study, look: Mapping[str, Look]) -> Panels:
     if study.task is None or study.retention is None:
         return
     x, y = metric_of(study.retention), metric_of(study.task)
     for condition in study.conditions:
-        found = _spots(study, condition)
-        if found:
-            before = _before(study, condition, study.retention)
-            runs = np.array([run for spot in found.values() for run in spot.runs])
-            known = runs[:, 0] if before is None else np.append(runs[:, 0], before)
-            figure = figures.tradeoff_panel(
-                found,
-                look,
-                title=condition,
-                metrics=(x, y),
-                before=before,
-                # of the runs: the interval of two seeds can be ten times as wide as what they span
-                limits=(_range(known), _range(runs[:, 1])),
-            )
-            yield condition, "", f"{y.title} against {x.title}, a point per run", figure
-
-
-def _spots(study: Study, condition: str) -> dict[str, Spot]:
-    found = {}
-    assert study.task is not None
-    assert study.retention is not None
-    for method in study.trained:
-        xs = study.values(condition, method, study.retention)
-        ys = study.values(condition, method, study.task)
-        runs = [(xs[seed], ys[seed]) for seed in xs if seed in ys]
-        x, y = (mean_interval(values) for values in ([r[0] for r in runs], [r[1] for r in runs]))
-        if x is not None and y is not None:
-            found[method] = Spot(runs, x, y)
-    return found
-
-
-def _before(study: Study, condition: str, name: str) -> float | None:
-    value = study.estimate(condition, BASE, name)
-    return None if value is None else value.mean
-
-
-def _curves(study: Study, details: Details, look: Mapping[str, Look]) -> Panels:
-    for term, title in TERMS.items():
-        found = {c: _curves_of(study, details, c, term) for c in study.conditions}
-        values = [
-            line
-            for curves in found.values()
-            for curve in curves.values()
-            for _, line in (*curve.seeds, curve.mean)
-        ]
-        if not values:
+        spots = {
+            method: spot
+            for method in study.trained
+            if (spot := _spot(study, condition, method, x.name, y.name)) is not None
+        }
+        if not spots:
             continue
+        base = study.estimate(condition, BASE, x.name)
+        xs, ys = np.array([run for spot in spots.values() for run in spot.runs]).T
+        figure = figures.tradeoff_panel(
+            spots,
+            look,
+            title=condition,
+            metrics=(x, y),
+            before=None if base is None else base.mean,
+            # of the runs: the interval of two seeds can be ten times as wide as what they span
+            limits=(_range(xs if base is None else [*xs, base.mean]), _range(ys)),
+        )
+        yield condition, "", f"{y.title} against {x.title}, a point per run", figure
+
+
+def _spot(study: Study, condition: str, method: str, x: str, y: str) -> Spot | None:
+    """Return the runs of a method that have both metrics; None where none has."""
+    xs, ys = (study.values(condition, method, name) for name in (x, y))
+    runs = [(xs[seed], ys[seed]) for seed in xs if seed in ys]
+    means = [mean_interval(run[i] for run in runs) for i in (0, 1)]
+    return None if means[0] is None or means[1] is None else Spot(runs, means[0], means[1])
+
+
+def _curves(study: Study, look: Mapping[str, Look]) -> Panels:
+    for term, title in TERMS.items():
+        found = {c: _curves_of(study, c, term) for c in study.conditions}
+        curves = [curve for of_condition in found.values() for curve in of_condition.values()]
+        if not curves:
+            continue
+        values = [line for curve in curves for _, line in (*curve.seeds, curve.mean)]
         limits = _range(np.concatenate(values))
-        for condition, curves in found.items():
-            if curves:
+        for condition, of_condition in found.items():
+            if of_condition:
                 figure = figures.curves_panel(
-                    curves, look, title=condition, quantity=title, limits=limits
+                    of_condition, look, title=condition, quantity=title, limits=limits
                 )
                 yield condition, term, f"{title} over the steps, a line per method", figure
 
 
-def _curves_of(study: Study, details: Details, condition: str, term: str) -> dict[str, Curve]:
+def _curves_of(study: Study, condition: str, term: str) -> dict[str, Curve]:
     found = {}
     for method in study.trained:
         lines = []
-        for row in study.of(condition, method):
-            points = [
-                (point["step"], point[term])
-                for point in details.get(row["cell"], {}).get("curves") or ()
-                if point.get(term) is not None and point.get("step") is not None
+        for points in study.details(condition, method, "curves"):
+            known = [
+                (p["step"], p[term]) for p in points if None not in (p.get("step"), p.get(term))
             ]
-            if points:
-                steps, values = np.array(points, dtype=np.float64).T
+            if known:
+                steps, values = np.array(known, dtype=np.float64).T
                 lines.append((steps, values))
         if lines:
             found[method] = mean_curve(lines)
@@ -175,42 +159,31 @@ def mean_curve(lines: Sequence[tuple[Array, Array]], max_points: int = _MAX_POIN
     return Curve([(common, line) for line in values], (common, np.mean(values, axis=0)))
 
 
-def _spectra(study: Study, details: Details, look: Mapping[str, Look]) -> Panels:
+def _spectra(study: Study, look: Mapping[str, Look]) -> Panels:
     for condition in study.conditions:
-        rows = [row for method in study.methods for row in study.of(condition, method)]
-        before = _mean_of(_spectrum(details, row["cell"], "before") for row in rows)
+        before = _mean_spectrum(study, condition, study.methods, "before")
         after = {
             method: mean
             for method in study.trained
-            if (mean := _mean_of(_spectra_of(study, details, condition, method))) is not None
+            if (mean := _mean_spectrum(study, condition, [method], "after")) is not None
         }
         if after:
             figure = figures.spectra_panel(before, after, look, title=condition)
             yield condition, "", "singular values of the logits before and after", figure
 
 
-def _spectra_of(study: Study, details: Details, condition: str, method: str) -> Iterable[Any]:
-    return (_spectrum(details, row["cell"], "after") for row in study.of(condition, method))
-
-
-def _spectrum(details: Details, cell: str, when: str) -> Any:
-    return (details.get(cell, {}).get("spectrum") or {}).get(when)
-
-
-def _mean_of(spectra: Iterable[Any]) -> Array | None:
-    """Return the mean of those that are there, as long as the shortest; None for none."""
+def _mean_spectrum(study: Study, condition: str, methods: Sequence[str], when: str) -> Array | None:
+    """Return the mean of the spectra that are there, as long as the shortest; None for none."""
+    every = (own.get(when) for m in methods for own in study.details(condition, m, "spectrum"))
     # of a model that was lost to NaN there is nothing to draw
-    found = [spectrum for spectrum in spectra if spectrum and None not in spectrum]
-    if not found:
-        return None
-    num = min(map(len, found))
-    mean: Array = np.mean([np.asarray(s[:num], dtype=np.float64) for s in found], axis=0)
-    return mean
+    found = [spectrum for spectrum in every if spectrum and None not in spectrum]
+    num = min(map(len, found), default=0)
+    return np.array([own[:num] for own in found], dtype=np.float64).mean(axis=0) if num else None
 
 
-def _updates(study: Study, details: Details, look: Mapping[str, Look]) -> Panels:
+def _updates(study: Study, look: Mapping[str, Look]) -> Panels:
     del look  # a map has a scale instead
-    found = {c: _sizes(study, details, c) for c in study.conditions}
+    found = {c: _sizes(study, c) for c in study.conditions}
     maps = [sizes for by_method in found.values() for sizes in by_method.values()]
     positive = [size for sizes in maps for size in sizes.values() if size > 0]
     if not positive:
@@ -222,13 +195,13 @@ def _updates(study: Study, details: Details, look: Mapping[str, Look]) -> Panels
             yield condition, "", "size of the update, methods by layers", figure
 
 
-def _sizes(study: Study, details: Details, condition: str) -> dict[str, dict[str, float]]:
+def _sizes(study: Study, condition: str) -> dict[str, dict[str, float]]:
     """Return the mean over the seeds of the relative size, by method and layer."""
     found = {}
     for method in study.trained:
         seen: dict[str, list[float]] = {}
-        for row in study.of(condition, method):
-            for update in details.get(row["cell"], {}).get("updates") or ():
+        for updates in study.details(condition, method, "updates"):
+            for update in updates:
                 if update["relative"] is not None:
                     seen.setdefault(update["layer"], []).append(update["relative"])
         if seen:
@@ -240,7 +213,7 @@ def _range(values: Sequence[float] | Array) -> tuple[float, float]:
     return float(np.min(values)), float(np.max(values))
 
 
-_KINDS: Mapping[str, Callable[[Study, Details, Mapping[str, Look]], Panels]] = {
+_KINDS: Mapping[str, Callable[[Study, Mapping[str, Look]], Panels]] = {
     "tradeoff": _tradeoff,
     "curves": _curves,
     "spectra": _spectra,

@@ -6,7 +6,7 @@ import itertools
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from balora.evaluation.metrics import metric_of, task_metric
@@ -44,13 +44,11 @@ class Sweep(NamedTuple):
     """Title of the metric that was compared; None where no run has one."""
     fields: tuple[str, ...]
     """That were varied."""
-    lines: list[tuple[tuple[str, ...], str, bool]]
+    lines: list[tuple[list[str], str, bool]]
     """Values of the fields, the figure or the error, and whether they were chosen."""
 
 
-def samples(
-    study: Study, details: Mapping[str, Mapping[str, Any]]
-) -> dict[str, tuple[str, list[Sample]]]:
+def samples(study: Study) -> dict[str, tuple[str, list[Sample]]]:
     """Return what is around every prompt, and the samples, of each condition that has some.
 
     They are of the first seed of every method. The template of the prompts is told once.
@@ -61,9 +59,7 @@ def samples(
     for condition in study.conditions:
         by_prompt: dict[tuple[str, str], Sample] = {}
         for method in study.trained:
-            of_runs = (details.get(row["cell"], {}) for row in study.of(condition, method))
-            made: list[Any] = next((run["samples"] for run in of_runs if run.get("samples")), [])
-            for texts in made[:_MAX_PROMPTS]:
+            for texts in [*study.details(condition, method, "samples"), []][0][:_MAX_PROMPTS]:
                 gold, before, after = (
                     cut(texts.get(name) or "", room) for name in ("gold", "before", "after")
                 )
@@ -107,22 +103,15 @@ def sweeps(study: Study) -> list[Sweep]:
     found = []
     for method in dict.fromkeys(row["method"] for row in study.tried):
         rows = [row for row in study.tried if row["method"] == method]
-        asked = study.asked.get("metric")
-        metric = asked or task_metric([row["metrics"] for row in rows])
-        fields = _varied(rows)
-        chosen: Mapping[str, Any] = next(
-            (r["fields"] for r in study.rows if r["method"] == method and not r["error"]), {}
-        )
-        lines = [
-            (
-                tuple(_text(row["fields"].get(name)) for name in fields),
-                row["error"]
-                or (metric_of(metric).show(row["metrics"].get(metric)) if metric else "-"),
-                all(name in chosen and chosen[name] == row["fields"].get(name) for name in fields),
-            )
-            for row in rows
-        ]
-        found.append(Sweep(method, metric_of(metric).title if metric else None, fields, lines))
+        name = study.asked.get("metric") or task_metric([row["metrics"] for row in rows])
+        metric, fields, lines = None if name is None else metric_of(name), _varied(rows), []
+        final = [r["fields"] for r in study.rows if r["method"] == method and not r["error"]]
+        for row in rows:
+            tried = {field: row["fields"].get(field) for field in fields}
+            figure = "-" if metric is None else metric.show(row["metrics"].get(name))
+            is_chosen = bool(final) and tried == {field: final[0].get(field) for field in fields}
+            lines.append(([*map(_text, tried.values())], row["error"] or figure, is_chosen))
+        found.append(Sweep(method, metric.title if metric else None, fields, lines))
     return found
 
 
@@ -135,29 +124,22 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
-def facts(study: Study) -> list[tuple[str, str]]:
-    """Return what was run, name by name: cells, seeds, time, versions, commit."""
-    rows = [*study.rows, *study.tried]
-    finished = [row for row in rows if row["error"] is None]
-    seconds = [row["seconds"] for row in finished if row.get("seconds") is not None]
-    missing = f", {len(study.missing)} have not run" if study.missing else ""
-    found = [
-        ("cells", f"{len(finished)} finished, {len(rows) - len(finished)} failed{missing}"),
-        ("methods", ", ".join(name for name in study.methods if name != MAJORITY)),
-        ("conditions", ", ".join(name for name in study.conditions if name)),
-        ("seeds", ", ".join(map(str, study.seeds))),
-        ("cells that have not run", ", ".join(study.missing)),
-        ("baseline", study.baseline or ""),
-        ("seconds per cell", _spread(seconds)),
-        ("evaluated in", _distinct(row.get("dtype") for row in finished)),
-        ("commit", _distinct(row.get("commit") for row in finished)),
-    ]
-    versions = dict.fromkeys(name for row in finished for name in row.get("versions") or ())
-    found += [
-        (name, _distinct((row.get("versions") or {}).get(name) for row in finished))
-        for name in versions
-    ]
-    return [(name, text) for name, text in found if text]
+def facts(study: Study) -> dict[str, str]:
+    """Return what was run, name by name: methods, seeds, time, versions, commit."""
+    finished = [row for row in (*study.rows, *study.tried) if row["error"] is None]
+    versions = [row.get("versions") or {} for row in finished]
+    found = {
+        "methods": ", ".join(name for name in study.methods if name != MAJORITY),
+        "conditions": ", ".join(name for name in study.conditions if name),
+        "seeds": ", ".join(map(str, study.seeds)),
+        "cells that have not run": ", ".join(study.missing),
+        "baseline": study.baseline or "",
+        "seconds per cell": _spread([row["seconds"] for row in finished if row.get("seconds")]),
+        "evaluated in": _distinct(finished, "dtype"),
+        "commit": _distinct(finished, "commit"),
+        **{name: _distinct(versions, name) for name in itertools.chain(*versions)},
+    }
+    return {name: text for name, text in found.items() if text}
 
 
 def failed(study: Study) -> list[tuple[str, str]]:
@@ -172,9 +154,9 @@ def _spread(seconds: Sequence[float]) -> str:
     return f"median {middle:.1f}, longest {max(seconds):.1f}, together {total / 3600:.2f} hours"
 
 
-def _distinct(values: Iterable[Any]) -> str:
+def _distinct(rows: Iterable[Row], name: str) -> str:
     """Return what the cells have in common, or each value with how many cells have it."""
-    counts = Counter(str(value) for value in values if value is not None)
+    counts = Counter(str(row[name]) for row in rows if row.get(name) is not None)
     if len(counts) < 2:
         return "".join(counts)
     return ", ".join(f"{value} ({number} cells)" for value, number in counts.items())

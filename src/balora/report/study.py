@@ -21,7 +21,7 @@ MAJORITY = "majority class"
 """The line of a table that says what the class most rows have would get, given to every row."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
     """The rows of a comparison and how they are told apart."""
 
@@ -150,9 +150,14 @@ class Study:
         """Return what the majority class has in a metric; None where that is not known."""
         return self.values(condition, MAJORITY, name).get(None)
 
-    def details(self) -> dict[str, dict[str, Any]]:
-        """Return ``details.json`` of every finished cell that has one, by the key of the cell."""
+    @cached_property
+    def _details(self) -> dict[str, dict[str, Any]]:
         return read_details(self.folder, self.rows)
+
+    def details(self, condition: str, method: str, part: str) -> list[Any]:
+        """Return a part of ``details.json`` of each run of a method that has it."""
+        found = (self._details.get(row["cell"], {}).get(part) for row in self.of(condition, method))
+        return [own for own in found if own]
 
 
 def read_study(folder: Path) -> Study:
