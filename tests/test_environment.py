@@ -25,3 +25,21 @@ def told(*, watched, environment=None):
 def test_a_log_holds_no_progress_bar_and_a_terminal_does():
     assert told(watched=False) == ""
     assert "3/3" in told(watched=True)
+
+
+MESSAGE = """
+import logging
+from balora.environment import print_messages
+print_messages()
+logging.getLogger("balora").warning("ours")
+from accelerate import PartialState
+from accelerate.logging import get_logger
+PartialState(cpu=True)
+get_logger("a.library").warning("theirs")
+"""
+
+
+def test_a_message_has_no_number_of_the_process_where_there_is_one():
+    command = [sys.executable, "-W", "ignore", "-c", MESSAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["ours", "theirs"]

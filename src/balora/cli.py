@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from balora.cli_help import EXAMPLES, STATUS, bench_fields, compare_fields, lab_fields, train_fields
-from balora.environment import hide_bars_in_logs, launched
+from balora.environment import hide_bars_in_logs, launched, print_messages
 from balora.errors import BaloraError, ConfigError
 from balora.field_rules import PathTo
 from balora.options import (
@@ -85,7 +85,7 @@ def entry_point() -> None:
     hide_bars_in_logs()
     # peft reads a name that transformers has deprecated; nothing a user can do about
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-    logging.basicConfig(format="%(message)s")
+    print_messages()
     logging.getLogger("balora").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)
     if "--debug" not in sys.argv:
@@ -440,7 +440,7 @@ def _lab(options: argparse.Namespace, rest: Sequence[str]) -> None:
     from balora.lab.command import lab
 
     runs, fields = runs_and_fields(rest)
-    print(lab(runs, options.config, fields, json_file=_json_file(options.json)))
+    lab(runs, options.config, fields, show=print, json_file=_json_file(options.json))
 
 
 def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
-"""What a run ran on: for bug reports, and saved beside every checkpoint."""
+"""Where a command runs: what it ran on, for bug reports and checkpoints, and what a log takes."""
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import subprocess
@@ -32,6 +33,21 @@ def launched() -> tuple[int, int]:
     It needs no torch; where a process group has been started, :mod:`balora.distributed` knows.
     """
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def print_messages() -> None:
+    """Print the messages of loggers as they are, one a line, on stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Plain("%(message)s"))
+    logging.basicConfig(handlers=[handler])
+
+
+class _Plain(logging.Formatter):
+    """Leaves out the number that accelerate puts before a message, where there is one process."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text.removeprefix("[RANK 0] ") if launched()[1] == 1 else text
 
 
 def describe_environment() -> dict[str, str]:

@@ -143,6 +143,12 @@ def start(path):
     )
 
 
+def assert_ends_well(path):
+    with start(path) as process:
+        text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+
+
 def cells_at_work(out):
     """Return the processes of cells below a folder by their number."""
     found = []
@@ -171,8 +177,7 @@ def test_parent_cell_and_group_are_killed_at_random_moments(recipe, model_folder
         return path.rename(tmp_path / f"{name}.yaml"), tmp_path / name
 
     path, out = written("whole")
-    process = start(path)
-    assert process.wait(300) == 0, process.stdout.read()
+    assert_ends_well(path)
     expected = rows_of(out)
     rng, told, counts = random.Random(0), {}, Counter()
     for kind in ("parent", "cell", "group", "terminate"):
@@ -204,8 +209,7 @@ def test_parent_cell_and_group_are_killed_at_random_moments(recipe, model_folder
         told[kind] = {str(p): p.stat().st_mtime_ns for p in out.rglob("*")}
         time.sleep(0.5)
         assert told[kind] == {str(p): p.stat().st_mtime_ns for p in out.rglob("*")}
-        again = start(path)
-        assert again.wait(300) == 0, again.stdout.read()
+        assert_ends_well(path)
         assert rows_of(out) == expected, kind
         assert read_rows(out)[0]["error"] is None
         counts["kills while a cell worked"] += bool(victims)

@@ -10,10 +10,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from balora.errors import ConfigError
+from balora.errors import ConfigError, WriteError
+from balora.lab import command
 from balora.lab.build import build_lab
 from balora.lab.card import DefectCard, format_card, measure_defects
-from balora.lab.command import lab
 from balora.lab.config import LabConfig
 from balora.recipes.values import dump_mapping
 
@@ -51,6 +51,13 @@ def recipe(tmp_path, cache, monkeypatch):
     return path
 
 
+def lab(*given, **options):
+    """Return what the command shows."""
+    shown = []
+    command.lab(*given, show=shown.append, **options)
+    return "\n".join(shown)
+
+
 def make_run(folder, model):
     """An adapter that is not 0, on the model of the lab."""
     adapted = get_peft_model(
@@ -84,6 +91,17 @@ def test_the_card_of_the_base_and_of_a_run_beside_it(recipe, tmp_path):
     assert f"The model is {built.model}." in text
     files = (built.train_file, built.test_file, built.retention_file, built.noisy_file)
     assert all(str(file.relative_to(built.model.parent)) in text for file in files)
+
+
+def test_the_card_is_shown_before_its_file_is_written(recipe, monkeypatch):
+    def full(*_, **__):
+        raise WriteError("no space left")
+
+    monkeypatch.setattr("balora.lab.command.write_json", full)
+    shown = []
+    with pytest.raises(WriteError):
+        command.lab([], recipe, {}, show=shown.append, json_file=recipe.with_name("figures.json"))
+    assert "Computed in float32." in shown[0]
 
 
 def test_the_users_own_folder_is_short(recipe, cache, monkeypatch):

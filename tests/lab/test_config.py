@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 
 import pytest
 
+from balora.cli_help import lab_fields
 from balora.errors import ConfigError
 from balora.field_types import describe
 from balora.lab.config import LabConfig, lab_config
@@ -129,6 +131,16 @@ def test_all_problems_are_said_at_once():
 def test_the_least_passes_that_are_named_are_enough():
     assert LabConfig(num_passes=3).num_passes == 3
     assert LabConfig(num_passes=1, zipf_exponent=0.0).num_passes == 1
+
+
+def test_the_help_says_how_many_passes_are_the_least():
+    pattern = r"at least (\d+) for (\d+) people, (\d+) at `zipf_exponent`\s+([\d.]+)\."
+    ((few, people, many, exponent),) = re.findall(pattern, lab_fields())
+    for passes, own in ((int(few), 1.0), (int(many), float(exponent))):
+        fields = {"num_people": int(people), "zipf_exponent": own}
+        LabConfig(num_passes=passes, **fields)
+        with pytest.raises(ConfigError, match=f"set it to {passes} or more"):
+            LabConfig(num_passes=passes - 1, **fields)
 
 
 def test_reading_the_settings_does_not_import_torch():

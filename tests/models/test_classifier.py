@@ -118,6 +118,15 @@ def test_without_a_tokenizer_it_is_the_one_of_the_model(tmp_path):
     assert model.config.pad_token_id == tokenizer.unk_token_id
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_model_without_a_tokenizer_is_refused(architecture, tmp_path):
+    save_body(tmp_path, architecture)
+    with pytest.raises(ConfigError, match=r"tokenizer") as error:
+        load_classifier(str(tmp_path), class_names=["no", "yes"])
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_tokenizer_with_nothing_to_pad_with_is_refused(tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token = None

@@ -136,6 +136,12 @@ REFUSED = {
         {"pad_token": "<nope>"},
         "`pad_token` is '<nope>'",
     ),
+    "every turn of a chat": (
+        "llama",
+        "chats.jsonl",
+        {"assistant_only_loss": "false"},
+        "`assistant_only_loss` is false, .* the assistant's turns alone.*Leave it out",
+    ),
     "a weight": ("nan", "rows.jsonl", {}, "NaN or infinite, in `model.layers.1.mlp.up_proj"),
     "the hub": ("llama", "rows.jsonl", {"push_to_hub": "true"}, "`push_to_hub` is true"),
     "a template that is not there": (

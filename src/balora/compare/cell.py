@@ -22,7 +22,7 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from balora.environment import hide_bars_in_logs
+from balora.environment import hide_bars_in_logs, print_messages
 from balora.errors import BaloraError, ConfigError
 
 ATTACHED = "--attached"
@@ -101,5 +101,6 @@ def _traceback_and_line(
 
 if __name__ == "__main__":
     hide_bars_in_logs()
+    print_messages()
     sys.excepthook = _traceback_and_line
     sys.exit(main())

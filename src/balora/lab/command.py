@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,19 @@ def lab(
     config_path: Path | str | None,
     given: Mapping[str, str],
     *,
+    show: Callable[[str], None],
     json_file: Path | None = None,
-) -> str:
-    """Build or find the model of a lab, measure it and runs fine-tuned from it, and return a text.
+) -> None:
+    """Build or find the model of a lab, measure it and runs fine-tuned from it, and show the card.
 
     Args:
         runs: Folders that `balora train` left, of models fine-tuned from this one.
         config_path: A recipe with a mapping `lab`, such as a comparison's; None for the defaults.
         given: Fields of `LabConfig` as texts, which replace those of the recipe; with ``dry_run``
-            they are checked and returned as a recipe, and nothing is built.
-        json_file: Where the figures are written as well, by the name of the model.
+            they are checked and shown as a recipe, and nothing is built.
+        show: Takes what is for the console.
+        json_file: Where the figures are written as well, by the name of the model: last, so that
+            a full disk does not take them.
 
     Raises:
         ConfigError: If the recipe or a field is wrong, a folder is no run or one of another
@@ -48,15 +51,16 @@ def lab(
     config = lab_config({**_from_recipe(config_path), **given_here})
     check_runs(runs)
     if is_dry:
-        return dump_mapping({"lab": asdict(config)}).rstrip()
+        show(dump_mapping({"lab": asdict(config)}).rstrip())
+        return
     built = build_lab(config)
     for run in runs:
         _check_base(run, built.model)
     cards, dtype = _cards(built, runs, CardOptions.of_rows(config.num_test))
+    show("\n".join([format_card(cards), f"Computed in {dtype}.", "", *_where(built)]))
     if json_file is not None:
         figures = {name: asdict(card) | {"dtype": dtype} for name, card in cards.items()}
         write_json(json_file, figures, name="`--json`")
-    return "\n".join([format_card(cards), f"Computed in {dtype}.", "", *_where(built)])
 
 
 def _from_recipe(path: Path | str | None) -> dict[str, Any]:

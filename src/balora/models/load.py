@@ -90,12 +90,19 @@ def load_tokenizer(source: ModelSource, run: Path | None = None) -> PreTrainedTo
     """Return a model's tokenizer, or the one that a run saved: it may have a template of its own.
 
     Raises:
-        ConfigError: If it cannot be loaded.
+        ConfigError: If it cannot be loaded, or there is none: transformers would make one that
+            knows no text.
     """
     if run is not None and (run / "tokenizer_config.json").is_file():
         source = ModelSource(name=str(run.absolute()), setting="the tokenizer of")
     with in_words_of(source):
-        return AutoTokenizer.from_pretrained(source.name, **source.where())
+        tokenizer = AutoTokenizer.from_pretrained(source.name, **source.where())
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise ConfigError(
+            f"{source.words} has no tokenizer: there is no tokenizer.json and no vocabulary. Put "
+            "the tokenizer of the model into its folder (`tokenizer.save_pretrained`)."
+        )
+    return tokenizer
 
 
 def attach_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:

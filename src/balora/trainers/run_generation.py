@@ -48,6 +48,7 @@ def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
     for note in (*train.notes, *(evaluation.notes if evaluation else ())):
         logger.warning(note)
     rows = {"train": train, **({"eval": evaluation} if evaluation else {})}
+    _check_scored(recipe, train)
     source = source_of(recipe)
     tokenizer = _tokenizer(source, args, train)
     adapter = peft_config(recipe, "CAUSAL_LM")
@@ -75,6 +76,15 @@ def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
             processing_class=tokenizer,
         )
     return Prepared(trainer, recipe)
+
+
+def _check_scored(recipe: Recipe, train: Examples) -> None:
+    asked = recipe.training.get("assistant_only_loss")
+    if asked is False and scores_responses_only(train.dataset):
+        raise ConfigError(
+            "`assistant_only_loss` is false, but of chats with `messages` balora scores the "
+            "assistant's turns alone. Leave it out, or set it to true."
+        )
 
 
 def _tokenizer(source: ModelSource, args: SFTConfig, train: Examples) -> PreTrainedTokenizerBase:
