@@ -371,12 +371,12 @@ def _bench(given: argparse.Namespace, rest: Sequence[str]) -> None:
     options = read_options(BenchOptions, given)
     runs, fields = runs_and_fields(rest)
     from balora.evaluation.bench.run import bench_config, measure_benchmarks
-    from balora.evaluation.bench.table import format_figures
+    from balora.evaluation.bench.table import format_figures, judged_by
 
     config = bench_config(fields)
     measured = measure_benchmarks(runs, _base(options, runs), config)
     print(format_figures({name: one.figures for name, one in measured.items()}))
-    print(f"\nThe answers are in {config.output_dir}, a row each.")
+    print("\n".join(["", *judged_by(measured), f"The answers are in {config.output_dir}."]))
     _write_figures(options, measured)
 
 

@@ -9,6 +9,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from balora.evaluation.bench.config import BenchConfig
+from balora.evaluation.bench.endpoint import EndpointBackend
+from balora.evaluation.bench.server import Server
+from balora.evaluation.bench.vllm import VllmBackend
 from balora.evaluation.generation import Generator, TransformersGenerator
 from balora.models.adapter import is_adapter_folder
 from balora.models.load import accelerator, attach_adapter, load_model, load_tokenizer
@@ -75,4 +78,11 @@ class TransformersBackend:
 
 def make_backend(base: ModelSource, config: BenchConfig) -> Backend:
     """Return the back end that the settings name."""
+    if config.backend == "endpoint":
+        named = config.endpoint_model
+        setting = "`--base`" if named is None else "`--endpoint_model`"
+        server = Server(named or base.name, setting)
+        return EndpointBackend(server, workers=config.eval_batch_size)
+    if config.backend == "vllm":
+        return VllmBackend(base, python=config.vllm_python, seed=config.seed)
     return TransformersBackend(base, batch_size=config.eval_batch_size)

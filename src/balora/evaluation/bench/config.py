@@ -41,11 +41,8 @@ class BenchmarkData:
     dataset_split: str | None = None
     """Which rows; null takes a file whole, otherwise the split that the benchmark is scored on."""
 
-    judge_prompts: Annotated[str | None, PathTo("file")] = None
-    """Of mt_bench: the file of the judge's prompts; null takes the published ones of the hub."""
-
     references: Annotated[str | None, PathTo("file")] = None
-    """Of mt_bench: the file of reference answers; null takes the published ones of the hub."""
+    """Of mt_bench, which needs it: the file of GPT-4's answers, FastChat's gpt-4.jsonl."""
 
     def __post_init__(self) -> None:
         refuse("", field_problems(self))

@@ -77,13 +77,8 @@ class Math:
         """Judge by math-verify what follows the marker, and by the authors' rule."""
         with ExitStack() as stack:
             library = stack.enter_context(MathVerify()) if self.uses_library else None
-            pairs = tqdm(
-                zip(problems, texts, strict=True),
-                total=len(problems),
-                desc="Judging math",
-                leave=False,
-            )
-            return list(self._verdicts(pairs, library))
+            bar = stack.enter_context(tqdm(problems, desc="Judging math", leave=False))
+            return list(self._verdicts(zip(bar, texts, strict=True), library))
 
     def facts(self) -> Mapping[str, Any]:
         """Return the version of math-verify."""

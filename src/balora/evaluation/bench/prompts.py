@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,12 @@ class Prompter:
 
     template: str
     """alpaca, none, chat or a text with {instruction}."""
-    tokenizer: PreTrainedTokenizerBase
-    """For the chat template."""
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """Of a chat; no other template needs one."""
 
     def prompt(self, instruction: str, suffix: str = "") -> str:
         """Return the prompt of a problem, with what its answer is to begin with."""
-        if self.template == CHAT:
+        if self.tokenizer is not None:
             text = chat_prompt(self.tokenizer, [{"role": "user", "content": instruction}])
         else:
             text = template_named(self.template).prompt(instruction)
@@ -50,21 +51,24 @@ class Prompter:
 
 
 def prompter_of(
-    run: Path | None, given: str | None, tokenizer: PreTrainedTokenizerBase
+    run: Path | None, given: str | None, load: Callable[[], PreTrainedTokenizerBase]
 ) -> Prompter:
     """Return how the problems are asked: as the user set, else as the run was trained.
 
     Args:
         run: The run; None for the pre-trained model, which is asked with alpaca.
         given: The setting `prompt_template`.
-        tokenizer: Of the run.
+        load: Returns the tokenizer of the run, for a chat.
 
     Raises:
         ConfigError: If it is a chat and the tokenizer has no chat template, or the run does not
             say how it was trained.
     """
     template = given or ("alpaca" if run is None else _trained_with(run))
-    if template == CHAT and tokenizer.chat_template is None:
+    if template != CHAT:
+        return Prompter(template)
+    tokenizer = load()
+    if tokenizer.chat_template is None:
         of = "the model" if run is None else f"`{run}`"
         raise ConfigError(
             f"`prompt_template` is chat, but the tokenizer of {of} has no chat template; set it to "

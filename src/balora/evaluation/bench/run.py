@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from balora.evaluation.bench.benchmark import Benchmark, Problem
 from balora.evaluation.bench.config import BENCHMARKS, BenchConfig
 from balora.evaluation.bench.gsm8k import Gsm8k
 from balora.evaluation.bench.math_problems import Math
+from balora.evaluation.bench.mt_bench import MtBench
 from balora.evaluation.bench.prompts import prompter_of
-from balora.evaluation.bench.suite import Figure, Sheet, make_sheet
+from balora.evaluation.bench.suite import Figure, Measured, Sheet, make_sheet
 from balora.evaluation.run import check_runs
 from balora.field_types import field_hints, given_problems
 from balora.models.load import load_config, load_tokenizer
@@ -24,18 +24,12 @@ from balora.models.run_folder import check_base, is_classifier
 from balora.models.source import ModelSource
 from balora.recipes.values import parse_text, parse_texts
 
-MADE_BY: dict[str, Callable[[BenchConfig], Benchmark]] = {"gsm8k": Gsm8k, "math": Math}
+MADE_BY: dict[str, Callable[[BenchConfig], Benchmark]] = {
+    "gsm8k": Gsm8k,
+    "math": Math,
+    "mt_bench": MtBench,
+}
 """What makes each benchmark from the settings."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a model is worth on the benchmarks."""
-
-    figures: dict[str, Figure]
-    """By the name of the metric."""
-    facts: dict[str, dict[str, Any]]
-    """By benchmark, what judged it: versions, the sandbox, the judge."""
 
 
 def bench_config(given: Mapping[str, str]) -> BenchConfig:
@@ -91,7 +85,7 @@ def measure_benchmarks(
     benchmarks = [MADE_BY[name](config) for name in config.benchmarks]
     for benchmark in benchmarks:
         benchmark.check()
-    _check_models(runs, base)
+    _check_models(runs, base, config)
     problems = {one.name: one.problems()[: config.num_rows] for one in benchmarks}
     models: Sequence[Path | None] = runs or [None]
     sheets = {run: _sheets(run, base, config, benchmarks, problems) for run in models}
@@ -107,8 +101,11 @@ def _name(run: Path | None) -> str:
     return "base" if run is None else run.name
 
 
-def _check_models(runs: Sequence[Path], base: ModelSource) -> None:
+def _check_models(runs: Sequence[Path], base: ModelSource, config: BenchConfig) -> None:
     check_runs(runs)
+    if config.backend == "endpoint":
+        _check_is_served(runs, config)
+        return
     for run in runs:
         check_base(run, base)
         if is_classifier(run):
@@ -118,6 +115,15 @@ def _check_models(runs: Sequence[Path], base: ModelSource) -> None:
     load_config(base)
 
 
+def _check_is_served(runs: Sequence[Path], config: BenchConfig) -> None:
+    """Refuse runs that one server cannot have: it has one model by one name."""
+    if len(runs) > 1 or (runs and config.endpoint_model is None):
+        raise ConfigError(
+            "`backend` is endpoint, whose server has the model: name at most one run, which says "
+            "the prompt, and with `--endpoint_model` how the server calls it."
+        )
+
+
 def _sheets(
     run: Path | None,
     base: ModelSource,
@@ -125,13 +131,14 @@ def _sheets(
     benchmarks: Sequence[Benchmark],
     problems: Mapping[str, Sequence[Problem]],
 ) -> list[Sheet]:
-    prompter = prompter_of(run, config.prompt_template, load_tokenizer(base, run))
+    prompter = prompter_of(run, config.prompt_template, lambda: load_tokenizer(base, run))
     model = {
         "base": _identity(base.name),
         "revision": base.revision,
         "run": None if run is None else _identity(str(run)),
         "dtype": str(base.dtype).removeprefix("torch."),
         "attn_implementation": base.attn_implementation,
+        "endpoint_model": config.endpoint_model,
     }
     folder = Path(config.output_dir) / _name(run)
     return [

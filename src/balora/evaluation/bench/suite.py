@@ -38,6 +38,16 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a model is worth on the benchmarks."""
+
+    figures: dict[str, Figure]
+    """By the name of the metric."""
+    facts: dict[str, dict[str, Any]]
+    """By benchmark, what judged it: versions, the sandbox, the judge."""
+
+
+@dataclass(frozen=True)
 class Sheet:
     """One benchmark as one model is asked it: problems, prompts, and where the answers go."""
 
