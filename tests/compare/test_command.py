@@ -16,6 +16,7 @@ from balora.compare.command import compare
 from balora.compare.folder import row_of
 from balora.errors import BaloraError, ConfigError, DataError
 from balora.recipes.values import read_mapping
+from balora.report import page
 from balora.rows import read_rows
 from support.comparison import ROWS, write_rows
 
@@ -243,12 +244,12 @@ def test_report_only_runs_nothing_and_takes_another_baseline(recipe, shown, tmp_
 @pytest.mark.usefixtures("faked")
 def test_without_matplotlib_there_are_results_and_a_hint(recipe, views, shown, monkeypatch):
     def missing(folder):
-        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+        raise page.MissingPackageError("jinja2 is not installed: `pip install 'balora[report]'`.")
 
-    monkeypatch.setattr(sys.modules["balora.report.page"], "write_report", missing)
+    monkeypatch.setattr(page, "write_report", missing)
     text = shown.run(recipe())
     assert "2 rows" in text
-    assert "pip install 'balora[report]'" in text
+    assert "No report: jinja2 is not installed: `pip install 'balora[report]'`. Then" in text
 
 
 @pytest.mark.usefixtures("views", "faked")
@@ -377,7 +378,7 @@ def test_the_table_is_shown_where_the_report_cannot_be_written(recipe, views, sh
     def full(folder):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sys.modules["balora.report.page"], "write_report", full)
+    monkeypatch.setattr(page, "write_report", full)
     with pytest.raises(BaloraError, match=r"cannot be written: .*No space left on device"):
         shown.run(recipe())
     assert "2 rows" in shown[0]

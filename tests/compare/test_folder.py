@@ -217,18 +217,6 @@ def test_what_a_crash_of_the_machine_left_of_a_cell_is_run_again(folder, compari
     folder.collect([one, other])
 
 
-def test_cells_of_a_version_that_did_not_look_at_contents_stay_finished(folder, comparison):
-    cells = Plan(comparison()).final()
-    finish(folder, cells)
-    for cell in cells:
-        file = folder.of(cell) / "cell.json"
-        content = json.loads(file.read_text())
-        assert content.pop("contents")
-        file.write_text(json.dumps(content))
-    folder.check_cells(cells)
-    assert all(map(folder.is_finished, cells))
-
-
 def test_a_row_without_a_field_is_named(folder, comparison):
     cells = Plan(comparison()).final()
     finish(folder, cells)

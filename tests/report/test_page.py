@@ -278,11 +278,9 @@ def test_a_folder_without_rows_is_refused(tmp_path):
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
 def test_a_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(
-        MissingPackageError, match=rf"needs {package}.*pip install 'balora\[report\]'"
-    ):
+    sentence = rf"{package} is not installed, .*: `pip install 'balora\[report\]'`\."
+    with pytest.raises(MissingPackageError, match=sentence):
         write_report(write_rows(tmp_path, LORA, methods=["lora"]))
-    assert issubclass(MissingPackageError, ConfigError)
 
 
 @pytest.fixture(scope="module")

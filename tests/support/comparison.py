@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 
 from balora.compare.comparison import Comparison, read_comparison
 from balora.recipes.values import dump_mapping, read_mapping
+from balora.report import page, tables
 from support.classification import save_body
 from support.models import make_model, make_tokenizer
 
@@ -84,17 +83,13 @@ def comparison(recipe: Callable[..., Path]) -> Callable[..., Comparison]:
 def views(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
     """Put stand-ins in the place of tables and report; return which were written, and where."""
     written: list[tuple[str, Path]] = []
-    table = types.ModuleType("balora.report.tables")
 
     def format_console(folder: Path) -> str:
         rows = (folder / "results.jsonl").read_text().splitlines()
         baseline = read_mapping(folder / "comparison.yaml")["compare"]["baseline"]
         return f"{len(rows)} rows, to {baseline}"
 
-    table.format_console = format_console
-    table.write_tables = lambda folder: written.append(("tables", folder))
-    report = types.ModuleType("balora.report.page")
-    report.write_report = lambda folder: written.append(("report", folder))
-    monkeypatch.setitem(sys.modules, "balora.report.tables", table)
-    monkeypatch.setitem(sys.modules, "balora.report.page", report)
+    monkeypatch.setattr(tables, "format_console", format_console)
+    monkeypatch.setattr(tables, "write_tables", lambda folder: written.append(("tables", folder)))
+    monkeypatch.setattr(page, "write_report", lambda folder: written.append(("report", folder)))
     return written

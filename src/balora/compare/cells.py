@@ -17,8 +17,8 @@ from balora.state import damaged, read_json
 
 Stage = Literal["choose", "final"]
 
-_PLACES = ("output_dir", "disable_tqdm", "overwrite", "dry_run")
-"""Fields of a run that do not change its figures; the last two are in older folders only."""
+_PLACES = ("output_dir", "disable_tqdm")
+"""Fields of a run that do not change its figures."""
 _MADE = ("model_name_or_path", "dataset_name", "eval_dataset_name")
 """Fields that name what the comparison itself has written, where it has."""
 

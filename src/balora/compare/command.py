@@ -306,13 +306,17 @@ def _report(
     comparison: Comparison, rows: Sequence[Mapping[str, Any]], show: Callable[[str], None]
 ) -> None:
     """Write tables and report, show the table, then say what has failed."""
+    from balora.report.page import REPORT_FILE, MissingPackageError, write_report
     from balora.report.tables import format_console, write_tables
 
     folder = comparison.folder
     show(format_console(folder))
+    note = f"Report: {folder / REPORT_FILE}."
     try:
         write_tables(folder)
-        note = _write_report(folder)
+        write_report(folder)
+    except MissingPackageError as error:
+        note = f"No report: {error} Then give the same command with `--report_only`."
     except OSError as error:
         raise BaloraError(
             f"tables and report cannot be written: {error}; all rows are in "
@@ -329,19 +333,3 @@ def _report(
             f"{_number_of(failed)} failed, the first is {failed[0]['cell']}; {folder / 'cells'} "
             "has the logs, and the same command runs them again"
         )
-
-
-def _write_report(folder: Path) -> str:
-    """Write the report and say where it is, or what is missing for it."""
-    try:
-        from balora.report.page import write_report
-
-        write_report(folder)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("matplotlib", "jinja2"):
-            raise
-        return (
-            f"No report: {error.name} is not installed. `pip install 'balora[report]'`, then the "
-            "same command with `--report_only`."
-        )
-    return f"Report: {folder / 'report.html'}."

@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +185,7 @@ class Folder:
         for cell in cells:
             made = self._finished(cell)
             if made is not None:
-                there, here = made.identity(), _as_known(cell, made).identity()
+                there, here = made.identity(), cell.identity()
                 if not here.get(_LAB_MODEL, True):
                     del there[_LAB_MODEL], here[_LAB_MODEL]  # it is still to be built
                 found += [f"{cell.key}: {line}" for line in differences(there, here)]
@@ -206,20 +205,17 @@ class Folder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / COMPARISON_FILE, comparison.to_yaml())
 
-    def row(self, cell: Cell, *, with_failed: bool = True) -> dict[str, Any] | None:
-        """Return the row of a cell; None where it is not there, or was not wanted failed.
-
-        What a crash of the machine left of a row is none: the cell runs again.
-        """
+    def row(self, cell: Cell) -> dict[str, Any] | None:
+        """Return the row of a cell; None where there is none, or a crash has damaged it."""
         try:
-            row = read_row(self.of(cell) / ROW_FILE)
+            return read_row(self.of(cell) / ROW_FILE)
         except ConfigError:
             return None
-        return None if row["error"] is not None and not with_failed else row
 
     def _finished(self, cell: Cell) -> Cell | None:
         """Return a finished cell as it was run; None where it is not finished, or that is lost."""
-        if self.row(cell, with_failed=False) is None:
+        row = self.row(cell)
+        if row is None or row["error"] is not None:
             return None
         try:
             return Cell.read(self.of(cell))
@@ -232,8 +228,7 @@ class Folder:
         if made is None:
             return False
         # a sweep may choose other values when one of its runs is made up for
-        same = made.identity() == _as_known(cell, made).identity()
-        return same and made.fields == cell.fields
+        return made.identity() == cell.identity() and made.fields == cell.fields
 
     def prepare(self, cell: Cell) -> Path:
         """Write what a cell's process reads, remove what an earlier one left, return the folder."""
@@ -269,11 +264,6 @@ def row_of(cell: Cell, **figures: Any) -> dict[str, Any]:
     names = ("stage", "condition", "method", "seed", "fields")
     who = {"cell": cell.key, **{name: getattr(cell, name) for name in names}}
     return new_row(who, figures)
-
-
-def _as_known(cell: Cell, made: Cell) -> Cell:
-    """Return a cell as far as `made` knows it: older versions did not look at contents."""
-    return cell if made.contents else replace(cell, contents={})
 
 
 def _is_foreign(path: Path) -> bool:

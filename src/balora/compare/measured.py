@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,7 +18,7 @@ from balora.config import DataConfig
 from balora.data import load_examples
 from balora.environment import describe_environment
 from balora.errors import ConfigError
-from balora.evaluation.details import logit_spectrum, sample_pairs, update_sizes
+from balora.evaluation.details import learning_curves, logit_spectrum, sample_pairs, update_sizes
 from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure, name_of_dtype
 from balora.evaluation.metrics import measured_by
 from balora.evaluation.results import read_results
@@ -36,17 +36,6 @@ _PACKAGES = ("python", "balora", "torch", "transformers", "peft", "trl", "accele
 _MACHINE = ("platform", "cpu threads", "cuda")
 
 
-class Trained(NamedTuple):
-    """What training cost."""
-
-    num_trainable_parameters: int
-    """Of the adapter and a new head, or of the whole model."""
-    train_seconds: float
-    """Of the trainer's steps, evaluations in between included."""
-    peak_memory_mib: float | None
-    """Up to the end of training, imports and loading included; what evaluation adds is not."""
-
-
 def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
     """Train the cell's recipe, measure what came out, write ``details.json``.
 
@@ -62,55 +51,60 @@ def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
     """
     recipe = load_recipe(folder / "recipe.yaml")
     run = None if cell.is_base else Path(recipe.training["output_dir"])
-    trained = None if cell.is_base else _train(recipe)
+    measured = {} if cell.is_base else _train(recipe)
     start = time.monotonic()
     details: dict[str, Any] = {}
-    majority: dict[str, float | None] = {}
     if recipe.kind is CLASSIFICATION:
         # the run itself has evaluated its last epoch, and the sets out of domain
         assert run is not None
         results = read_results(run)
-        metrics, majority = classification_metrics(results), majority_metrics(results)
-        seconds, dtype = None, results["dtype"]
+        measured["metrics"] = classification_metrics(results)
+        measured["majority"] = majority_metrics(results)
+        measured["dtype"] = results["dtype"]
     else:
         models = _Models(recipe, run)
         pairs = _pairs(cell, recipe, models.tokenizer)
-        metrics = _generation_metrics(cell, recipe, models, pairs)
-        seconds = round(time.monotonic() - start, 2)
-        dtype = name_of_dtype(models.base.dtype)
+        measured["metrics"] = _generation_metrics(cell, recipe, models, pairs)
+        measured["evaluation_seconds"] = round(time.monotonic() - start, 2)
+        measured["dtype"] = name_of_dtype(models.base.dtype)
         if cell.stage == "final":
             details = _details(cell, models, pairs)
     if run is not None:
-        details["curves"] = _curves(run)
+        details["curves"] = list(learning_curves(run))
     write_json(folder / DETAILS_FILE, details)
     facts = describe_environment()
     return {
-        "metrics": metrics,
-        "majority": majority,
-        "num_trainable_parameters": trained.num_trainable_parameters if trained else None,
-        "train_seconds": trained.train_seconds if trained else None,
-        "evaluation_seconds": seconds,
-        "dtype": dtype,
-        "peak_memory_mib": trained.peak_memory_mib if trained else peak_memory_mib(),
+        "peak_memory_mib": peak_memory_mib(),
+        **measured,
         "versions": {n: facts[n] for n in (*_PACKAGES, *_MACHINE) if n in facts},
         "commit": facts.get("balora commit"),
     }
 
 
-def _train(recipe: Recipe) -> Trained:
-    """Train as `balora train` does, and let go of the trainer: evaluation needs its memory."""
+def _train(recipe: Recipe) -> dict[str, Any]:
+    """Train as `balora train` does, and return what it cost.
+
+    The trainer is let go of: evaluation needs its memory. The parameters are those of the adapter
+    and a new head, or of the whole model; the peak is up to the end of training, imports and
+    loading included.
+    """
     from balora.trainers.run import run_recipe
 
     trainer = run_recipe(recipe)
-    number = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     log = trainer.state.log_history
     seconds = next(row["train_runtime"] for row in reversed(log) if "train_runtime" in row)
-    peak = peak_memory_mib()
+    trained = {
+        "num_trainable_parameters": sum(
+            p.numel() for p in trainer.model.parameters() if p.requires_grad
+        ),
+        "train_seconds": round(seconds, 2),
+        "peak_memory_mib": peak_memory_mib(),
+    }
     del trainer
     gc.collect()  # a trainer and its model refer to one another
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return Trained(number, round(seconds, 2), peak)
+    return trained
 
 
 class _Models:
@@ -214,12 +208,6 @@ def _details(cell: Cell, models: _Models, pairs: Pairs) -> dict[str, Any]:
             max_new_tokens=cell.evaluation["max_new_tokens"],
         ),
     }
-
-
-def _curves(run: Path) -> list[dict[str, Any]]:
-    from balora.evaluation.details import learning_curves
-
-    return list(learning_curves(run))
 
 
 def classification_metrics(results: Mapping[str, Any]) -> dict[str, float | None]:

@@ -59,14 +59,8 @@ _KINDS: Mapping[str, tuple[str, str]] = {
 """Heading and caption of each kind of plot, in the order of the page."""
 
 
-class MissingPackageError(ConfigError, ModuleNotFoundError):
-    """A package of the extra ``report`` that is not installed: exit status 2."""
-
-    def __init__(self, package: str) -> None:
-        super().__init__(
-            f"the report needs {package}, which is not installed; `pip install 'balora[report]'`."
-        )
-        self.name = package
+class MissingPackageError(ConfigError):
+    """A package of the extra ``report`` is not installed."""
 
 
 def write_report(folder: Path) -> None:
@@ -82,7 +76,9 @@ def write_report(folder: Path) -> None:
     """
     for name in _PACKAGES:
         if importlib.util.find_spec(name) is None:
-            raise MissingPackageError(name)
+            raise MissingPackageError(
+                f"{name} is not installed, which the report needs: `pip install 'balora[report]'`."
+            )
     study = read_study(folder)
     from balora.report.plots import write_plots
 
