@@ -157,6 +157,26 @@ class NotEmpty(Rule):
 
 
 @dataclass(frozen=True)
+class Distinct(Rule):
+    """A list without an entry twice."""
+
+    def problem(self, value: Any) -> str | None:
+        """Return the first entry that is there twice."""
+        twice = [entry for entry in value or () if value.count(entry) > 1]
+        return f"has {twice[0]} twice; keep one" if twice else None
+
+
+@dataclass(frozen=True)
+class Name(Rule):
+    """Text that names something in a table and a folder."""
+
+    def problem(self, value: Any) -> str | None:
+        """Return what a name that is none should be."""
+        is_name = value.strip() and value.isprintable() and "/" not in value
+        return None if is_name else "must be a line of text without / in it"
+
+
+@dataclass(frozen=True)
 class Pattern(Rule):
     """Text that is a regular expression."""
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
-from balora.field_rules import Form, Interval, Named, OneOf, PathTo, Rule
+from balora.field_rules import Form, Named, OneOf, PathTo, Rule
 
 _WORDS = {
     int: "a whole number",
@@ -96,7 +96,7 @@ def list_of(annotation: Any) -> Any:
     """Return what the entries of a list are, if one of the alternatives is one; else None."""
     for member in members(annotation):
         if (typing.get_origin(member) or member) is list:
-            return _bare((typing.get_args(member) or (Any,))[0])
+            return (typing.get_args(member) or (Any,))[0]
     return None
 
 
@@ -143,7 +143,7 @@ def _type_words(parts: tuple[Any, ...], named: tuple[str, ...] = ()) -> str:
             words.append(_WORDS[member])
         elif (typing.get_origin(member) or member) is list:
             words.append(_list_words(member))
-        elif (typing.get_origin(member) or member) is dict:
+        elif _is_mapping(member):
             words.append("a mapping")
     return " or ".join(words) or "left out of a recipe"
 
@@ -168,7 +168,7 @@ def _rule_words(rules: tuple[Rule, ...]) -> list[str]:
 
 
 def _list_words(annotation: Any) -> str:
-    inner = list_of(annotation)
+    inner = _bare(list_of(annotation))
     return f"a list of {_SEVERAL[inner]}" if inner in _SEVERAL else "a list"
 
 
@@ -203,7 +203,7 @@ def wrong_type(value: Any, annotation: Any) -> str | None:
         return f"must be {type_words(annotation)}, got {spelled(value)}{hint}{''.join(forms[:1])}"
     if isinstance(value, int) and not -_MOST <= value < _MOST:
         return f"must be a whole number of at most 64 bits, got {_cut(str(value))}"
-    return None
+    return _in_mapping(value, annotation, wrong_type)
 
 
 def _fitting(value: Any, annotation: Any) -> list[tuple[Rule, ...]]:
@@ -224,20 +224,29 @@ def _broken_rule(value: Any, annotation: Any) -> str | None:
     ]
     if value is not None and problems and [] not in problems:
         return problems[0][0]
-    return _wrong_entry(value, annotation)
+    if isinstance(value, list) and (entry := list_of(annotation)) is not None:
+        found = (_broken_rule(one, entry) for one in value)
+        return next((problem for problem in found if problem), None)
+    return _in_mapping(value, annotation, _broken_rule)
 
 
-def _wrong_entry(value: Any, annotation: Any) -> str | None:
-    """Return what is wrong with an entry of a list or mapping whose entries are declared."""
-    for member in members(annotation):
-        declared = typing.get_args(member)
-        if isinstance(value, list) and typing.get_origin(member) is list:
-            found = (_broken_rule(entry, declared[0]) for entry in value)
-            return next((problem for problem in found if problem), None)
-        if isinstance(value, dict) and declared and declared[-1] is not Any:
-            looked = ((key, type_problem(entry, declared[1])) for key, entry in value.items())
-            return next((f"of `{key}` {problem}" for key, problem in looked if problem), None)
-    return None
+def _in_mapping(value: Any, annotation: Any, look: Callable[[Any, Any], str | None]) -> str | None:
+    """Return what `look` finds wrong with keys and entries of a mapping that are declared."""
+    declared = next((typing.get_args(m) for m in members(annotation) if _is_mapping(m)), ())
+    if not isinstance(value, dict) or not declared:
+        return None
+    of_key, of_entry = declared
+    found = []
+    for key, entry in value.items():
+        if of_key is not Any and (problem := look(key, of_key)) is not None:
+            found.append(f"has the key {spelled(key)}, which {problem}")
+        elif of_entry is not Any and (problem := look(entry, of_entry)) is not None:
+            found.append(f"of `{key}` {problem}")
+    return " and ".join(found) or None
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return (typing.get_origin(annotation) or annotation) is dict
 
 
 def _forms(annotation: Any) -> list[Form]:
@@ -262,12 +271,6 @@ def spelled_default(value: Any) -> str:
 def _cut(text: str, most: int = 120) -> str:
     text = " ".join(text.split()) if len(text) > most else text
     return text if len(text) <= most else f"{text[:most]}..."
-
-
-def interval_of(annotation: Any) -> Interval | None:
-    """Return the range of the numbers that a field takes, None where there is none."""
-    rules = [rule for _, rules in alternatives(annotation) for rule in rules]
-    return next((rule for rule in rules if isinstance(rule, Interval)), None)
 
 
 def as_declared(value: Any, annotation: Any) -> Any:

@@ -23,7 +23,18 @@ from typing import Any, Literal
 
 from balora.classification_config import OutOfDomainConfig
 from balora.config import BALoraConfig
-from balora.field_rules import Allowed, Form, Interval, Named, NotEmpty, OneOf, Pattern, Rule
+from balora.field_rules import (
+    Allowed,
+    Distinct,
+    Form,
+    Interval,
+    Name,
+    Named,
+    NotEmpty,
+    OneOf,
+    Pattern,
+    Rule,
+)
 from balora.field_types import (
     FieldDescription,
     alternatives,
@@ -31,6 +42,7 @@ from balora.field_types import (
     describe,
     field_hints,
     full_words,
+    rules_of,
     spelled_default,
 )
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind
@@ -244,6 +256,8 @@ def _text(_: Any, rules: tuple[Rule, ...], is_field: bool) -> Schema:
             return {"enum": list(rule.names)}
         if isinstance(rule, Pattern):
             found["format"] = "regex"
+        elif isinstance(rule, Name):
+            found["pattern"] = "^[^/]*[^/\\s][^/]*$"
     names = [name for rule in rules if isinstance(rule, Named) for name in rule.names]
     return {"anyOf": [{"enum": names}, found]} if names else found
 
@@ -277,15 +291,23 @@ def _list(declared: tuple[Any, ...], rules: tuple[Rule, ...], is_field: bool) ->
     for rule in rules:
         if isinstance(rule, OneOf):
             items = {"enum": list(rule.names)}
-    return {"type": "array", "items": items} | ({"minItems": 1} if is_filled else {})
+    found: Schema = {"type": "array", "items": items}
+    if is_filled:
+        found["minItems"] = 1
+    if any(isinstance(rule, Distinct) for rule in rules):
+        found["uniqueItems"] = True
+    return found
 
 
 def _mapping(declared: tuple[Any, ...], rules: tuple[Rule, ...], is_field: bool) -> Schema:
     found: Schema = {"type": "object"}
     if any(isinstance(rule, NotEmpty) for rule in rules):
         found["minProperties"] = 1
-    if declared and declared[1] is not Any:
-        found["additionalProperties"] = annotation_schema(declared[1], is_field=True)
+    of_key, of_entry = declared or (Any, Any)
+    if rules_of(of_key):
+        found["propertyNames"] = annotation_schema(of_key, is_field=True)
+    if of_entry is not Any:
+        found["additionalProperties"] = annotation_schema(of_entry, is_field=True)
     return found
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from balora.classification_config import ClassificationConfig
 from balora.compare.config import CompareConfig, compare_config
@@ -30,6 +30,7 @@ _ELSEWHERE = {
     "resume_from_checkpoint": "a comparison goes on with the cells that are missing by itself",
 }
 """Fields of a recipe that have no place in a comparison."""
+_Place = Literal["recipe", "condition", "method"]
 _OF_A_SWEEP = ("held_out_fraction", "sweep_tolerance")
 _EVALUATION = ("retention_file", "num_rows", "max_new_tokens", "eval_batch_size")
 """Settings of the evaluation of text generation."""
@@ -211,65 +212,63 @@ def _problems(comparison: Comparison) -> list[str]:
     output_dir = comparison.recipe.get("output_dir")
     if not isinstance(output_dir, str) or not output_dir.strip():
         problems.append("`output_dir` is missing: add it to the recipe or pass `--output_dir`")
-    for where, own in _fields_by_place(comparison):
-        problems += [f"{where}`{n}` is set, but {why}" for n, why in _ELSEWHERE.items() if n in own]
-        if comparison.lab is not None:
-            problems += [
-                f"{where}`{name}` is set, but model and data are the lab's; leave out it or `lab`"
-                for name in _OF_THE_LAB
-                if name in own
-            ]
-        problems += [
-            f"{where}`{name}` is set; it holds for all cells and stands in the recipe itself"
-            for name in ("output_dir",)
-            if where and name in own
-        ]
     problems += [
-        f"`conditions`, `{name}`: `method` is set; methods are named in `methods`"
-        for name in comparison.conditions
-        if "method" in comparison.condition(name)
+        f"{where}`{name}` is set{why}"
+        for place, where, own in _fields_by_place(comparison)
+        for name in own
+        if (why := _why_not(comparison, place, name)) is not None
     ]
-    problems += _place_problems(comparison) + _lab_problems(comparison)
-    return problems + _kind_problems(comparison)
+    return problems + _lab_problems(comparison) + _kind_problems(comparison)
 
 
-def _fields_by_place(comparison: Comparison) -> list[tuple[str, Mapping[str, Any]]]:
+def _fields_by_place(comparison: Comparison) -> list[tuple[_Place, str, Mapping[str, Any]]]:
+    """Return every place that gives fields, the words for it, and the fields."""
     config = comparison.config
     return [
-        ("", comparison.recipe),
-        *((f"`conditions`, `{n}`: ", comparison.condition(n)) for n in comparison.conditions),
-        *((f"`settings` of `{n}`: ", config.settings_of(n)) for n in config.settings or {}),
-        *((f"`sweep` of `{n}`: ", entry) for n, entry in (config.sweep or {}).items()),
+        ("recipe", "", comparison.recipe),
+        *(
+            ("condition", f"`conditions`, `{name}`: ", comparison.condition(name))
+            for name in comparison.conditions
+        ),
+        *(
+            ("method", f"`settings` of `{name}`: ", config.settings_of(name))
+            for name in config.settings or {}
+        ),
+        *(
+            ("method", f"`sweep` of `{name}`: ", entry)
+            for name, entry in (config.sweep or {}).items()
+        ),
     ]
 
 
-def _place_problems(comparison: Comparison) -> list[str]:
-    """Refuse fields of methods that must be alike for all, or that a condition means to set."""
-    problems = []
-    conditions = {name: comparison.condition(name) for name in comparison.conditions}
-    for where, own in _fields_by_place(comparison):
-        if not where.startswith(("`settings`", "`sweep`")):
-            continue
-        problems += [
-            f"{where}`{name}` is set, but all methods have the same model and data, or a "
-            "difference would say nothing of the method; set it in the recipe or in `conditions`"
-            for name in own
-            if name in _ALIKE and not (name in _OF_THE_LAB and comparison.lab is not None)
-        ]
-        problems += [
-            f"{where}`{name}` is set, which `conditions`, `{condition}` sets as well and could not "
-            "change; keep one of them"
-            for condition, fields_of_it in conditions.items()
-            for name in own
-            if name in fields_of_it and name not in _ALIKE
-        ]
-    return problems
+def _why_not(comparison: Comparison, place: _Place, name: str) -> str | None:
+    """Return why a field cannot be set in a place, to follow "is set"; None where it can."""
+    if name in _ELSEWHERE:
+        return f", but {_ELSEWHERE[name]}"
+    if name in _OF_THE_LAB and comparison.lab is not None:
+        return ", but model and data are the lab's; leave out it or `lab`"
+    if place != "recipe" and name == "output_dir":
+        return "; it holds for all cells and stands in the recipe itself"
+    if place == "condition":
+        return "; methods are named in `methods`" if name == "method" else None
+    if place == "method" and name in _ALIKE:
+        return (
+            ", but all methods have the same model and data, or a difference would say nothing of "
+            "the method; set it in the recipe or in `conditions`"
+        )
+    setting = [c for c in comparison.conditions if name in comparison.condition(c)]
+    if place == "method" and setting:
+        return (
+            f", which `conditions`, `{setting[0]}` sets as well and could not change; keep one of "
+            "them"
+        )
+    return None
 
 
 def _lab_problems(comparison: Comparison) -> list[str]:
     problems = []
-    for name in comparison.conditions if comparison.config.conditions else ():
-        entry = (comparison.config.conditions or {}).get(name) or {}
+    for name, fields_of_it in (comparison.config.conditions or {}).items():
+        entry = fields_of_it or {}
         if LAB not in entry:
             continue
         if comparison.lab is None:

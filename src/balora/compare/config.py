@@ -13,13 +13,19 @@ from balora.compare.methods import STARTS, Method, parse_method
 from balora.config import COEFFICIENTS, Count, Seed, read_part, refuse
 from balora.errors import ConfigError
 from balora.evaluation.metrics import asked_metric
-from balora.field_rules import Form, Interval, NotEmpty, PathTo
+from balora.field_rules import Distinct, Form, Interval, Name, NotEmpty, PathTo
 from balora.field_types import field_problems, suggestion
 from balora.rows import BASE
 
 EVERY = "*"
 """In `sweep`: every method."""
 
+Values = Annotated[list[Any], NotEmpty("list the values to try"), Distinct()]
+"""Of a field, to choose from."""
+Swept = Annotated[dict[str, Values], NotEmpty("name a field with its values")]
+
+_Name = Annotated[str, Name()]
+_SOME = NotEmpty("name one or more")
 _METHODS = Form("[lora, lora+kl=0.3, balora]")
 _SETTINGS = Form("{lora: {learning_rate: 1e-3}}")
 _CONDITIONS = Form("{clean: {}, noisy: {label_noise: 0.2}}")
@@ -34,22 +40,22 @@ class CompareConfig:
         ConfigError: If a value has the wrong type or cannot work; all problems in one message.
     """
 
-    methods: Annotated[list[str] | None, NotEmpty("name one or more"), _METHODS] = None
+    methods: Annotated[list[str] | None, _SOME, Distinct(), _METHODS] = None
     """Methods by name (lora+kl, balora-svd, ...); null means base (generation), full to balora."""
 
-    seeds: Annotated[list[Seed] | None, NotEmpty("name one or more"), Form("[0, 1, 2]")] = None
+    seeds: Annotated[list[Seed] | None, _SOME, Distinct(), Form("[0, 1, 2]")] = None
     """Seeds, each of which every method runs with; null means 0, 1, 2."""
 
     baseline: str | None = None
     """Method that the paired differences are to; null takes lora, else the first that trains."""
 
-    settings: Annotated[dict[Any, Any] | None, _SETTINGS] = None
+    settings: Annotated[dict[_Name, dict[str, Any]] | None, _SETTINGS] = None
     """From a method to fields of its own; a name that is none of a method must give a `method`."""
 
-    conditions: Annotated[dict[Any, Any] | None, NotEmpty(), _CONDITIONS] = None
+    conditions: Annotated[dict[_Name, dict[str, Any] | None] | None, NotEmpty(), _CONDITIONS] = None
     """From a name to fields, `lab` among them, that replace the recipe's; every method has each."""
 
-    sweep: Annotated[dict[Any, Any] | None, _SWEEP] = None
+    sweep: Annotated[dict[str, Swept] | None, _SWEEP] = None
     """From a method, or *, to lists of values by field; the best is chosen on held-out rows."""
 
     held_out_fraction: Annotated[float, Interval(gt=0, lt=1)] = 0.15
@@ -83,8 +89,6 @@ class CompareConfig:
         problems = field_problems(
             self,
             self._method_problems,
-            self._seed_problems,
-            self._condition_problems,
             self._sweep_problems,
             self._metric_problems,
         )
@@ -93,11 +97,7 @@ class CompareConfig:
     @property
     def own_names(self) -> tuple[str, ...]:
         """The methods that `settings` defines."""
-        return tuple(
-            str(name)
-            for name, entry in (self.settings or {}).items()
-            if isinstance(entry, Mapping) and "method" in entry
-        )
+        return tuple(name for name, entry in (self.settings or {}).items() if "method" in entry)
 
     def method(self, name: str) -> Method:
         """Return what a name among `methods` stands for.
@@ -154,7 +154,6 @@ class CompareConfig:
         problems = self._setting_problems()
         if problems:
             return problems  # what a method is cannot be told
-        problems += [f"`methods` names {name} twice" for name in _repeated(methods)]
         meanings: dict[Method, str] = {}
         for name in dict.fromkeys(methods):
             try:
@@ -180,10 +179,10 @@ class CompareConfig:
         problems = []
         for name, entry in (self.settings or {}).items():
             where = f"`settings` of `{name}`"
-            if not _is_name(name) or name == EVERY:
-                problems.append(f"{where}: a method's name is a line of text without / in it")
-            elif not isinstance(entry, Mapping) or not all(isinstance(key, str) for key in entry):
-                problems.append(f"{where} must be a mapping of fields, got {entry!r}")
+            if name == EVERY:
+                problems.append(
+                    f"{where}: every method has the fields of the recipe; set them there"
+                )
             elif name == BASE:
                 problems.append(f"{where}: the pre-trained model is not trained; leave it out")
             elif "method" in entry:
@@ -205,57 +204,27 @@ class CompareConfig:
                 problems.append(f"`{place}` of `{first}` and `{name}` are of one method; keep one")
         return problems
 
-    def _seed_problems(self) -> list[str]:
-        if self.seeds is None:
-            return []
-        return [f"`seeds` names {seed} twice" for seed in _repeated(self.seeds)]
-
-    def _condition_problems(self) -> list[str]:
-        problems = []
-        for name, entry in (self.conditions or {}).items():
-            where = f"`conditions`, `{name}`"
-            if not _is_name(name):
-                problems.append(f"{where}: a condition's name is a line of text without / in it")
-            elif entry is not None and not isinstance(entry, Mapping):
-                problems.append(f"{where} must be a mapping of fields, got {entry!r}")
-            elif isinstance(entry, Mapping) and not all(isinstance(key, str) for key in entry):
-                problems.append(f"{where}: a field's name is text")
-        return problems
-
     def _sweep_problems(self) -> list[str]:
         problems = []
-        known = [EVERY, *(self.methods or STARTS), *map(str, self.settings or ())]
+        known = [EVERY, *(self.methods or STARTS), *(self.settings or ())]
         for name, entry in (self.sweep or {}).items():
             where = f"`sweep` of `{name}`"
-            if not isinstance(name, str):
-                problems.append(f"{where}: a method's name is text")
-            elif name == BASE:
+            if name == BASE:
                 problems.append(f"{where}: the pre-trained model is not trained; leave it out")
-            elif name not in known and _parse_problem(str(name), self.own_names) is not None:
-                problems.append(f"{where} is no method{suggestion(str(name), known)}")
-            elif not isinstance(entry, Mapping) or not entry:
-                problems.append(f"{where} must be a mapping of fields to lists, got {entry!r}")
-            else:
-                problems += _value_problems(where, entry)
-                problems += [
-                    f"{where} has `{field}`, which would add the term to methods without it; sweep "
-                    "it method by method"
-                    for field in COEFFICIENTS
-                    if name == EVERY and field in entry
-                ]
+            elif name not in known and _parse_problem(name, self.own_names) is not None:
+                problems.append(f"{where} is no method{suggestion(name, known)}")
+            elif "method" in entry:
+                problems.append(f"{where} has `method`; name methods in `methods`")
+            problems += [
+                f"{where} has `{field}`, which would add the term to methods without it; sweep it "
+                "method by method"
+                for field in COEFFICIENTS
+                if name == EVERY and field in entry
+            ]
         return problems or self._twice("sweep", self.sweep)
 
     def _metric_problems(self) -> list[str]:
         return [] if self.metric is None else _metric_problems(self.metric)
-
-
-def _is_name(name: Any) -> bool:
-    return isinstance(name, str) and bool(name.strip()) and name.isprintable() and "/" not in name
-
-
-def _repeated(values: Collection[Any]) -> list[Any]:
-    seen: set[Any] = set()
-    return [v for v in values if v in seen or seen.add(v)]  # type: ignore[func-returns-value]
 
 
 def _parse_problem(name: str, own: Collection[str]) -> str | None:
@@ -277,20 +246,6 @@ def _definition_problems(name: str, method: Any) -> list[str]:
         return [f"{where}: `method` is {BASE}, which is not trained; name it in `methods`"]
     found = _parse_problem(method, ())
     return [] if found is None else [f"{where}: `method`: {found}"]
-
-
-def _value_problems(where: str, entry: Mapping[Any, Any]) -> list[str]:
-    problems = []
-    for field, values in entry.items():
-        if not isinstance(field, str):
-            problems.append(f"{where}: a field's name is text, got {field!r}")
-        elif not isinstance(values, list) or not values:
-            problems.append(f"{where}: `{field}` must be a list of values, got {values!r}")
-        elif any(value in values[:i] for i, value in enumerate(values)):
-            problems.append(f"{where}: `{field}` has a value twice")
-        elif field == "method":
-            problems.append(f"{where} has `method`; name methods in `methods`")
-    return problems
 
 
 def _metric_problems(name: str) -> list[str]:

@@ -135,7 +135,7 @@ def parse_text(text: str, annotation: Any) -> Any:
     if entry is not None and not is_structure:
         if "," in text or not accepts(annotation, str):
             parts = [part.strip() for part in text.split(",")]
-            return [_scalar(part) for part in parts] if entry in (int, float) else parts
+            return [_scalar(part) for part in parts] if members(entry)[0] in (int, float) else parts
     takes_text = any(isinstance(m, type) and issubclass(m, str) for m in members(annotation))
     if takes_text and (isinstance(value, str) or type_problem(value, annotation) is not None):
         return text
