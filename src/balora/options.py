@@ -27,8 +27,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions:
-    """How runs are measured."""
+class _OfABase:
+    """Which model the runs belong to."""
 
     base: Annotated[str, PathTo("model")]
     """The pre-trained model, a Hugging Face hub id or a local folder."""
@@ -36,11 +36,24 @@ class EvalOptions:
     revision: str | None = None
     """Branch, tag or commit of the base; null takes the recipe's where it trains that name."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured(_OfABase):
+    """How models are loaded that are measured."""
+
     dtype: Dtype | None = None
     """Type of the weights while measuring; null takes the recipe's, without a recipe float32."""
 
     attn_implementation: str | None = None
     """Attention kernel while measuring, such as sdpa; null takes the recipe's."""
+
+    json: Annotated[str | None, PathTo("new file")] = None
+    """File that the figures are written to as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(_Measured):
+    """How runs are measured."""
 
     retention_file: Annotated[str | None, PathTo("file")] = None
     """Plain text that the model should still model well."""
@@ -54,39 +67,15 @@ class EvalOptions:
     batch_size: Count = 16
     """Rows at once."""
 
-    json: Annotated[str | None, PathTo("new file")] = None
-    """File that the figures are written to as well."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions:
+class BenchOptions(_Measured):
     """Which models are asked, and how they are loaded."""
 
-    base: Annotated[str, PathTo("model")]
-    """The pre-trained model, a Hugging Face hub id or a local folder."""
-
-    revision: str | None = None
-    """Branch, tag or commit of the base; null takes the recipe's where it trains that name."""
-
-    dtype: Dtype | None = None
-    """Type of the weights while answering; null takes the recipe's, without a recipe float32."""
-
-    attn_implementation: str | None = None
-    """Attention kernel while answering, such as sdpa; null takes the recipe's."""
-
-    json: Annotated[str | None, PathTo("new file")] = None
-    """File that the figures are written to as well."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(_OfABase):
     """What is written of a run, and where."""
-
-    base: Annotated[str, PathTo("model")]
-    """The pre-trained model, a Hugging Face hub id or a local folder."""
-
-    revision: str | None = None
-    """Branch, tag or commit of the base; null takes the recipe's where it trains that name."""
 
     rank: Count | None = None
     """Truncate the adapter to this rank, and print the error."""

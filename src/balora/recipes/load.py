@@ -162,7 +162,7 @@ def _set_aside(from_file: Mapping[str, Any], given: Mapping[str, Any]) -> frozen
     """Return what the file may say of its own method, or of a term, that the user replaces."""
     foreign = fields_of_terms_off(given)
     method = given.get("method")
-    if method is not None and method != from_file.get("method", AdapterConfig().method):
+    if isinstance(method, str) and method != from_file.get("method", AdapterConfig().method):
         foreign |= foreign_fields(method)
     return foreign
 
