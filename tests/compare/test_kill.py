@@ -65,7 +65,7 @@ def quick(monkeypatch):
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("is_new", [True, False], ids=["new", "overwritten"])
 def test_the_command_is_killed_at_each_of_its_writes(recipe, tmp_path, is_new, monkeypatch, capsys):
-    monkeypatch.setattr("balora.compare.command._write_report", lambda folder: "")
+    monkeypatch.setattr("balora.report.page.write_report", lambda study: None)
     sweep = {"lora": {"learning_rate": [0.1, 0.2]}}
 
     def written(steps):

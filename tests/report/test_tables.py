@@ -21,7 +21,7 @@ from support.fake_comparison import CONDITIONS, METHODS, row, write_comparison, 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = write_comparison(tmp_path_factory.mktemp("tables"))
-    write_tables(folder)
+    write_tables(read_study(folder))
     return folder
 
 
@@ -87,7 +87,7 @@ def test_what_a_failed_cell_has_measured_does_not_count(tmp_path):
 
 
 def read_csv_after(folder):
-    write_tables(folder)
+    write_tables(read_study(folder))
     return read_csv(folder)
 
 
@@ -110,7 +110,7 @@ def test_what_the_main_table_leaves_out_has_a_table_of_its_own(small, tmp_path):
 
 
 def test_the_console_shows_the_main_metrics_aligned(folder):
-    text = format_console(folder)
+    text = format_console(read_study(folder))
     block = text.split("Condition noise-20:")[1].split("Condition")[0].strip().splitlines()
     assert block[0].split()[:3] == ["method", "exact", "match"]
     assert len({len(line) for line in block}) == 1
@@ -157,7 +157,7 @@ def test_no_star_where_every_seed_has_the_same_difference(tmp_path):
     assert lines_of(main_table(read_study(folder), ""))["full"]["difference to lora"] == (
         "+2.0% (same)"
     )
-    assert "from which no interval follows" in format_console(folder)
+    assert "from which no interval follows" in format_console(read_study(folder))
     (line,) = [
         x for x in read_csv_after(folder) if x["difference"] and x["metric"] in "exact_match"
     ]
@@ -174,7 +174,7 @@ def test_the_majority_class_is_the_first_line_of_classification(tmp_path):
     assert first[:3] == ("majority class", "54.2%", "-20.8% [-84.3%, +42.7%]")
     assert first[-1] == "-"
     assert "majority class" not in study.trained
-    write_tables(folder)
+    write_tables(read_study(folder))
     assert "| majority class | 54.2% |" in (folder / "table.md").read_text(encoding="utf-8")
 
 
@@ -187,7 +187,9 @@ def test_cells_that_have_not_run_are_counted_and_named(tmp_path):
         "1 (1 missing)",
         "0 (2 missing)",
     ]
-    assert "Not finished: 4 of 5 cells have not run (base, lora/seed-1," in format_console(folder)
+    assert "Not finished: 4 of 5 cells have not run (base, lora/seed-1," in format_console(
+        read_study(folder)
+    )
 
 
 def test_csv_has_a_line_for_each_condition_method_and_metric(folder):
@@ -246,7 +248,7 @@ def test_markdown_has_the_same_number_of_cells_in_every_line(folder):
 
 
 def test_names_are_escaped(small):
-    write_tables(small)
+    write_tables(read_study(small))
     assert r"my\_own" in (small / "table.md").read_text(encoding="utf-8")
     latex = (small / "table.tex").read_text(encoding="utf-8")
     assert r"my\_own & 35.0\% $\pm$ 63.5\% & +20.0\% (same)" in latex
@@ -268,15 +270,20 @@ def test_names_are_escaped(small):
 )
 def test_latex_escapes_what_it_would_read_as_markup(tmp_path, name, expected):
     folder = write_rows(tmp_path, [row(name, 0, exact_match=0.5)], methods=[name])
-    write_tables(folder)
+    write_tables(read_study(folder))
     assert f"\n{expected} & " in (folder / "table.tex").read_text(encoding="utf-8")
 
 
 def test_all_cells_failed(tmp_path):
     rows = [row("lora", seed, error="no memory") for seed in (0, 1)]
     folder = write_rows(tmp_path, rows, methods=["lora"], seeds=[0, 1], baseline="lora")
-    write_tables(folder)
-    assert format_console(folder).splitlines()[2].split() == ["lora", "0", "(2", "failed)"]
+    write_tables(read_study(folder))
+    assert format_console(read_study(folder)).splitlines()[2].split() == [
+        "lora",
+        "0",
+        "(2",
+        "failed)",
+    ]
     assert {line["n"] for line in read_csv(folder)} == {"0"}
 
 
@@ -285,7 +292,7 @@ def test_one_seed_has_no_interval(tmp_path):
     folder = write_rows(tmp_path, rows, methods=["lora", "pissa"], baseline="lora")
     (lora, pissa) = main_table(read_study(folder), "").lines
     assert (lora[1], pissa[1], pissa[2]) == ("50.0%", "75.0%", "+25.0%")
-    assert format_console(folder).endswith(
+    assert format_console(read_study(folder)).endswith(
         "Figures of one seed: they have no interval, and say nothing about the next seed. "
         "Differences are to lora."
     )
@@ -327,7 +334,7 @@ def test_a_metric_that_this_version_does_not_know_is_shown_as_a_plain_number(tmp
     study = read_study(folder)
     assert study.metrics == ("exact_match", "gsm8k/exact_match", "of_a_later_version")
     assert study.retention == "gsm8k/exact_match"
-    write_tables(folder)
+    write_tables(read_study(folder))
     table = (folder / "table.md").read_text(encoding="utf-8")
     assert "exact match, gsm8k" in table
     assert "| lora | 0.1235 |" in table
@@ -341,15 +348,17 @@ def test_runs_of_a_sweep_are_not_in_the_table(folder):
 
 def test_a_folder_without_rows_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"has no rows yet: there is no results\.jsonl"):
-        format_console(tmp_path)
+        format_console(read_study(tmp_path))
 
 
 def test_tables_need_neither_matplotlib_nor_jinja2(small):
     code = (
         "import sys; sys.modules['matplotlib'] = sys.modules['jinja2'] = None\n"
         "from pathlib import Path\n"
+        "from balora.report.study import read_study\n"
         "from balora.report.tables import format_console, write_tables\n"
-        f"write_tables(Path({str(small)!r})); print(format_console(Path({str(small)!r})))"
+        f"study = read_study(Path({str(small)!r})); write_tables(study)\n"
+        "print(format_console(study))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from balora.compare.comparison import Comparison, read_comparison
-from balora.recipes.values import dump_mapping, read_mapping
+from balora.recipes.values import dump_mapping
 from balora.report import page, tables
+from balora.report.study import Study
 from support.classification import save_body
 from support.models import make_model, make_tokenizer
 
@@ -84,12 +85,11 @@ def views(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
     """Put stand-ins in the place of tables and report; return which were written, and where."""
     written: list[tuple[str, Path]] = []
 
-    def format_console(folder: Path) -> str:
-        rows = (folder / "results.jsonl").read_text().splitlines()
-        baseline = read_mapping(folder / "comparison.yaml")["compare"]["baseline"]
-        return f"{len(rows)} rows, to {baseline}"
+    def format_console(study: Study) -> str:
+        return f"{len(study.rows) + len(study.tried)} rows, to {study.baseline}"
 
     monkeypatch.setattr(tables, "format_console", format_console)
-    monkeypatch.setattr(tables, "write_tables", lambda folder: written.append(("tables", folder)))
-    monkeypatch.setattr(page, "write_report", lambda folder: written.append(("report", folder)))
+    for module, name in ((tables, "write_tables"), (page, "write_report")):
+        what = name.removeprefix("write_")
+        monkeypatch.setattr(module, name, lambda study, w=what: written.append((w, study.folder)))
     return written

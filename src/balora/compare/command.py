@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -19,7 +18,7 @@ from balora.errors import BaloraError, ConfigError, DataError
 from balora.files import write_json
 from balora.recipes.load import check_recipe
 from balora.recipes.values import read_switch
-from balora.rows import BASE, CHOICES_FILE, COMPARISON_FILE, RESULTS_FILE, read_rows
+from balora.rows import BASE, CHOICES_FILE, COMPARISON_FILE, RESULTS_FILE
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +56,7 @@ def compare(
     switches = {name: read_switch(name, options.pop(name, "false")) for name in _SWITCHES}
     if switches["report_only"]:
         _refuse_others(name for name in ("dry_run", "overwrite") if switches[name])
-        comparison = _finished(config_path, options)
-        _report(comparison, read_rows(comparison.folder), show)
+        _report(_finished(config_path, options), show)
         return
     comparison = read_comparison(config_path, options)
     plan = Plan(comparison)
@@ -81,8 +79,8 @@ def compare(
     with _locked(folder):
         with _kept(folder, is_replaced=switches["overwrite"]):
             folder.write_comparison(comparison)
-            rows = _run(comparison, folder)
-        _report(comparison, rows, show)
+            _run(comparison, folder)
+        _report(folder.path, show)
 
 
 @contextmanager
@@ -197,8 +195,8 @@ def _number_of(cells: Sized) -> str:
     return "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
 
 
-def _run(comparison: Comparison, folder: Folder) -> list[dict[str, Any]]:
-    """Build the labs, choose what there is to choose, run the cells, and return their rows."""
+def _run(comparison: Comparison, folder: Folder) -> None:
+    """Build the labs, choose what there is to choose, run the cells, and collect their rows."""
     from balora.compare.runner import Runner
 
     config = comparison.config
@@ -231,7 +229,7 @@ def _run(comparison: Comparison, folder: Folder) -> list[dict[str, Any]]:
             _number_of(range(others)),
             folder.path,
         )
-    return folder.collect([*choosing, *final])
+    folder.collect([*choosing, *final])
 
 
 def _build_labs(comparison: Comparison) -> dict[str, LabFiles]:
@@ -269,8 +267,8 @@ def _choices(comparison: Comparison, choosing: Sequence[Cell], folder: Folder) -
     return choices
 
 
-def _finished(config_path: Path | str | None, options: Mapping[str, str]) -> Comparison:
-    """Return the comparison of a folder, with another baseline or metric where they are given."""
+def _finished(config_path: Path | str | None, options: Mapping[str, str]) -> Path:
+    """Return the folder of a comparison, with another baseline or metric where they are given."""
     _refuse_others(name for name in options if name not in _FREE)
     path = options.get("output_dir")
     if path is None:
@@ -291,7 +289,7 @@ def _finished(config_path: Path | str | None, options: Mapping[str, str]) -> Com
     if options.keys() & {"baseline", "metric"}:
         with _locked(folder):  # a run that goes on would report as is asked for here
             folder.write_comparison(comparison)
-    return comparison
+    return folder.path
 
 
 def _refuse_others(names: Iterable[str]) -> None:
@@ -302,19 +300,19 @@ def _refuse_others(names: Iterable[str]) -> None:
         )
 
 
-def _report(
-    comparison: Comparison, rows: Sequence[Mapping[str, Any]], show: Callable[[str], None]
-) -> None:
+def _report(folder: Path, show: Callable[[str], None]) -> None:
     """Write tables and report, show the table, then say what has failed."""
     from balora.report.page import REPORT_FILE, MissingPackageError, write_report
+    from balora.report.sections import failed
+    from balora.report.study import read_study
     from balora.report.tables import format_console, write_tables
 
-    folder = comparison.folder
-    show(format_console(folder))
+    study = read_study(folder)
+    show(format_console(study))
     note = f"Report: {folder / REPORT_FILE}."
     try:
-        write_tables(folder)
-        write_report(folder)
+        write_tables(study)
+        write_report(study)
     except MissingPackageError as error:
         note = f"No report: {error} Then give the same command with `--report_only`."
     except OSError as error:
@@ -323,13 +321,11 @@ def _report(
             f"{folder / RESULTS_FILE}; once there is room, `--report_only` makes the rest of them"
         ) from error
     where = f"Rows: {folder / RESULTS_FILE}. Tables: {folder / 'table.md'}, .csv and .tex."
-    failed = [row for row in rows if row["error"]]
-    lines = ["", where, note]
-    if failed:
-        lines += ["", "Failed:", *(f"  {row['cell']}: {row['error']}" for row in failed)]
-    show("\n".join(lines))
-    if failed:
+    errors = failed(study)
+    listed = ["", "Failed:", *(f"  {key}: {error}" for key, error in errors)] if errors else []
+    show("\n".join(["", where, note, *listed]))
+    if errors:
         raise BaloraError(
-            f"{_number_of(failed)} failed, the first is {failed[0]['cell']}; {folder / 'cells'} "
+            f"{_number_of(errors)} failed, the first is {errors[0][0]}; {folder / 'cells'} "
             "has the logs, and the same command runs them again"
         )

@@ -17,7 +17,7 @@ from balora.evaluation.metrics import metric_of
 from balora.files import write_text
 from balora.report.findings import matched, unfinished, unlearned
 from balora.report.sections import facts, failed, samples, sweeps
-from balora.report.study import MAJORITY, Study, read_study
+from balora.report.study import MAJORITY, Study
 from balora.report.tables import main_table, note, other_table
 from balora.rows import COMPARISON_FILE
 
@@ -63,15 +63,13 @@ class MissingPackageError(ConfigError):
     """A package of the extra ``report`` is not installed."""
 
 
-def write_report(folder: Path) -> None:
+def write_report(study: Study) -> None:
     """Write ``report.html`` and the plots beside it.
 
     Args:
-        folder: Of the comparison; ``details.json`` of cells may be missing, and so is then what
-            would be shown of them.
+        study: The comparison; what the details of its cells lack is left out.
 
     Raises:
-        ConfigError: If the folder holds no comparison.
         MissingPackageError: If matplotlib or jinja2 is not installed.
     """
     for name in _PACKAGES:
@@ -79,10 +77,9 @@ def write_report(folder: Path) -> None:
             raise MissingPackageError(
                 f"{name} is not installed, which the report needs: `pip install 'balora[report]'`."
             )
-    study = read_study(folder)
     from balora.report.plots import write_plots
 
-    write_text(folder / REPORT_FILE, _page(study, write_plots(study)))
+    write_text(study.folder / REPORT_FILE, _page(study, write_plots(study)))
 
 
 def _page(study: Study, plots: Sequence[Plot]) -> str:

@@ -10,14 +10,13 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from balora.evaluation.metrics import metric_of
 from balora.evaluation.table import aligned
 from balora.files import write_text
 from balora.report.findings import unfinished, unlearned
-from balora.report.study import COSTS, Study, read_study
+from balora.report.study import COSTS, Study
 from balora.report.texts import difference_text, mean_text, seeds_text
 
 _SHOWN_COSTS = {
@@ -44,13 +43,8 @@ class Table(NamedTuple):
     """One per method."""
 
 
-def format_console(folder: Path) -> str:
-    """Return the main table of every condition, aligned, and what the intervals are.
-
-    Raises:
-        ConfigError: If the folder holds no comparison.
-    """
-    study = read_study(folder)
+def format_console(study: Study) -> str:
+    """Return the main table of every condition, aligned, and what the intervals are."""
     parts = []
     for condition in study.conditions:
         table = main_table(study, condition, is_short=True)
@@ -59,16 +53,11 @@ def format_console(folder: Path) -> str:
     return "\n\n".join([*parts, note(study)])
 
 
-def write_tables(folder: Path) -> None:
-    """Write ``table.md``, ``table.csv`` and ``table.tex``, each by rename.
-
-    Raises:
-        ConfigError: If the folder holds no comparison.
-    """
-    study = read_study(folder)
-    write_text(folder / "table.md", _markdown(study))
-    write_text(folder / "table.csv", _csv(study))
-    write_text(folder / "table.tex", _latex(study))
+def write_tables(study: Study) -> None:
+    """Write ``table.md``, ``table.csv`` and ``table.tex`` into the folder, each by rename."""
+    write_text(study.folder / "table.md", _markdown(study))
+    write_text(study.folder / "table.csv", _csv(study))
+    write_text(study.folder / "table.tex", _latex(study))
 
 
 def main_table(study: Study, condition: str, *, is_short: bool = False) -> Table:
