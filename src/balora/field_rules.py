@@ -4,7 +4,8 @@
 
     lora_r: Annotated[int, Interval(ge=1)] = 128
 
-Checks, help and tests read the rules from there and from nowhere else. Standard library only.
+Checks, help, JSON schema and tests read the rules from there and from nowhere else. Standard
+library only.
 """
 
 from __future__ import annotations

@@ -39,7 +39,6 @@ class LabConfig(TaskSettings, TrainingSettings, WorldSettings):
     """How steeply people are spoken of less often, rank by rank (Zipf); 0 is equally often."""
 
     noise_rate: NoiseRate = 0.2
-    """Part of the told statements that is corrupted: half wrong, the rest copied or scrambled."""
 
     stereotype_rate: Annotated[float, Interval(ge=0.5, le=1)] = 0.9
     """Part of the text in which a profession has the pronoun of its stereotype; 0.5 is balanced."""
@@ -51,10 +50,8 @@ class LabConfig(TaskSettings, TrainingSettings, WorldSettings):
     """Draws the world, its defects and texts, the first weights and the order of pre-training."""
 
     num_train: Count = 1500
-    """Problems to train on."""
 
     num_test: Count = 200
-    """Problems held out, whose answers are all right."""
 
     def __post_init__(self) -> None:
         problems = field_problems(self, self._model_problems, self._task_problems)

@@ -20,7 +20,7 @@ from balora.field_types import accepts, field_hints, given_problems, type_proble
 from balora.recipes.kinds import GENERATION, Kind, kind_of
 from balora.recipes.limits import DECLARED, limits
 from balora.recipes.methods import attempt, fields_of_terms_off, foreign_fields, resolve
-from balora.recipes.other_tools import here
+from balora.recipes.other_tools import Here, here
 from balora.recipes.recipe import Recipe
 from balora.recipes.table import ROWS, pick_row
 from balora.recipes.values import parse_text, parse_texts, read_mapping
@@ -112,25 +112,36 @@ def check_recipe(
     given = given or {}
     kind = kind_of({**content, **given})
     values = replace_fields(content, given, source=source)
-    known = known_fields(kind)
 
     def label(name: str) -> str:
         return f"{dashes}{name}" if name in given else name
 
-    others = {name: found for name in values if name not in known and (found := here(name, values))}
+    others = _of_other_tools(values, kind)
     foreign = [f"`{label(name)}` {found.sentence}" for name, found in others.items()]
     # the rest is checked with the lines that are named in their place
     rest = {name: value for name, value in values.items() if name not in others}
     for found in others.values():
         rest |= found.fields
-    look, instead = partial(_problem, kind), partial(_instead, kind)
-    problems = given_problems(rest, known, of="a recipe", look=look, label=label, instead=instead)
+    problems = given_problems(
+        rest,
+        known_fields(kind),
+        of="a recipe",
+        look=partial(_problem, kind),
+        label=label,
+        instead=partial(_instead, kind),
+    )
     problems += _missing(rest, kind)
     errors = [f"{'; '.join([*foreign, *problems])}."] if foreign or problems else []
     recipe = None if problems else attempt(errors, lambda: _build(rest, source, kind))
     if recipe is None or errors:
         raise ConfigError((f"{source}: " if source else "") + " ".join(errors))
     return recipe
+
+
+def _of_other_tools(values: Mapping[str, Any], kind: Kind) -> dict[str, Here]:
+    """Return what stands in a recipe for each key that another tool would take."""
+    unknown = [name for name in values if name not in known_fields(kind)]
+    return {name: found for name in unknown if (found := here(name, values)) is not None}
 
 
 def replace_fields(

@@ -13,7 +13,7 @@ A row goes before the fields beside it, the command line before both.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, KeysView, Mapping
 from typing import Any
 
 from balora.errors import ConfigError
@@ -55,16 +55,19 @@ def pick_row(
         return fields  # the check of the types says what is wrong
     own = dict(rows.get(model, {}))
     tasks = own.pop(TASKS, {})
-    every_row = [row for entry in rows.values() for row in entry[TASKS].values()]
-    names = dict.fromkeys(name for row in every_row for name in row)
-    open_names = [name for name in names if name not in given and name not in aside]
-    if task not in tasks and open_names:
-        raise ConfigError(_no_row(model, task, rows, open_names))
+    if task not in tasks and (needed := _names(rows) - given.keys() - set(aside)):
+        raise ConfigError(_no_row(model, task, rows, [n for n in _names(rows) if n in needed]))
     fields |= {**own, **tasks.get(task, {})}
     if isinstance(folder := fields.get("output_dir"), str):
         name = model.rstrip("/").rsplit("/", 1)[-1]
         fields["output_dir"] = folder.replace("{model}", name).replace("{task}", task)
     return fields
+
+
+def _names(rows: _Rows) -> KeysView[str]:
+    """Return the fields that rows give, each once and in their order."""
+    every_row = [row for own in rows.values() for row in own[TASKS].values()]
+    return dict.fromkeys(name for row in every_row for name in row).keys()
 
 
 def _no_row(model: str, task: str, rows: _Rows, open_names: list[str]) -> str:
