@@ -13,6 +13,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from balora.cli import main as balora
 from balora.compare import measured
@@ -84,6 +90,48 @@ def test_a_cell_has_the_figures_of_train_and_eval(data, comparison, tmp_path, ca
     assert details["spectrum"]["before"] == details_of(folder, base)["spectrum"]["before"]
     assert len(details["updates"]) == 14
     assert len(details["samples"]) == 3
+
+
+def test_everything_of_a_cell_is_loaded_at_the_revision_of_its_condition(
+    data, comparison, encoder_folder, tmp_path, monkeypatch
+):
+    told = []
+
+    def recording(cls):
+        load = cls.from_pretrained.__func__
+
+        def from_pretrained(own, name, *args, **given):
+            if name in (data[0]["model_name_or_path"], encoder_folder):
+                told.append((cls.__name__, given.get("revision"), given.get("attn_implementation")))
+            return load(own, name, *args, **given)
+
+        monkeypatch.setattr(cls, "from_pretrained", classmethod(from_pretrained))
+
+    models = (AutoModelForCausalLM, AutoModelForSequenceClassification)
+    for cls in (AutoConfig, AutoTokenizer, *models):
+        recording(cls)
+    fields, evaluation = data
+    conditions = {
+        "early": {"model_revision": "step1000"},
+        "late": {"model_revision": "step2000", "attn_implementation": "eager"},
+    }
+    asked = {"methods": ["base", "lora"], "conditions": conditions}
+    labelled = write_rows(tmp_path / "rows.jsonl", [{"text": w, "label": w[0]} for w in WORDS])
+    classifies = {"task": "classification", "model_name_or_path": encoder_folder}
+    classifies |= {"dataset_name": labelled, "eval_dataset_name": labelled}
+    for given, own, loads in (
+        (evaluation, fields, {True: 1, False: 3}),  # training, the base and the run
+        ({"methods": ["lora"]}, {**fields, **classifies}, {False: 1}),
+    ):
+        found = comparison({**asked, **given}, **own, output_dir=str(tmp_path / f"{len(own)}"))
+        for cell in Plan(found).final():
+            told.clear()
+            run([cell], Folder(found.folder))
+            expected = conditions[cell.condition]
+            assert {revision for _, revision, _ in told} == {expected["model_revision"]}
+            kernels = [kernel for name, _, kernel in told if name in [m.__name__ for m in models]]
+            assert kernels == [expected.get("attn_implementation")] * loads[cell.is_base]
+            assert {name for name, *_ in told} >= {"AutoConfig", "AutoTokenizer"}
 
 
 def test_training_is_that_of_balora_train(data, comparison, tmp_path):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from balora.cli import main
@@ -58,6 +59,32 @@ def test_a_half_precision_checkpoint_is_measured_in_float32_and_the_row_says_so(
     _, asked = evaluated(place)
     assert asked["run"] == rounded["run"]
     (place / "run" / "recipe.yaml").write_text("lora_target_modules: all-linear\n")
+
+
+@torch.no_grad()
+def kl_of(place, dtype):
+    """Return the mean KL per response token of the run to its base, from logits in a type."""
+    base, tuned = (make_model("llama", dtype=torch.bfloat16).to(dtype) for _ in range(2))
+    tuned = PeftModel.from_pretrained(tuned, str(place / "run")).to(dtype).eval()
+    tokenizer, found = make_tokenizer(), []
+    for line in (place / "rows.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        ids = [*tokenizer(row["prompt"] + row["completion"]).input_ids, tokenizer.eos_token_id]
+        start = len(tokenizer(row["prompt"]).input_ids) - 1  # predicts the first of the response
+        log_p, log_q = (
+            model(input_ids=torch.tensor([ids])).logits[0, start:-1].double().log_softmax(-1)
+            for model in (base.eval(), tuned)
+        )
+        found += (log_p.exp() * (log_p - log_q)).sum(-1).tolist()
+    return sum(found) / len(found)
+
+
+def test_the_kl_of_a_half_precision_checkpoint_is_that_of_float32_logits(place):
+    expected = kl_of(place, torch.float64)
+    assert evaluated(place)[1]["run"]["kl"] == pytest.approx(expected, rel=0.01)
+    rounded = evaluated(place, "--dtype", "bfloat16")[1]["run"]["kl"]
+    assert rounded == pytest.approx(kl_of(place, torch.bfloat16), rel=0.2)
+    assert abs(rounded / expected - 1) > 0.05
 
 
 @pytest.fixture
