@@ -101,7 +101,7 @@ def test_names_and_errors_are_escaped(tmp_path):
 def test_the_page_has_every_part(page):
     headings = re.findall(r"<h2>([^<]+)</h2>", page)
     assert headings == [
-        "Figures",
+        "Results",
         *(title for title, _ in report._KINDS.values()),
         "Samples",
         "What was tried and chosen",

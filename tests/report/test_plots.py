@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from balora.evaluation.metrics import METRICS
-from balora.report import figures, plots
-from balora.report.figures import better, layer_groups, looks
+from balora.report import panels as drawings
+from balora.report import plots
 from balora.report.labels import ink, label_points, shortened, spread
+from balora.report.panels import better, layer_groups, looks
 from balora.report.plots import mean_curve, write_plots
 from balora.report.study import read_study
 from support.fake_comparison import CONDITIONS, LAYERS, row, write_comparison, write_rows
@@ -35,7 +36,7 @@ def drawn(study):
 def panels(kind, study):
     """Return the figures of a kind by condition; of the learning curves the last term's."""
     look = looks(study.trained)
-    with figures.style():
+    with drawings.style():
         return {c: f for c, _, _, f in plots._KINDS[kind](study, look)}
 
 
@@ -51,7 +52,7 @@ def test_each_kind_has_a_panel_per_condition_as_png_and_svg(drawn):
     for plot in drawn:
         assert plot.stem.with_name(f"{plot.stem.name}.svg").read_text("utf-8").startswith("<?xml")
         with Image.open(plot.stem.with_name(f"{plot.stem.name}.png")) as image:
-            assert image.width == round(200 * figures.WIDTH)
+            assert image.width == round(200 * drawings.WIDTH)
             assert len(image.convert("RGB").getcolors(1 << 20)) > 10
     assert len({plot.stem for plot in drawn}) == len(drawn)
 
@@ -345,9 +346,9 @@ def test_the_same_rows_give_the_same_files(tmp_path):
 def test_the_ticks_of_a_curve_are_whole_and_within_the_figure(limits):
     steps = np.arange(3.0)
     line = np.linspace(*limits, 3)
-    curve = figures.Curve([(steps, line)], (steps, line))
-    with figures.style():
-        figure = figures.curves_panel(
+    curve = drawings.Curve([(steps, line)], (steps, line))
+    with drawings.style():
+        figure = drawings.curves_panel(
             {"lora": curve}, looks(["lora"]), title="noise", quantity="a term", limits=limits
         )
     figure.canvas.draw()

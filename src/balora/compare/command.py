@@ -10,10 +10,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from balora.compare.cells import Cell
-from balora.compare.choices import Choice, choose, failure
 from balora.compare.comparison import Comparison, read_comparison
 from balora.compare.folder import LOCK_FILE, Folder, RefusedError, row_of
 from balora.compare.plan import LabFiles, Parts, Plan, combinations
+from balora.compare.sweep import Choice, choose, failure
 from balora.errors import BaloraError, ConfigError, DataError
 from balora.files import write_json
 from balora.recipes.load import check_recipe

@@ -85,7 +85,7 @@ def write_report(study: Study) -> None:
 def _page(study: Study, plots: Sequence[Plot]) -> str:
     import jinja2
 
-    from balora.report.figures import looks
+    from balora.report.panels import looks
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -108,7 +108,7 @@ def _page(study: Study, plots: Sequence[Plot]) -> str:
         plots=_by_kind(plots),
         samples=samples(study),
         sweeps=sweeps(study),
-        sweep_tolerance=study.asked.get("sweep_tolerance"),
+        sweep_tolerance=study.settings.get("sweep_tolerance"),
         facts=facts(study),
         failed=failed(study),
         recipe=file.read_text(encoding="utf-8") if file.is_file() else "",

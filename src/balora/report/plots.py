@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from balora.evaluation.metrics import metric_of
-from balora.report import figures
-from balora.report.figures import Curve, Look, Spot
+from balora.report import panels
 from balora.report.labels import Array
+from balora.report.panels import Curve, Look, Spot
 from balora.report.statistics import mean_interval
 from balora.report.study import Study
 from balora.rows import BASE
@@ -52,14 +52,14 @@ def write_plots(study: Study) -> list[Plot]:
     """
     folder = study.folder / FOLDER
     folder.mkdir(exist_ok=True)
-    look = figures.looks(study.trained)
+    look = panels.looks(study.trained)
     drawn = []
-    with figures.style():
+    with panels.style():
         for kind, draw in _KINDS.items():
             for condition, name, alt, figure in draw(study, look):
                 parts = [_file_name(part) for part in (kind, name, condition) if part]
                 stem = folder / "--".join(parts)
-                figures.save(figure, stem)
+                panels.save(figure, stem)
                 drawn.append(Plot(kind, condition, alt, stem))
     return drawn
 
@@ -88,7 +88,7 @@ def _tradeoff(study: Study, look: Mapping[str, Look]) -> Panels:
             continue
         base = study.estimate(condition, BASE, x.name)
         xs, ys = np.array([run for spot in spots.values() for run in spot.runs]).T
-        figure = figures.tradeoff_panel(
+        figure = panels.tradeoff_panel(
             spots,
             look,
             title=condition,
@@ -118,7 +118,7 @@ def _curves(study: Study, look: Mapping[str, Look]) -> Panels:
         limits = _range(np.concatenate(values))
         for condition, of_condition in found.items():
             if of_condition:
-                figure = figures.curves_panel(
+                figure = panels.curves_panel(
                     of_condition, look, title=condition, quantity=title, limits=limits
                 )
                 yield condition, term, f"{title} over the steps, a line per method", figure
@@ -168,7 +168,7 @@ def _spectra(study: Study, look: Mapping[str, Look]) -> Panels:
             if (mean := _mean_spectrum(study, condition, [method], "after")) is not None
         }
         if after:
-            figure = figures.spectra_panel(before, after, look, title=condition)
+            figure = panels.spectra_panel(before, after, look, title=condition)
             yield condition, "", "singular values of the logits before and after", figure
 
 
@@ -191,7 +191,7 @@ def _updates(study: Study, look: Mapping[str, Look]) -> Panels:
     layers = list(dict.fromkeys(name for sizes in sorted(maps, key=len)[::-1] for name in sizes))
     for condition, sizes in found.items():
         if sizes:
-            figure = figures.updates_panel(sizes, layers, title=condition, limits=_range(positive))
+            figure = panels.updates_panel(sizes, layers, title=condition, limits=_range(positive))
             yield condition, "", "size of the update, methods by layers", figure
 
 

@@ -103,7 +103,7 @@ def sweeps(study: Study) -> list[Sweep]:
     found = []
     for method in dict.fromkeys(row["method"] for row in study.tried):
         rows = [row for row in study.tried if row["method"] == method]
-        name = study.asked.get("metric") or task_metric([row["metrics"] for row in rows])
+        name = study.settings.get("metric") or task_metric([row["metrics"] for row in rows])
         metric, fields, lines = None if name is None else metric_of(name), _varied(rows), []
         final = [r["fields"] for r in study.rows if r["method"] == method and not r["error"]]
         for row in rows:

@@ -27,7 +27,7 @@ class Study:
 
     folder: Path
     """Of the comparison."""
-    asked: Mapping[str, Any]
+    settings: Mapping[str, Any]
     """The settings of the comparison that are not the default."""
     rows: tuple[Row, ...]
     """Of the cells that are reported, finished or failed."""
@@ -54,7 +54,7 @@ class Study:
     def main(self) -> tuple[str, ...]:
         """Return the metrics of the main table; macro F1 shows what accuracy hides."""
         beside = "macro_f1" if self.task == "accuracy" else None
-        names = dict.fromkeys((self.asked.get("metric"), self.task, beside, self.retention))
+        names = dict.fromkeys((self.settings.get("metric"), self.task, beside, self.retention))
         return tuple(name for name in names if name is not None and name in self.metrics)
 
     @property
@@ -65,7 +65,7 @@ class Study:
     @property
     def seeds(self) -> tuple[int, ...]:
         """Return the seeds that were asked for, and those there are rows of."""
-        return tuple(sorted({*(self.asked.get("seeds") or ()), *self._seeds_of(self.rows)}))
+        return tuple(sorted({*(self.settings.get("seeds") or ()), *self._seeds_of(self.rows)}))
 
     @property
     def num_seeds(self) -> int:
@@ -168,12 +168,12 @@ def read_study(folder: Path) -> Study:
     """
     rows = read_rows(folder)
     file = folder / COMPARISON_FILE
-    asked = (read_mapping(file) if file.is_file() else {}).get(COMPARE) or {}
+    settings = (read_mapping(file) if file.is_file() else {}).get(COMPARE) or {}
     final = tuple(row for row in rows if row["stage"] == "final")
     constants = _constants(final)
-    named = _in_order(asked.get("methods"), final, "method")
-    conditions = _in_order(asked.get("conditions"), final, "condition") or ("",)
-    wanted = asked.get("metric")
+    named = _in_order(settings.get("methods"), final, "method")
+    conditions = _in_order(settings.get("conditions"), final, "condition") or ("",)
+    wanted = settings.get("metric")
     is_task = wanted is not None and metric_of(wanted).role == "task"
     task = wanted if is_task else task_metric([row["metrics"] for row in final])
     measured = [n for row in final for n, value in row["metrics"].items() if value is not None]
@@ -181,23 +181,23 @@ def read_study(folder: Path) -> Study:
     order = dict.fromkeys((task, retention, *METRICS, *measured))
     return Study(
         folder=folder,
-        asked=asked,
+        settings=settings,
         rows=final,
         tried=tuple(row for row in rows if row["stage"] != "final"),
         constants=constants,
-        missing=_missing(asked, conditions, final),
+        missing=_missing(settings, conditions, final),
         methods=(MAJORITY, *named) if constants else named,
         conditions=conditions,
-        baseline=_baseline(asked.get("baseline"), named),
+        baseline=_baseline(settings.get("baseline"), named),
         metrics=tuple(name for name in order if name is not None and name in measured),
         task=task,
         retention=retention,
     )
 
 
-def _in_order(asked: Any, rows: tuple[Row, ...], field: str) -> tuple[str, ...]:
+def _in_order(wanted: Any, rows: tuple[Row, ...], field: str) -> tuple[str, ...]:
     """Return the names that were asked for and those that rows have, each once."""
-    return tuple(dict.fromkeys([*(asked or ()), *(row[field] for row in rows)]))
+    return tuple(dict.fromkeys([*(wanted or ()), *(row[field] for row in rows)]))
 
 
 def _constants(rows: tuple[Row, ...]) -> tuple[Row, ...]:
@@ -208,23 +208,23 @@ def _constants(rows: tuple[Row, ...]) -> tuple[Row, ...]:
 
 
 def _missing(
-    asked: Mapping[str, Any], conditions: tuple[str, ...], rows: tuple[Row, ...]
+    settings: Mapping[str, Any], conditions: tuple[str, ...], rows: tuple[Row, ...]
 ) -> tuple[str, ...]:
     """Return the keys of the cells that were asked for and have no row."""
     there = {row["cell"] for row in rows}
     keys = [
         cell_key(condition, method, seed)
         for condition in conditions
-        for method in asked.get("methods") or ()
-        for seed in ([None] if method == BASE else asked.get("seeds") or ())
+        for method in settings.get("methods") or ()
+        for seed in ([None] if method == BASE else settings.get("seeds") or ())
     ]
     return tuple(key for key in keys if key not in there)
 
 
-def _baseline(asked: str | None, methods: Sequence[str]) -> str | None:
+def _baseline(named: str | None, methods: Sequence[str]) -> str | None:
     trained = [name for name in methods if name != BASE]
-    if asked is not None or not trained:
-        return asked
+    if named is not None or not trained:
+        return named
     return "lora" if "lora" in trained else trained[0]
 
 

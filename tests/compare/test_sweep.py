@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from balora.compare.choices import choose, failure
+from balora.compare.sweep import choose, failure
 
 
 def row(error=None, **metrics):
