@@ -1,6 +1,7 @@
 """The trainers: thin layers over trl's and transformers' own."""
 
+from balora.trainers.arguments import BALoraSFTConfig, BALoraTrainingArguments
 from balora.trainers.classification import BALoraTrainer
 from balora.trainers.sft import BALoraSFTTrainer
 
-__all__ = ["BALoraSFTTrainer", "BALoraTrainer"]
+__all__ = ["BALoraSFTConfig", "BALoraSFTTrainer", "BALoraTrainer", "BALoraTrainingArguments"]

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import copyreg
-import dataclasses
 import logging
 from collections.abc import Mapping
-from copy import copy
-from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
-from transformers import TrainingArguments
 
 from balora.anchored import anchor_adapter
 from balora.anchored.beside import is_anchored_model
 from balora.config import BALoraConfig
 from balora.objective import Coefficients, Normalizer, coefficients_at
 from balora.regularizers.spectral import ratio_is_constant
+from balora.replay.config import ReplayConfig
+from balora.trainers.arguments import holding
 from balora.trainers.memory import ReportMemory
 from balora.usage import absolute_name
 
 logger = logging.getLogger(__name__)
-
-Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 class ObjectiveMixin:
@@ -46,12 +41,6 @@ class ObjectiveMixin:
         for config in self.model.peft_config.values():  # type: ignore[attr-defined]
             name = config.base_model_name_or_path
             config.base_model_name_or_path = name and absolute_name(name)
-
-    def _show_objective(self) -> None:
-        """Put the objective into what trackers are handed, `args.to_dict()`."""
-        trainer: Any = self
-        trainer.args.objective = dataclasses.asdict(self.balora_config)
-        trainer.args.__class__ = _showing_objective(trainer.args.__class__)
 
     def _coefficients(self) -> Coefficients:
         """Return the coefficients of the step that is being trained."""
@@ -107,32 +96,9 @@ class ObjectiveMixin:
         )
 
 
-class _ShowsObjective:
-    """Training arguments that name the objective in `to_dict`; copied or saved they are plain."""
-
-    objective: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the arguments, with every field of `BALoraConfig`."""
-        plain: dict[str, Any] = super().to_dict()  # type: ignore[misc]
-        return plain | getattr(self, "objective", {})
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        state = {name: value for name, value in vars(self).items() if name != "objective"}
-        plain = type(self).__mro__[2]
-        return copyreg._reconstructor, (plain, object, None), state  # type: ignore[attr-defined]
-
-
-@cache
-def _showing_objective(arguments: Any) -> Any:
-    if issubclass(arguments, _ShowsObjective):
-        return arguments
-    return type(arguments.__name__, (_ShowsObjective, arguments), {})
-
-
-def own_arguments(args: Arguments) -> Arguments:
-    """Return arguments that may be changed without the caller's changing too."""
-    own = copy(args)
+def own_arguments(args: Any, *parts: BALoraConfig | ReplayConfig) -> Any:
+    """Return arguments that hold ``parts`` and may be changed without the caller's changing too."""
+    own = holding(args, *parts)
     if own.ddp_broadcast_buffers is None:
         own.ddp_broadcast_buffers = False  # the anchors never change
     return own

@@ -23,6 +23,7 @@ from balora.field_rules import Allowed
 from balora.models.limits import Limits
 from balora.recipes.limits import limits
 from balora.recipes.methods import reference_problem
+from balora.trainers.arguments import HoldsSettings
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +47,24 @@ def check_arguments(args: TrainingArguments, kwargs: dict[str, Any]) -> None:
         raise ConfigError("; ".join(problems) + ".")
 
 
-def check_configs(balora_config: Any, peft_config: Any) -> None:
+def check_configs(balora_config: Any, peft_config: Any, args: Any, holder: type) -> None:
     """Refuse settings of another class, and adapters of another method than LoRA.
+
+    Args:
+        balora_config: As the trainer was given it.
+        peft_config: Likewise.
+        args: Likewise.
+        holder: The class of arguments that holds the settings of this trainer.
 
     Raises:
         ConfigError: Naming the argument.
     """
-    if not isinstance(balora_config, BALoraConfig):
+    if isinstance(args, HoldsSettings) and not isinstance(args, holder):
+        raise ConfigError(
+            f"`args` is a {type(args).__name__}, which is for the other trainer. Pass a "
+            f"`{holder.__name__}`."
+        )
+    if not isinstance(balora_config, BALoraConfig | None):
         raise ConfigError(
             f"`balora_config` is a {type(balora_config).__name__}, not a `BALoraConfig`. Pass "
             "`BALoraConfig(...)`, or leave it out for the paper's."

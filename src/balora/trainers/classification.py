@@ -27,6 +27,7 @@ from balora.models.classifier import (
 )
 from balora.models.limits import Limits
 from balora.objective import Normalizer, nlu_objective, task_loss
+from balora.trainers.arguments import BALoraTrainingArguments, settings
 from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.checks import (
     check_arguments,
@@ -79,7 +80,9 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
     Args:
         model: From :func:`~balora.models.classifier.load_classifier`, so that every new
             parameter is trained and saved; or a model with a head, or a ``PeftModel`` of one.
-        args: As for transformers. Without it: bf16 where the device has it.
+        args: As for transformers, or a
+            :class:`~balora.trainers.arguments.BALoraTrainingArguments`, which holds the settings
+            of the next one. Without it: bf16 where the device has it.
         balora_config: The start and the objective; by default the paper's for classification.
         peft_config: A plain ``LoraConfig``. Without it every weight is trained, which allows no
             consistency term.
@@ -109,16 +112,16 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
         train_dataset: Dataset | None = None,
         **kwargs: Any,
     ) -> None:
+        check_configs(balora_config, peft_config, args, BALoraTrainingArguments)
         preset = BALoraConfig.preset("paper", task="nlu")
-        self.balora_config = preset if balora_config is None else balora_config
-        check_configs(self.balora_config, peft_config)
+        self.balora_config = settings(args, balora_config, preset, called="balora_config")
         _check_config(self.balora_config)
         if peft_config is not None:
             model = add_adapter(model, peft_config, self.balora_config)
         elif isinstance(model, LoadedClassifier):
             model = model.model
         has_adapter = isinstance(model, PeftModel)
-        args = _own_arguments(model, args)
+        args = _own_arguments(model, args, self.balora_config)
         check_arguments(args, kwargs)
         check_needs(self.balora_config, has_adapter=has_adapter)
         check_single_device(args)
@@ -150,7 +153,6 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
             check_rows_fit(dataset, limits, name)
         if has_adapter:
             self._anchor()
-        self._show_objective()
 
     def _ready(self, dataset: Any, name: str) -> Any:
         """Return a data set as the objective reads it: see :func:`~balora.trainers.texts.ready`."""
@@ -394,9 +396,11 @@ def _check_config(config: BALoraConfig) -> None:
         raise ConfigError("; ".join(problems) + ". Leave it out for classification.")
 
 
-def _own_arguments(model: Any, args: TrainingArguments | None) -> TrainingArguments:
+def _own_arguments(
+    model: Any, args: TrainingArguments | None, config: BALoraConfig
+) -> TrainingArguments:
     if args is None:
         args = TrainingArguments(
             output_dir=default_output_dir(model), bf16=bool(is_torch_bf16_gpu_available())
         )
-    return own_arguments(args)
+    return own_arguments(args, config)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from balora.digests import (
 from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.models.adapter import inner_model
-from balora.replay.config import acting_fields
+from balora.replay.config import ReplayConfig, acting_fields
 from balora.trainers.checkpoint import Checkpoint
 from balora.trainers.resume_rules import (
     content_differences,
@@ -41,6 +41,9 @@ _NOT_OF_THE_ADAPTER = frozenset(
     {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision"}
 )
 """Fields of PEFT's config that say where it came from, not what is trained."""
+
+_HELD = frozenset(field.name for part in (BALoraConfig, ReplayConfig) for field in fields(part))
+"""Fields that arguments hold for trackers; the objective is compared by itself."""
 
 _MOST = 8
 """Differences that one message names."""
@@ -112,7 +115,9 @@ def check_same_run(
     record = checkpoint.record
     found = differences({"processes": record["processes"]}, {"processes": processes})
     for part, now in settings.items():
-        found += differences(record.get(part) or {}, now)
+        held = _HELD if part == "arguments" else frozenset()
+        was = {name: value for name, value in (record.get(part) or {}).items() if name not in held}
+        found += differences(was, {name: v for name, v in now.items() if name not in held})
     problems = [str(difference) for difference in found]
     if not problems:
         recipes = (record.get("recipe") or {}, recipe or {})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -24,6 +24,7 @@ from balora.models.load import load_model, load_tokenizer
 from balora.models.source import ModelSource, placed_source
 from balora.objective import Normalizer
 from balora.replay.config import ReplayConfig
+from balora.trainers.arguments import BALoraSFTConfig, settings
 from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.checks import (
     check_arguments,
@@ -80,7 +81,9 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
 
     Args:
         model: A model id, a folder, a causal language model, or a ``PeftModel`` with one LoRA.
-        args: As for trl. Without it: bf16 where the device has it, no gradient checkpointing.
+        args: As for trl, or a :class:`~balora.trainers.arguments.BALoraSFTConfig`, which holds
+            the settings of the next two. Without it: bf16 where the device has it, no gradient
+            checkpointing.
         balora_config: The start and the objective; by default the paper's.
         replay_config: Texts that the model should go on modelling; by default none.
         peft_config: A plain ``LoraConfig``. Without it every weight is trained, which allows no
@@ -108,13 +111,13 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         overlong_rows: str = "error",
         **kwargs: Any,
     ) -> None:
-        self.balora_config = BALoraConfig() if balora_config is None else balora_config
-        check_configs(self.balora_config, peft_config)
-        self.replay_config = ReplayConfig() if replay_config is None else replay_config
+        check_configs(balora_config, peft_config, args, BALoraSFTConfig)
+        self.balora_config = settings(args, balora_config, BALoraConfig(), called="balora_config")
+        self.replay_config = settings(args, replay_config, ReplayConfig(), called="replay_config")
         self.replay: Replay | None = None
         self.overlong_rows = overlong_rows
         self._micro_steps = MicroSteps()
-        args = _own_arguments(model, args)
+        args = _own_arguments(model, args, self.balora_config, self.replay_config)
         check_arguments(args, kwargs)
         if isinstance(model, str):
             model = _loaded(model, args, kwargs)
@@ -148,7 +151,6 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
             "entries in a hidden state": head.max_rank,
         }
         add_objective(base, self.balora_config)
-        self._show_objective()
         self.add_callback(self._micro_steps)
         self.checkpoint_files.append(partial(keep_texts, self))
         self._replay_swap = check_replay(self)
@@ -289,12 +291,14 @@ def default_arguments(model: Any) -> SFTConfig:
     )
 
 
-def _own_arguments(model: Any, args: TrainingArguments | None) -> SFTConfig:
+def _own_arguments(
+    model: Any, args: TrainingArguments | None, *parts: BALoraConfig | ReplayConfig
+) -> SFTConfig:
     if args is None:
         args = default_arguments(model)
     elif not isinstance(args, SFTConfig):  # as trl does
         args = SFTConfig(**(args.to_dict() | {"hub_token": args.hub_token}))
-    return own_arguments(args)
+    return cast(SFTConfig, own_arguments(args, *parts))
 
 
 def _loaded(name: str, args: SFTConfig, kwargs: dict[str, Any]) -> PreTrainedModel:
