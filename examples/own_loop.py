@@ -12,15 +12,18 @@ import argparse
 import json
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from balora import BALoraConfig
-from balora.anchored import anchor_adapter, initialise, reference_mode
+from balora import (
+    BALoraConfig,
+    FusedObjective,
+    get_balora_model,
+    head_of,
+    next_token_targets,
+    reference_mode,
+)
 from balora.assets import asset_path
-from balora.fused import FusedObjective
-from balora.models.head import head_of
-from balora.objective import next_token_targets
 
 
 def main() -> None:
@@ -33,8 +36,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(asset_path("tiny_lm"))
     lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=16, target_modules="all-linear")
     config = BALoraConfig.preset("paper", consistency_coef=0.03)
-    model = anchor_adapter(get_peft_model(base, lora), config)
-    initialise(model)
+    model = get_balora_model(base, lora, config)
     objective = FusedObjective(config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
 
