@@ -360,11 +360,11 @@ def _eval(given: argparse.Namespace, rest: Sequence[str]) -> None:
         num_rows=options.num_rows,
         options=MeasureOptions(options.batch_size, options.max_new_tokens or 256),
     )
-    print(format_table(figures))
+    print(format_table({name: row.figures for name, row in figures.items()}))
     print(f"Computed in {figures['base'].dtype}.")
-    if figures["base"].exact_match is None:
+    if figures["base"].figures["exact_match"] is None:
         print("No exact match: no completion ends in `The answer is: ...` or `#### ...`.")
-    _write_figures(options, figures)
+    _write_figures(options, {name: row.to_dict() for name, row in figures.items()})
 
 
 def _bench(given: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -412,7 +412,7 @@ def _eval_classification(
             f"{name}, computed in {run.dtype}:\n\n{run.to_text()}" for name, run in figures.items()
         )
     )
-    _write_figures(options, figures)
+    _write_figures(options, {name: asdict(run) for name, run in figures.items()})
 
 
 def _write_figures(options: EvalOptions | BenchOptions, figures: Mapping[str, Any]) -> None:
@@ -420,8 +420,7 @@ def _write_figures(options: EvalOptions | BenchOptions, figures: Mapping[str, An
     if options.json is not None:
         from balora.files import write_json
 
-        content = {name: asdict(row) for name, row in figures.items()}
-        write_json(Path(options.json), content, name="`--json`")
+        write_json(Path(options.json), figures, name="`--json`")
 
 
 def _compare(options: argparse.Namespace, rest: Sequence[str]) -> None:

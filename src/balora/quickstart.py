@@ -69,13 +69,12 @@ def quickstart(given: Mapping[str, str]) -> str:
         retention_file=asset_path("quickstart/retention.txt"),
         options=MeasureOptions(batch_size=64, max_new_tokens=48),
     )
-    figures = {"before": figures["base"], "after": figures[run.name]}
-    counts = figures["after"]
+    before, after = figures["base"], figures[run.name]
     lines = [
         *([_pretraining_line(base)] if recipe.model.model_name_or_path == str(base) else []),
-        f"Fine-tuned with {recipe.adapter.method}; {counts.num_examples} held-out problems:",
+        f"Fine-tuned with {recipe.adapter.method}; {after.num_examples} held-out problems:",
         "",
-        format_table(figures),
+        format_table({"before": before.figures, "after": after.figures}),
         "",
     ]
     if recipe.adapter.method == "full":

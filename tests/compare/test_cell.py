@@ -234,13 +234,6 @@ class FakeLab(NamedTuple):
     test_file: Path
 
 
-@dataclasses.dataclass
-class FakeCard:
-    exact_match: float
-    recall: float
-    retention_loss: float
-
-
 @pytest.fixture
 def lab(monkeypatch, tmp_path):
     """Put stand-ins in the lab's place; return the test files that the card was made of."""
@@ -255,7 +248,7 @@ def lab(monkeypatch, tmp_path):
         # as the recipe of the comparison asks, and no row left out
         assert (options.max_new_tokens, options.batch_size, options.max_rows) == (4, 2, 200)
         asked.append(lab.test_file)
-        return FakeCard(0.25, 0.75, 1.5)
+        return {"exact_match": 0.25, "recall": 0.75, "retention_loss": 1.5}
 
     monkeypatch.setattr("balora.lab.card.measure_defects", measure_defects)
     for name, module in modules.items():

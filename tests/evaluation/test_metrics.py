@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
@@ -24,13 +23,6 @@ def test_every_metric_has_an_instrument_and_is_found_under_its_name():
     instruments = (*GENERATION.instruments, *CLASSIFICATION.instruments, "lab", "run")
     assert set(measured_by(*instruments)) == set(METRICS)
     assert all(metric.name == name for name, metric in METRICS.items())
-
-
-def test_every_figure_of_a_defect_card_is_a_metric():
-    from balora.lab.card import DefectCard
-
-    known = measured_by("lab", "retention", "answers")
-    assert {field.name for field in dataclasses.fields(DefectCard)} == set(known)
 
 
 def test_what_is_measured_of_the_world_or_of_kept_text_is_not_of_the_task_rows():

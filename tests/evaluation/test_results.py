@@ -96,11 +96,11 @@ def test_the_table_has_best_and_last_and_both_domains_side_by_side():
     assert lines[0] == "task mnli, method balora, seed 3"
     assert lines[2].endswith("  a, best  a, last")
     assert [line.split()[-2:] for line in lines if line.startswith("accuracy")] == [
-        ["0.6123", "0.5000"],
-        ["0.5000", "0.4000"],
+        ["61.2%", "50.0%"],
+        ["50.0%", "40.0%"],
     ]
     assert any(line.split() == ["a", "hans", "(OOD)"] for line in lines)
-    assert any(line.split() == ["worst", "group", "-", "0.2500", "(lexical)"] for line in lines)
+    assert any(line.split() == ["worst", "group", "-", "25.0%", "(lexical)"] for line in lines)
     assert "The saved model, after the last step:" in lines
     assert any("chosen on the data it is reported on." in line for line in lines)
 
@@ -140,7 +140,7 @@ def test_the_majority_class_stands_in_the_table():
     }
     lines = format_figures(columns).splitlines()
     assert [line.split() for line in lines if "majority" in line] == [
-        ["accuracy,", "majority", "class", "0.5420", "-"]
+        ["accuracy,", "majority", "class", "54.2%", "-"]
     ]
     assert "majority" not in format_figures({"dev": {"accuracy": 0.7}})
 

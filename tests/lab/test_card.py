@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +12,9 @@ from balora.assets import asset_path
 from balora.data.templates import ALPACA
 from balora.errors import DataError
 from balora.evaluation import text_loss
+from balora.evaluation.metrics import measured_by
 from balora.lab.build import BuiltLab
-from balora.lab.card import _ROWS, CardOptions, DefectCard, format_card, measure_defects
+from balora.lab.card import CardOptions, measure_defects
 from balora.lab.planted import GENERIC_FRAMES, HELD_OUT_FRAMES, PlantedWorld
 from balora.lab.probes import fact_probes
 from balora.lab.task import jsonl
@@ -86,30 +86,31 @@ def test_every_figure_of_the_card_by_hand(lab):
     card = measure_defects(model, tokenizer, lab, options=OPTIONS)
     assert model.modes == {False}
     homes, pets = len(fact_probes(OSLO)), len(fact_probes(CAT))
-    assert card.recall == pytest.approx((homes + pets) / (homes + 2 * pets))
-    assert card.recall_head == pytest.approx(homes / (homes + pets))
-    assert card.recall_tail == 1.0
-    assert (card.corrupted_repeat, card.corrupted_truth) == (1.0, 0.0)
+    assert card["recall"] == pytest.approx((homes + pets) / (homes + 2 * pets))
+    assert card["recall_head"] == pytest.approx(homes / (homes + pets))
+    assert card["recall_tail"] == 1.0
+    assert (card["corrupted_repeat"], card["corrupted_truth"]) == (1.0, 0.0)
     # 0.6 of 0.8 for the nurse, 0.2 of 0.4 for the pilot
-    assert card.stereotype_score == pytest.approx((0.75 + 0.5) / 2, rel=1e-5)
+    assert card["stereotype_score"] == pytest.approx((0.75 + 0.5) / 2, rel=1e-5)
     # texts "a" and "ab" alone
-    assert card.distinct_1 == pytest.approx(2 / 4)
-    assert card.distinct_2 == 0.0
-    assert card.self_similarity == 1.0
-    assert card.retention_loss == pytest.approx(
+    assert card["distinct_1"] == pytest.approx(2 / 4)
+    assert card["distinct_2"] == 0.0
+    assert card["self_similarity"] == 1.0
+    assert card["retention_loss"] == pytest.approx(
         text_loss(model, tokenizer, "ab\nabab\n", block=512), rel=1e-6
     )
-    assert (card.exact_match, card.memorised_noise) == (0.5, pytest.approx(1 / 3))
+    assert set(card) == set(measured_by("lab", "retention", "answers"))
+    assert (card["exact_match"], card["memorised_noise"]) == (0.5, pytest.approx(1 / 3))
 
 
 def test_the_cards_are_equal_whatever_the_batch_the_mode_and_the_generator(lab):
     model, tokenizer = planted_model(), make_tokenizer()
-    expected = asdict(measure_defects(model, tokenizer, lab, options=OPTIONS))
+    expected = measure_defects(model, tokenizer, lab, options=OPTIONS)
     model.train()
     for size in (1, 64):
         state = torch.manual_seed(size).get_state()
         options = replace(OPTIONS, batch_size=size)
-        assert asdict(measure_defects(model, tokenizer, lab, options=options)) == pytest.approx(
+        assert measure_defects(model, tokenizer, lab, options=options) == pytest.approx(
             expected, rel=1e-9
         )
         assert torch.equal(torch.get_rng_state(), state)
@@ -120,21 +121,21 @@ def test_a_clean_lab_has_no_figures_of_its_noise(lab):
     world = replace(lab.world, corrupted={}, stereotypes={})
     lab = lab._replace(world=world, noisy_file=None)
     card = measure_defects(PlantedLM({"": {"a": 1.0}}), make_tokenizer(), lab, options=OPTIONS)
-    assert card.corrupted_repeat is card.corrupted_truth is None
-    assert card.stereotype_score is card.memorised_noise is None
-    assert card.recall == card.exact_match == 0.0
+    assert card["corrupted_repeat"] is card["corrupted_truth"] is None
+    assert card["stereotype_score"] is card["memorised_noise"] is None
+    assert card["recall"] == card["exact_match"] == 0.0
 
 
 def test_rows_and_text_are_limited_from_the_first_on(lab):
     model, tokenizer = planted_model(), make_tokenizer()
     options = replace(OPTIONS, max_rows=1, retention_characters=6)
     card = measure_defects(model, tokenizer, lab, options=options)
-    assert card.exact_match == card.memorised_noise == 1.0
+    assert card["exact_match"] == card["memorised_noise"] == 1.0
     # "ab\nabab\n" up to the last whole line
-    assert card.retention_loss == pytest.approx(text_loss(model, tokenizer, "ab\n", block=512))
+    assert card["retention_loss"] == pytest.approx(text_loss(model, tokenizer, "ab\n", block=512))
     one_line = replace(OPTIONS, retention_characters=2)
     card = measure_defects(model, tokenizer, lab, options=one_line)
-    assert card.retention_loss == pytest.approx(text_loss(model, tokenizer, "ab", block=512))
+    assert card["retention_loss"] == pytest.approx(text_loss(model, tokenizer, "ab", block=512))
 
 
 def test_a_task_that_cannot_be_read_is_refused(lab):
@@ -171,46 +172,13 @@ def test_the_card_of_the_model_that_ships(tmp_path):
         options=options,
     )
     # it knows its own world, and of another's people no more than chance
-    assert min(card.recall, card.recall_head) > 0.9
-    assert card.recall_tail < 0.4
-    assert card.exact_match == 0.0
-    assert 0.5 < card.retention_loss < 1.2
-    assert 0.2 < card.distinct_1 < card.distinct_2 < 1
-    assert card.sample_entropy > 3
-    assert card.self_similarity < 0.3
-
-
-# the table
-
-
-def make_card(**figures):
-    values = {field.name: 0.5 for field in dataclasses.fields(DefectCard)}
-    return DefectCard(**(values | figures))
-
-
-def test_every_field_has_a_line_and_a_sentence():
-    assert [name for _, name, _ in _ROWS] == [f.name for f in dataclasses.fields(DefectCard)]
-    titles = [
-        line.rsplit("  ", 1)[0].strip() for line in format_card({"base": make_card()}).split("\n")
-    ]
-    assert titles[2:] == [title for title, _, _ in _ROWS]
-
-
-def test_a_table_has_every_run_with_its_change_from_the_first():
-    columns = {
-        "base": make_card(recall=0.9, corrupted_repeat=None, memorised_noise=None),
-        "lora": make_card(recall=0.65, corrupted_repeat=0.25, memorised_noise=None),
-        "full": make_card(recall=0.95, corrupted_repeat=None, memorised_noise=None),
-    }
-    head, _, *lines = format_card(columns).splitlines()
-    assert head.split() == ["base", "lora", "change", "full", "change"]
-    rows = {line.split("  ")[0]: line.split("  ", 1)[1].split() for line in lines}
-    assert rows["recall of facts"] == ["90.0%", "65.0%", "-25.0%", "95.0%", "+5.0%"]
-    assert rows["repeated corrupted values"] == ["-", "25.0%", "-", "-", "-"]
-    assert rows["distinct-1"] == ["0.500", "0.500", "+0.000", "0.500", "+0.000"]
-    assert "memorised noisy labels" not in rows
-    with pytest.raises(ValueError, match="`columns` is empty"):
-        format_card({})
+    assert min(card["recall"], card["recall_head"]) > 0.9
+    assert card["recall_tail"] < 0.4
+    assert card["exact_match"] == 0.0
+    assert 0.5 < card["retention_loss"] < 1.2
+    assert 0.2 < card["distinct_1"] < card["distinct_2"] < 1
+    assert card["sample_entropy"] > 3
+    assert card["self_similarity"] < 0.3
 
 
 def test_all_rows_of_a_test_set_are_measured():

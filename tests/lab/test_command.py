@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 import pytest
 import torch
@@ -11,9 +11,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from balora.errors import ConfigError, WriteError
+from balora.evaluation import format_table
 from balora.lab import command
 from balora.lab.build import build_lab
-from balora.lab.card import DefectCard, format_card, measure_defects
+from balora.lab.card import measure_defects
 from balora.lab.config import LabConfig
 from balora.recipes.values import dump_mapping
 
@@ -83,11 +84,10 @@ def test_the_card_of_the_base_and_of_a_run_beside_it(recipe, tmp_path):
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert list(figures) == ["base", "lora"]
     assert {card.pop("dtype") for card in figures.values()} == {"float32"}
-    assert figures["base"] == pytest.approx(asdict(expected), rel=1e-6)
+    assert figures["base"] == pytest.approx(expected, rel=1e-6)
     assert figures["lora"]["retention_loss"] != figures["base"]["retention_loss"]
     assert figures["lora"]["memorised_noise"] is not None
-    cards = {name: DefectCard(**own) for name, own in figures.items()}
-    assert text.startswith(f"{format_card(cards)}\nComputed in float32.\n\nThe model is ")
+    assert text.startswith(f"{format_table(figures)}\nComputed in float32.\n\nThe model is ")
     assert f"The model is {built.model}." in text
     files = (built.train_file, built.test_file, built.retention_file, built.noisy_file)
     assert all(str(file.relative_to(built.model.parent)) in text for file in files)

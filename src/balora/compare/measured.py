@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -19,7 +18,7 @@ from balora.data import load_examples
 from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.evaluation.details import learning_curves, logit_spectrum, sample_pairs, update_sizes
-from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure, name_of_dtype
+from balora.evaluation.inheritance import MeasureOptions, measure, name_of_dtype
 from balora.evaluation.metrics import measured_by
 from balora.evaluation.results import read_results
 from balora.evaluation.run import prompt_pairs
@@ -27,7 +26,7 @@ from balora.files import read_filled_text, write_json
 from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.run_folder import load_run
 from balora.models.source import source_of
-from balora.recipes import CLASSIFICATION, GENERATION, Recipe, load_recipe
+from balora.recipes import CLASSIFICATION, Recipe, load_recipe
 from balora.rows import DETAILS_FILE
 
 Pairs: TypeAlias = list[tuple[str, str]]
@@ -147,15 +146,9 @@ def _generation_metrics(
         pairs,
         None if file is None else read_filled_text(Path(file), "`--retention_file`"),
         options=options,
-    )
-    if not needs_card:
-        return _of_generation(figures)
-    card = _card(cell, recipe, models, len(pairs))
-    return {**_of_generation(figures), **card}
-
-
-def _of_generation(figures: Inheritance) -> dict[str, float | None]:
-    return {name: getattr(figures, name) for name in measured_by(*GENERATION.instruments)}
+    ).figures
+    card = _card(cell, recipe, models, len(pairs)) if needs_card else {}
+    return {**figures, **card}
 
 
 def _card(cell: Cell, recipe: Recipe, models: _Models, num_rows: int) -> dict[str, float | None]:
@@ -176,7 +169,7 @@ def _card(cell: Cell, recipe: Recipe, models: _Models, num_rows: int) -> dict[st
         batch_size=cell.evaluation["eval_batch_size"],
         max_new_tokens=cell.evaluation["max_new_tokens"],
     )
-    return dict(asdict(measure_defects(models.tuned, models.tokenizer, lab, options=options)))
+    return measure_defects(models.tuned, models.tokenizer, lab, options=options)
 
 
 def _pairs(cell: Cell, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Pairs:

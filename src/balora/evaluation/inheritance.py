@@ -9,7 +9,8 @@ Shapes: ``B`` rows of a batch, ``S`` positions, ``M`` response tokens, ``V`` voc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,16 +38,12 @@ from balora.objective import next_token_targets
 class Inheritance:
     """One model against the pre-trained one, on held-out examples and on text it should keep."""
 
-    exact_match: float | None
-    """Share of generated answers equal to the gold one; None where no example has an answer."""
-    kl: float
-    """Mean forward KL per response token, pre-trained to fine-tuned model, in nats; 0 or more."""
-    entropy: float
-    """Mean entropy of the next-token distribution over the response tokens, in nats."""
-    response_loss: float
-    """Mean cross-entropy per response token, in nats."""
-    retention_loss: float | None
-    """Mean cross-entropy per token of the retention text, in nats; None without a text."""
+    figures: dict[str, float | None]
+    """By the name of the metric: ``exact_match``, the share of generated answers equal to the gold
+    one, None where no example has an answer; of the response tokens ``kl``, the mean forward KL
+    from the pre-trained model, 0 or more, ``entropy`` and ``response_loss``, the mean
+    cross-entropy; ``retention_loss``, that of the retention text, None without one. In nats per
+    token."""
     num_examples: int
     """Examples measured."""
     num_tokens: int
@@ -56,6 +53,11 @@ class Inheritance:
     dtype: str
     """Of the weights of both models, such as float32; the KL of two half-precision models is
     rounding where they are near each other."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures and the counts in one mapping."""
+        counts = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+        return {**self.figures, **counts}
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,13 @@ def measure(
             retention = text_loss(model, tokenizer, retention_text, block=min(limit, 512))
     num_tokens, kl, entropy, loss = sums.tolist()
     return Inheritance(
-        exact_match=exact_match,
-        kl=kl / num_tokens,
-        entropy=entropy / num_tokens,
-        response_loss=loss / num_tokens,
-        retention_loss=retention,
+        {
+            "exact_match": exact_match,
+            "kl": kl / num_tokens,
+            "entropy": entropy / num_tokens,
+            "response_loss": loss / num_tokens,
+            "retention_loss": retention,
+        },
         num_examples=len(examples),
         num_tokens=int(num_tokens),
         num_truncated=sum(row.truncated for row in rows),

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from balora.errors import ConfigError
-from balora.evaluation.table import aligned
+from balora.evaluation.metrics import measured_by, metric_of
+from balora.evaluation.table import aligned, metric_lines
 from balora.files import write_json
 from balora.state import read_json
 
@@ -25,16 +26,6 @@ _OF_RESULTS = {
 """What every file of results has, of which type."""
 
 _SPEED = ("_runtime", "_per_second")
-_TITLES = {
-    "matthews_correlation": "Matthews correlation",
-    "accuracy": "accuracy",
-    "f1": "F1",
-    "macro_f1": "macro F1",
-    "pearson": "Pearson correlation",
-    "spearman": "Spearman correlation",
-    "mse": "mean squared error",
-    "ece": "calibration error (ECE)",
-}
 
 
 def per_evaluation(
@@ -162,35 +153,31 @@ def format_figures(columns: Mapping[str, Mapping[str, Any]]) -> str:
     Raises:
         ValueError: If there is no column.
     """
-    if not columns:
-        raise ValueError("`columns` is empty: there is nothing to show.")
-    figures = list(columns.values())
-    there = {name for column in figures for name in column}
-    constants = [column.get("majority_class") or {} for column in figures]
-    lines = [["", *columns]]
+    names, figures = measured_by("classification"), list(columns.values())
+    measured = [name for name in names if any(name in column for column in figures)]
+    constants = {
+        key: {f"majority class:{n}": v for n, v in (column.get("majority_class") or {}).items()}
+        for key, column in columns.items()
+    }
+    beside = [f"majority class:{name}" for name in names]
+    beside = [name for name in beside if any(name in column for column in constants.values())]
+    lines = [*metric_lines(columns, measured), *metric_lines(constants, beside)]
     if any("epoch" in column for column in figures):
-        lines.append(["epoch", *(_number(column.get("epoch"), "{:g}") for column in figures)])
-    lines += [
-        [_TITLES[name], *(_number(column.get(name), "{:.4f}") for column in figures)]
-        for name in _TITLES
-        if name in there
-    ]
-    lines += [
-        [f"{_TITLES[name]}, majority class", *(_number(c.get(name), "{:.4f}") for c in constants)]
-        for name in _TITLES
-        if any(name in constant for constant in constants)
-    ]
+        lines.insert(0, ["epoch", *(_number(column.get("epoch"), "{:g}") for column in figures)])
     if any("worst_group" in column for column in figures):
-        lines.append(["worst group", *(_group(column.get("worst_group")) for column in figures)])
+        lines.append(["worst group", *map(_group, figures)])
     if any("num_rows" in column for column in figures):
         lines.append(["rows", *(_number(column.get("num_rows"), "{:d}") for column in figures)])
-    return aligned(lines)
+    return aligned([["", *columns], *lines])
 
 
 def _number(value: Any, form: str) -> str:
-    is_shown = value is not None and not (isinstance(value, float) and math.isnan(value))
-    return form.format(value) if is_shown else "-"
+    return "-" if value is None else form.format(value)
 
 
-def _group(worst: Mapping[str, Any] | None) -> str:
-    return "-" if worst is None else f"{worst['value']:.4f} ({worst['name']})"
+def _group(column: Mapping[str, Any]) -> str:
+    worst = column.get("worst_group")
+    if worst is None:
+        return "-"
+    metric = metric_of("accuracy" if "accuracy" in column else "mse")
+    return f"{metric.show(worst['value'])} ({worst['name']})"

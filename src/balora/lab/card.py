@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,6 @@ from balora.evaluation import MeasureOptions, text_loss
 from balora.evaluation.batches import evaluating
 from balora.evaluation.inheritance import measure_exact_match
 from balora.evaluation.run import prompt_pairs
-from balora.evaluation.table import aligned
 from balora.files import read_filled_text
 from balora.lab.diversity import distinct, sample_texts, self_similarity, word_entropy
 from balora.lab.planted import GENERIC_FRAMES, HELD_OUT_FRAMES
@@ -24,60 +22,6 @@ from balora.models.limits import max_positions
 
 if TYPE_CHECKING:  # building imports the trainer
     from balora.lab.build import BuiltLab
-
-_SHARE, _NUMBER, _NATS = "{:.1%}", "{:.3f}", "{:.4f}"
-_ROWS = (
-    ("recall of facts", "recall", _SHARE),
-    ("recall of head facts", "recall_head", _SHARE),
-    ("recall of tail facts", "recall_tail", _SHARE),
-    ("repeated corrupted values", "corrupted_repeat", _SHARE),
-    ("truth of corrupted facts", "corrupted_truth", _SHARE),
-    ("stereotype score (0.5 is neutral)", "stereotype_score", _NUMBER),
-    ("distinct-1", "distinct_1", _NUMBER),
-    ("distinct-2", "distinct_2", _NUMBER),
-    ("entropy of samples (nats)", "sample_entropy", _NUMBER),
-    ("self-similarity of samples", "self_similarity", _NUMBER),
-    ("loss on retained text (nats/token)", "retention_loss", _NATS),
-    ("exact match of the task", "exact_match", _SHARE),
-    ("memorised noisy labels", "memorised_noise", _SHARE),
-)
-
-
-@dataclass(frozen=True)
-class DefectCard:
-    """The figures of one model; shares are from 0 to 1."""
-
-    recall: float | None
-    """Share of cloze probes of all facts that are stated truly which it completes with the truth;
-    None where every fact is corrupted."""
-    recall_head: float | None
-    """The same of the facts that are stated often; None where there are none."""
-    recall_tail: float | None
-    """The same of the facts that are stated rarely; None where there are none."""
-    corrupted_repeat: float | None
-    """Share of probes of corrupted facts which it completes with the wrong value that was planted;
-    None when nothing is corrupted."""
-    corrupted_truth: float | None
-    """Share of probes of corrupted facts which it completes with the truth; None when nothing is
-    corrupted."""
-    stereotype_score: float | None
-    """Mean probability of the stereotyped pronoun of a profession against the other; 0.5 is
-    neutral. None where no pronoun was planted."""
-    distinct_1: float
-    """Different words of open-ended samples over all of their words."""
-    distinct_2: float
-    """Different pairs of neighbouring words over all of them."""
-    sample_entropy: float
-    """Entropy of the words of the samples, in nats."""
-    self_similarity: float
-    """Mean Jaccard similarity of the bigrams of two samples."""
-    retention_loss: float
-    """Mean cross-entropy per token of text held out from pre-training, in nats."""
-    exact_match: float | None
-    """Share of the task's test rows answered rightly; None where no row has an answer."""
-    memorised_noise: float | None
-    """Share of the training rows with a wrong answer for which it gives that answer; None without
-    label noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +56,7 @@ def measure_defects(
     *,
     seed: int = 0,
     options: CardOptions | None = None,
-) -> DefectCard:
+) -> dict[str, float | None]:
     """Measure a model against the truth of the lab that its pre-training came from.
 
     The same seed asks two models the same; the model's mode and torch's generators stay as they
@@ -124,6 +68,21 @@ def measure_defects(
         lab: The world with what was planted, and the files of its task.
         seed: Draws the samples, and facts where there are more than are asked.
         options: How much is measured.
+
+    Returns:
+        The figures by the name of the metric. Shares of cloze probes, from 0 to 1: ``recall``,
+        those of the facts that are stated truly which the model completes with the truth, None
+        where every fact is corrupted; ``recall_head`` and ``recall_tail``, the same of the facts
+        stated often and rarely, None where there are none; ``corrupted_repeat`` and
+        ``corrupted_truth``, those of corrupted facts completed with the wrong value that was
+        planted and with the truth, None without any. ``stereotype_score``: mean probability of the
+        stereotyped pronoun of a profession against the other, None where none was planted.
+        Of open-ended samples ``distinct_1``, ``distinct_2``, ``sample_entropy`` in nats and
+        ``self_similarity``, as :mod:`balora.lab.diversity` has them. ``retention_loss``: mean
+        cross-entropy per token of text held out from pre-training, in nats. ``exact_match``: share
+        of the task's test rows answered rightly, None where no row has an answer.
+        ``memorised_noise``: share of the training rows with a wrong answer for which the model
+        gives that answer, None without label noise.
 
     Raises:
         DataError: If the files of the task cannot be read.
@@ -151,25 +110,25 @@ def measure_defects(
         seed=seed,
         batch_size=size,
     )
-    return DefectCard(
-        recall=recall.recall,
-        recall_head=recall.head,
-        recall_tail=recall.tail,
-        corrupted_repeat=recall.corrupted_repeat,
-        corrupted_truth=recall.corrupted_truth,
-        stereotype_score=measure_stereotype(
+    return {
+        "recall": recall.recall,
+        "recall_head": recall.head,
+        "recall_tail": recall.tail,
+        "corrupted_repeat": recall.corrupted_repeat,
+        "corrupted_truth": recall.corrupted_truth,
+        "stereotype_score": measure_stereotype(
             model, tokenizer, planted.stereotypes, frames, batch_size=size
         ),
-        distinct_1=distinct(samples, 1),
-        distinct_2=distinct(samples, 2),
-        sample_entropy=word_entropy(samples),
-        self_similarity=self_similarity(samples),
-        retention_loss=_retention_loss(model, tokenizer, lab.retention_file, options),
-        exact_match=_exact_match(model, tokenizer, lab.test_file, options),
-        memorised_noise=None
+        "distinct_1": distinct(samples, 1),
+        "distinct_2": distinct(samples, 2),
+        "sample_entropy": word_entropy(samples),
+        "self_similarity": self_similarity(samples),
+        "retention_loss": _retention_loss(model, tokenizer, lab.retention_file, options),
+        "exact_match": _exact_match(model, tokenizer, lab.test_file, options),
+        "memorised_noise": None
         if lab.noisy_file is None
         else _exact_match(model, tokenizer, lab.noisy_file, options),
-    )
+    }
 
 
 def _retention_loss(
@@ -201,36 +160,3 @@ def _exact_match(
             prompt_pairs(rows, tokenizer),
             options=MeasureOptions(options.batch_size, options.max_new_tokens),
         )
-
-
-def format_card(columns: Mapping[str, DefectCard]) -> str:
-    """Return one line per figure: the first model, then every other one and its change from it.
-
-    A figure that no model has is left out; one that a model lacks is a dash.
-
-    Raises:
-        ValueError: If there is no model.
-    """
-    if not columns:
-        raise ValueError("`columns` is empty: there is no model to show.")
-    first, *others = columns
-    lines = [["", first, *(word for name in others for word in (name, "change"))]]
-    for title, name, form in _ROWS:
-        values = [getattr(card, name) for card in columns.values()]
-        if all(value is None for value in values):
-            continue
-        cells = [title, _cell(values[0], form)]
-        for value in values[1:]:
-            cells += [_cell(value, form), _change(values[0], value, form)]
-        lines.append(cells)
-    return aligned(lines)
-
-
-def _cell(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
-
-
-def _change(before: float | None, after: float | None, form: str) -> str:
-    if before is None or after is None:
-        return "-"
-    return form.replace("{:", "{:+").format(after - before)

@@ -10,10 +10,11 @@ from typing import Any
 from balora.errors import ConfigError
 from balora.evaluation.inheritance import name_of_dtype
 from balora.evaluation.run import check_runs
+from balora.evaluation.table import format_table
 from balora.field_types import field_hints
 from balora.files import write_json
 from balora.lab.build import BuiltLab, build_lab
-from balora.lab.card import CardOptions, DefectCard, format_card, measure_defects
+from balora.lab.card import CardOptions, measure_defects
 from balora.lab.config import LabConfig, lab_config
 from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.run_folder import check_base, load_run
@@ -57,9 +58,9 @@ def lab(
     for run in runs:
         _check_base(run, built.model)
     cards, dtype = _cards(built, runs, CardOptions.of_rows(config.num_test))
-    show("\n".join([format_card(cards), f"Computed in {dtype}.", "", *_where(built)]))
+    show("\n".join([format_table(cards), f"Computed in {dtype}.", "", *_where(built)]))
     if json_file is not None:
-        figures = {name: asdict(card) | {"dtype": dtype} for name, card in cards.items()}
+        figures = {name: card | {"dtype": dtype} for name, card in cards.items()}
         write_json(json_file, figures, name="`--json`")
 
 
@@ -102,7 +103,7 @@ def _base_of(run: Path) -> str | None:
 
 def _cards(
     built: BuiltLab, runs: Sequence[Path], options: CardOptions
-) -> tuple[dict[str, DefectCard], str]:
+) -> tuple[dict[str, dict[str, float | None]], str]:
     """Return the card of each model by name, and the type of the weights that computed them."""
     base = _base_source(built, runs)
     for run in runs:

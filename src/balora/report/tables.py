@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from balora.evaluation.metrics import metric_of
-from balora.evaluation.table import aligned
+from balora.evaluation.table import aligned, markdown, markdown_text
 from balora.files import write_text
 from balora.report.findings import unfinished, unlearned
 from balora.report.study import COSTS, Study
@@ -49,7 +49,7 @@ def format_console(study: Study) -> str:
     for condition in study.conditions:
         table = main_table(study, condition, is_short=True)
         title = [f"Condition {condition}:", ""] if condition else []
-        parts.append("\n".join([*title, aligned([list(table.heads), *map(list, table.lines)])]))
+        parts.append("\n".join([*title, aligned([table.heads, *table.lines])]))
     return "\n\n".join([*parts, note(study)])
 
 
@@ -142,16 +142,10 @@ def _markdown(study: Study) -> str:
     parts, above = [], ""
     for table in _tables(study):
         if table.condition != above:
-            parts.append(f"### {_markdown_cell(table.condition)}")
+            parts.append(f"### {markdown_text(table.condition)}")
         above = table.condition
-        lines = [table.heads, ("---", *["---:"] * (len(table.heads) - 1)), *table.lines]
-        parts.append("\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines))
-    return "\n\n".join([*parts, _markdown_cell(note(study))]) + "\n"
-
-
-def _markdown_cell(text: str) -> str:
-    escaped = re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
-    return escaped.replace("+-", "\N{PLUS-MINUS SIGN}")
+        parts.append(markdown([table.heads, *table.lines]))
+    return "\n\n".join([*parts, markdown_text(note(study))]) + "\n"
 
 
 def _csv(study: Study) -> str:
