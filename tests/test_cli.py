@@ -406,6 +406,18 @@ def test_eval_refuses(options, sentence, train, model_folder, tmp_path, capsys):
     assert sentence in capsys.readouterr().err
 
 
+def test_a_base_with_other_weights_of_the_same_sizes_is_refused(train, tmp_path, capsys):
+    assert train() == 0
+    make_model("llama", seed=1).save_pretrained(tmp_path / "other")
+    make_tokenizer().save_pretrained(tmp_path / "other")
+    for words in (["eval"], ["export", "--merge", "--to", str(tmp_path / "merged")]):
+        verb, *options = words
+        base = str(tmp_path / "other")
+        assert main([verb, str(tmp_path / "out"), "--base", base, *options]) == 2
+        assert f"other weights than `--base` '{base}': `model.layers.0." in capsys.readouterr().err
+    assert not (tmp_path / "merged").exists()
+
+
 def test_eval_refuses_a_folder_without_a_run(model_folder, tmp_path, capsys):
     data = str(write_rows(tmp_path / "rows.jsonl"))
     words = ["eval", str(tmp_path), "--base", str(model_folder), "--dataset_name", data]

@@ -7,12 +7,13 @@ import re
 from functools import partial
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from balora.errors import ConfigError
 from balora.models.adapter import CONFIG_FILE, WEIGHTS_FILE
 from balora.models.fits import check_adapter_fits
-from balora.models.record import write_base
+from balora.models.record import base_record, check_recorded_weights, write_base
 from balora.models.source import ModelSource
 from support.adapters import anchored_model
 from support.models import ARCHITECTURES, CAUSAL, CLASSIFIERS, make_model
@@ -163,8 +164,24 @@ def test_weights_of_another_adapter_beside_the_config_are_refused(tmp_path, fold
 
 def test_a_vocabulary_that_no_layer_shows_is_known_from_the_record(tmp_path, folders):
     anchored_model("llama").save_pretrained(tmp_path)
-    write_base(tmp_path, make_model("llama").config)
+    write_base(tmp_path, base_record(make_model("llama")))
     check_adapter_fits(tmp_path, base_of(folders, "own", "llama"))
     other = base_of(folders, "vocabulary", "llama", vocab_size=200)
     with pytest.raises(ConfigError, match=r"`vocab_size` 128, but `--base` .* has 200"):
         check_adapter_fits(tmp_path, other)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_other_weights_of_the_same_sizes_are_known_from_the_record(architecture, tmp_path):
+    write_base(tmp_path, base_record(anchored_model(architecture)))  # as a run records it
+    base = ModelSource(name="some/base", setting="`--base`")
+    check_recorded_weights(tmp_path, base, make_model(architecture))
+    for dtype in (torch.bfloat16, torch.float16):
+        check_recorded_weights(tmp_path, base, make_model(architecture, dtype=dtype))
+    other = make_model(architecture)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.1)
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(ConfigError, match=r"other weights than `--base` 'some/base': `.*Name"):
+            check_recorded_weights(tmp_path, base, other.to(dtype))

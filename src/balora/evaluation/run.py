@@ -17,6 +17,7 @@ from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
 from balora.field_types import field_hints, given_problems
 from balora.files import read_filled_text
 from balora.models.load import accelerator, load_model, load_tokenizer
+from balora.models.record import check_recorded_weights
 from balora.models.run_folder import check_base, load_run
 from balora.models.source import ModelSource, read_recipe
 from balora.recipes.values import parse_texts
@@ -60,6 +61,8 @@ def evaluate_runs(
     for run in runs:
         check_base(run, base)
     reference = load_model(base, device=accelerator())
+    for run in runs:  # before anything is measured
+        check_recorded_weights(run, base, reference)
     # a run keeps its own tokenizer: training may have given it a chat template
     tokenizer = load_tokenizer(base, runs[0] if runs else None)
     pairs = prompt_pairs(dataset, tokenizer)

@@ -17,7 +17,7 @@ from balora.models.adapter import is_adapter_folder, read_adapter
 from balora.models.classifier import load_classifier
 from balora.models.fits import check_adapter_fits, num_labels_of
 from balora.models.load import attach_adapter, load_config, load_model, load_tokenizer, placed
-from balora.models.record import check_recorded_base
+from balora.models.record import check_recorded_base, check_recorded_weights
 from balora.models.source import RECIPE_FILE, ModelSource, check_is_not_run, read_recipe
 from balora.recipes import load_recipe
 
@@ -64,6 +64,8 @@ def load_run(
         ).model
     else:
         model = load_model(source)
+    if is_adapter:
+        check_recorded_weights(run, base, model)
     model = placed(model, device)
     return LoadedRun(attach_adapter(model, run) if is_adapter else model, tokenizer, names)
 

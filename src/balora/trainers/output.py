@@ -7,13 +7,14 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig, TrainingArguments
+from peft import PeftModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.evaluation.results import RESULTS_FILE
 from balora.files import write_text
-from balora.models.record import write_base
+from balora.models.record import base_record, write_base
 from balora.recipes import CLASSIFICATION, Recipe
 from balora.trainers.checkpoint import STATE_FILE, Checkpoint, find_checkpoint, is_checkpoint
 from balora.trainers.record import refuse_other_run
@@ -25,12 +26,13 @@ _RECIPE_FILE, _FACTS_FILE = "recipe.yaml", "environment.json"
 class Provenance:
     """What made a run: written into its folder and into every checkpoint."""
 
-    def __init__(self, recipe: Recipe, config: PretrainedConfig) -> None:
-        self.recipe, self.config = recipe, config
+    def __init__(self, recipe: Recipe, model: PreTrainedModel | PeftModel) -> None:
+        """Take the recipe, and the model before a step is trained."""
+        self.recipe, self._base = recipe, base_record(model)
 
     def write(self, folder: Path) -> None:
         """Write ``recipe.yaml``, ``base_model.json`` and ``environment.json`` into ``folder``."""
-        write_base(folder, self.config)
+        write_base(folder, self._base)
         write_text(folder / _RECIPE_FILE, self.recipe.to_yaml())
         facts = json.dumps(describe_environment(), indent=2)
         write_text(folder / _FACTS_FILE, facts + "\n")

@@ -53,7 +53,7 @@ def _run(recipe: Recipe) -> Trainer:
     trainer, resolved, finish = prepare(recipe, args)
     if resume is None and args.should_save:
         remove_traces(output_dir)
-    provenance = Provenance(resolved, trainer.model.config)
+    provenance = Provenance(resolved, trainer.model)
     trainer.recipe_settings = settings
     trainer.checkpoint_files.append(provenance.write)
     if recipe.stopping.early_stopping_patience is not None:
