@@ -15,6 +15,9 @@ from balora.config import Count, Seed, read_part, refuse
 from balora.errors import ConfigError
 from balora.field_rules import Form, Interval, NotEmpty, PathTo
 from balora.field_types import field_problems, suggestion
+from balora.glue_x import GLUE_X
+from balora.glue_x import SETS as GLUE_X_SETS
+from balora.glue_x import entries as glue_x_entries
 
 ClassificationTask = Literal[
     "cola",
@@ -37,6 +40,8 @@ Fraction = Annotated[float, Interval(gt=0, le=1)]
 
 _LABEL_MAP = Form("{entailment: entailment, non-entailment: [neutral, contradiction]}")
 _FRACTIONS = Form("{positive: 0.1}")
+GlueX = Literal["glue-x"]
+_FILES = Form("{flipkart: flipkart.csv}")
 _SETS = Form("[{name: hans, dataset_name: hans.jsonl}]")
 
 
@@ -197,8 +202,14 @@ class ClassificationConfig:
     ignore_mismatched_sizes: bool = False
     """Start with a new head where the checkpoint's own is for another number of classes."""
 
-    out_of_domain: Annotated[list[Any] | dict[Any, Any] | None, _SETS] = None
-    """Other data sets to evaluate on: a list of mappings, or a mapping from a name to the rest."""
+    out_of_domain: Annotated[list[Any] | dict[Any, Any] | GlueX | None, _SETS] = None
+    """Other data sets to evaluate on: mappings in a list or by name, or glue-x."""
+
+    glue_x_files: Annotated[dict[str, Any] | None, NotEmpty(), _FILES] = None
+    """With glue-x: from a set to its file, a mapping of an entry's fields, or null: left out."""
+
+    glue_x_whole: bool = False
+    """With glue-x: read the splits that its authors put together, which can be millions of rows."""
 
     def __post_init__(self) -> None:
         problems = field_problems(
@@ -232,6 +243,9 @@ class ClassificationConfig:
 
     def _entries(self) -> list[Any]:
         """Return `out_of_domain` as a list; a mapping gives each entry its name."""
+        if self.out_of_domain == GLUE_X:
+            files = self.glue_x_files or {}
+            return glue_x_entries(self.task, files, is_whole=self.glue_x_whole)
         if not isinstance(self.out_of_domain, dict):
             return list(self.out_of_domain or ())
         return [
@@ -315,9 +329,9 @@ class ClassificationConfig:
         return problems
 
     def _out_of_domain_problems(self) -> list[str]:
-        problems: list[str] = []
+        problems = self._glue_x_problems()
         names: list[str] = []
-        for number, entry in enumerate(self._entries(), start=1):
+        for number, entry in enumerate(() if problems else self._entries(), start=1):
             if not isinstance(entry, Mapping):
                 problems.append(
                     f"`out_of_domain`, entry {number} is {entry!r}, not a mapping; write it as "
@@ -343,6 +357,33 @@ class ClassificationConfig:
         if twice:
             problems.append(f"`out_of_domain` has two entries with the name `{twice[0]}`")
         return problems
+
+    def _glue_x_problems(self) -> list[str]:
+        given = {"glue_x_files": self.glue_x_files, "glue_x_whole": self.glue_x_whole}
+        if self.out_of_domain != GLUE_X:
+            return [
+                f"`{name}` is set, but `out_of_domain` is not {GLUE_X}; set it, or leave `{name}` "
+                "out"
+                for name, value in given.items()
+                if value
+            ]
+        if self.task in OWN_TASKS:
+            return [
+                f"`out_of_domain` is {GLUE_X}, which has data sets for the tasks of GLUE, and task "
+                f"{self.task} is none; name your own"
+            ]
+        known = GLUE_X_SETS[self.task]
+        problems = [
+            f"`glue_x_files` names `{name}`, which is no set of {GLUE_X} for task {self.task}"
+            f"{suggestion(str(name), known)}; there are {', '.join(known)}"
+            for name in self.glue_x_files or {}
+            if name not in known
+        ]
+        return problems + [
+            f"`glue_x_files` has {value!r} for `{name}`; write a path, a mapping or null"
+            for name, value in (self.glue_x_files or {}).items()
+            if value is not None and not isinstance(value, str | Mapping)
+        ]
 
     def _unmapped(self, entry: OutOfDomainConfig) -> list[str]:
         known = self.named_classes

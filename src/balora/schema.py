@@ -45,6 +45,7 @@ from balora.field_types import (
     rules_of,
     spelled_default,
 )
+from balora.glue_x import GLUE_X
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind
 from balora.recipes.load import known_fields
 from balora.recipes.table import ROWS, TASKS
@@ -156,7 +157,12 @@ def _properties(kind: Kind) -> Schema:
         by_name = {"type": "object", "additionalProperties": entry}
         found["out_of_domain"] = {
             **found["out_of_domain"],
-            "anyOf": [{"type": "array", "items": entry}, by_name, {"type": "null"}],
+            "anyOf": [
+                {"type": "array", "items": entry},
+                by_name,
+                {"const": GLUE_X},
+                {"type": "null"},
+            ],
         }
     return found
 

@@ -310,4 +310,6 @@ def _part_fields(comparison: Comparison, parts: Parts | None) -> dict[str, Any]:
         "dataset_test_split": "train",
     }
     # the data sets of another origin take no part in a choice
-    return fields if comparison.kind is GENERATION else {**fields, "out_of_domain": None}
+    if comparison.kind is GENERATION:
+        return fields
+    return {**fields, "out_of_domain": None, "glue_x_files": None, "glue_x_whole": False}

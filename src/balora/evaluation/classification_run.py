@@ -15,7 +15,7 @@ from balora.data.classification import (
     load_out_of_domain_rows,
 )
 from balora.errors import ConfigError, DataError
-from balora.evaluation.classified import measure_sets
+from balora.evaluation.classified import glue_x_average, measure_sets
 from balora.evaluation.inheritance import name_of_dtype
 from balora.evaluation.results import doubts, format_figures
 from balora.field_types import field_hints, given_problems
@@ -34,12 +34,15 @@ class EvaluatedRun:
     out_of_domain: dict[str, dict[str, Any]]
     dtype: str
     """Of the weights that computed them."""
+    glue_x: str | None
+    """Where the sets out of domain are GLUE-X's: their average, and over which it is."""
 
     def to_text(self) -> str:
         """Return the table of all sets, side by side."""
         outside = {f"{name} (OOD)": row for name, row in self.out_of_domain.items()}
         sets = {**self.evaluation, **outside}
-        return "\n".join([format_figures(sets), *doubts(sets)])
+        average = [] if self.glue_x is None else ["", self.glue_x]
+        return "\n".join([format_figures(sets), *doubts(sets), *average])
 
 
 def is_classification_run(run: Path) -> bool:
@@ -113,8 +116,12 @@ def _evaluate(
             batch_size=batch_size,
         )
 
+    outside = measure(out_of_domain)
     return EvaluatedRun(
-        measure(evaluation), measure(out_of_domain), name_of_dtype(loaded.model.dtype)
+        measure(evaluation),
+        outside,
+        name_of_dtype(loaded.model.dtype),
+        glue_x_average(data, outside),
     )
 
 

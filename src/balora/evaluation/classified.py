@@ -12,9 +12,17 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
+from balora.classification_config import ClassificationConfig
 from balora.data.classification import ClassificationRows, tokenize_rows
 from balora.errors import NonFiniteError
-from balora.evaluation.classification import Array, majority_metrics, task_metrics, worst_group
+from balora.evaluation.classification import (
+    Array,
+    majority_metrics,
+    primary_metric,
+    task_metrics,
+    worst_group,
+)
+from balora.glue_x import GLUE_X, average_line
 from balora.models.adapter import inner_model
 
 
@@ -115,3 +123,12 @@ def _predicted(logits: Array, rows: ClassificationRows) -> dict[str, int]:
     counts = np.bincount(logits.argmax(axis=1), minlength=logits.shape[1])
     names = rows.class_names or range(len(counts))
     return {str(name): int(count) for name, count in zip(names, counts, strict=False)}
+
+
+def glue_x_average(
+    data: ClassificationConfig, out_of_domain: Mapping[str, Mapping[str, Any]]
+) -> str | None:
+    """Return the line of GLUE-X's average; None where a run names other data sets, or none."""
+    if data.out_of_domain != GLUE_X:
+        return None
+    return average_line(data.task, primary_metric(data.task), out_of_domain)

@@ -115,6 +115,8 @@ def format_results(results: Mapping[str, Any]) -> str:
     if sets:
         lines += ["", f"{results['final_model'][0].upper()}{results['final_model'][1:]}:"]
         lines += ["", format_figures(sets), *doubts(sets)]
+    if results.get("glue_x") is not None:
+        lines += ["", results["glue_x"]]
     return "\n".join(lines)
 
 

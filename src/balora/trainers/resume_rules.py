@@ -56,6 +56,8 @@ KEPT_ELSEWHERE = frozenset(
         "save_on_each_node",
         "enable_jit_checkpoint",
         "out_of_domain",
+        "glue_x_files",
+        "glue_x_whole",
         "do_train",
         "do_eval",
         "do_predict",

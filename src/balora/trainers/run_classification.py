@@ -33,7 +33,7 @@ from balora.data.classification import (
 from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.evaluation.classification import primary_metric, task_metrics
-from balora.evaluation.classified import measure_sets
+from balora.evaluation.classified import glue_x_average, measure_sets
 from balora.evaluation.inheritance import name_of_dtype
 from balora.evaluation.results import (
     best_row,
@@ -211,6 +211,7 @@ def _finish(
     )
     metric = primary_metric(data.task)
     history = per_evaluation(trainer.state.log_history, list(sets.evaluation))
+    outside = measure(sets.out_of_domain)
     results = {
         "task": data.task,
         "method": recipe.adapter.method,
@@ -228,7 +229,8 @@ def _finish(
         "last": {name: rows[-1] if rows else None for name, rows in history.items()},
         "final_model": _final_model(args),
         "final": measure(sets.evaluation),
-        "out_of_domain": measure(sets.out_of_domain),
+        "out_of_domain": outside,
+        "glue_x": glue_x_average(data, outside),
         "wall_seconds": round(seconds, 1),
         "environment": describe_environment(),
     }
