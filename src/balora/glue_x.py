@@ -126,7 +126,7 @@ _TWO_SENTENCES = {
     **_entailments("not_entailment", "entailment"),
 }
 
-SETS: dict[str, dict[str, dict[str, str | None] | None]] = {
+SETS: dict[str, dict[str, Mapping[str, str | None] | None]] = {
     "sst2": {
         "imdb": {**_POLARITY},
         # the names of its two classes are 1 and 2
