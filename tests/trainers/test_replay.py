@@ -11,6 +11,8 @@ from balora.anchored import reference_mode
 from balora.errors import ConfigError
 from balora.replay.config import ReplayConfig
 from balora.replay.texts import REPLAY_FILE
+from balora.trainers import replay as replay_module
+from balora.trainers import step as step_module
 from support.models import CAUSAL, OTHER_HEADS, make_model
 from support.training import (
     CHECKPOINTING,
@@ -145,18 +147,44 @@ def test_a_kept_reference_equals_the_live_one(tmp_path, reference):
     assert kept.replay.place.num_bytes == scored * 32 * 4 == kept.replay._hidden.num_bytes
 
 
+@pytest.mark.parametrize(
+    ("method", "steps", "num_kept", "num_passes"),
+    [
+        ("pissa", 2, 13, 2),  # texts that the run never reaches cost nothing
+        ("pissa", 5, 20, 3),  # and none is computed twice
+        ("full", 2, 20, 3),  # its weights move, so all are computed before
+    ],
+)
+def test_a_reference_is_computed_once_and_only_where_it_is_read(
+    tmp_path, monkeypatch, method, steps, num_kept, num_passes
+):
+    calls = []
+    original = step_module.reference_states
+
+    def counted(*args):
+        calls.append(args)
+        return original(*args)
+
+    for module in (step_module, replay_module):
+        monkeypatch.setattr(module, "reference_states", counted)
+    trainer = make(tmp_path, method, replay={"replay_every": 1}, max_steps=steps)
+    rows = run(trainer)
+    assert rows[0]["replay_loss"] == 0
+    assert len(trainer.replay._kept) == num_kept
+    assert len(calls) == num_passes
+
+
 def test_the_kept_reference_is_the_pretrained_model_in_eval_mode(tmp_path):
     model = make_model("gpt2")  # with dropout
     trainer = make(tmp_path, "pissa", model=model, max_steps=1)
-    before = {n: p.detach().clone() for n, p in model.named_parameters()}
     run(trainer)
-    text = trainer.replay.texts.texts[3]
+    number = min(trainer.replay._kept)
+    text = trainer.replay.texts.texts[number]
     with torch.no_grad():
         fresh = make_model("gpt2")
         hidden = fresh.base_model(input_ids=torch.tensor([text.input_ids])).last_hidden_state[0]
     scored = torch.tensor([label != -100 for label in text.labels[1:]])
-    torch.testing.assert_close(trainer.replay._hidden.rows([3]), hidden[:-1][scored])
-    assert before
+    torch.testing.assert_close(trainer.replay._hidden.rows([number]), hidden[:-1][scored])
 
 
 @pytest.mark.parametrize("method", ["pissa", "full"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from balora.replay.config import ReplayConfig
 from balora.replay.reference import HiddenStates, Place, place_for
 from balora.replay.schedule import ReplaySchedule, share
 from balora.replay.texts import ReplayTexts
-from balora.trainers.step import ReplayPart, hidden_states, swap_tokens
+from balora.trainers.step import ReplayPart, hidden_states, reference_states
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Replay:
         self._swap = dict(swap or {})
         self._hidden: HiddenStates | None = None
         self._counterfactual: HiddenStates | None = None
+        self._kept: set[int] = set()
         self._head: LMHead | None = None
 
     def coefficient(self, step: int) -> float:
@@ -91,31 +93,51 @@ class Replay:
         if not own:
             return None
         inputs, labels = self._batch(own, group, device)
+        hidden, counterfactual = self._rows(own, device)
         return ReplayPart(
             inputs,
             labels,
             Normalizer(self.texts.num_scored(group), self.process.number),
             needs_reference=self.config.needs_reference,
-            reference_hidden=None if self._hidden is None else self._hidden.rows(own).to(device),
+            reference_hidden=hidden,
             reference_head=self._head,
             swap=self._pairs(device),
-            counterfactual_hidden=self._counterfactual_rows(own, device),
+            counterfactual_hidden=counterfactual,
+            keep=None if self._hidden is None else partial(self._keep, own),
         )
+
+    def _keep(
+        self, texts: Sequence[int], hidden: Tensor, counterfactual: Tensor | None = None
+    ) -> None:
+        """Keep the reference of the texts of a micro-step, which is that of every later pass."""
+        assert self._hidden is not None
+        self._hidden.put(texts, hidden)
+        if counterfactual is not None:
+            self._put_swapped(texts, counterfactual)
+        self._kept.update(texts)
 
     def _pairs(self, device: torch.device) -> Tensor | None:
         """Return the two tokens of each pair, shape ``(2, P)``."""
         pairs = [(one, other) for one, other in self._swap.items() if one < other]
-        return torch.tensor(pairs, device=device).T if pairs else None
+        return torch.tensor(pairs, device=device).T.contiguous() if pairs else None
 
-    def _counterfactual_rows(self, texts: Sequence[int], device: torch.device) -> Tensor | None:
-        """Return hidden states of the counterfactual texts; a text without a pair is its own."""
-        if self._counterfactual is None or self._hidden is None:
-            return None
+    def _rows(
+        self, texts: Sequence[int], device: torch.device
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the hidden states of texts and of their swap, ``None`` where they are not kept.
+
+        A text without a word of a pair is its own swap.
+        """
+        if self._hidden is None or not self._kept.issuperset(texts):
+            return None, None
+        hidden = self._hidden.rows(texts).to(device)
+        if self._counterfactual is None:
+            return hidden, None
         parts = [
             (self._counterfactual if self._is_swapped(text) else self._hidden).rows([text])
             for text in texts
         ]
-        return torch.cat(parts).to(device)
+        return hidden, torch.cat(parts).to(device)
 
     def _is_swapped(self, text: int) -> bool:
         return not self._swap.keys().isdisjoint(self.texts.texts[text].input_ids)
@@ -130,7 +152,11 @@ class Replay:
         is_head_trained: bool,
         show_progress: bool = False,
     ) -> None:
-        """Compute the hidden states of this process's texts, in the batches of the training.
+        """Make room for the hidden states of this process's texts.
+
+        With adapters they are computed with the first step that reads a text, in its very batch,
+        and kept; a text that the run never reaches costs nothing. Full fine-tuning moves the
+        weights, so it computes all of them here, in the batches of the training.
 
         Args:
             model: The base model, inside any PEFT wrapper, with the pre-trained weights.
@@ -167,25 +193,24 @@ class Replay:
         hidden, counterfactual = (
             HiddenStates(number, width, dtype, on_disk) for number in (rows, swapped_rows)
         )
+        self._hidden = hidden
+        self._counterfactual = counterfactual if self._swap else None
+        if not is_head_trained:
+            return
         pairs = self._pairs(model.device)
         progress = tqdm(batches, desc="Replay reference", unit="batch", disable=not show_progress)
         with reference_mode(model), autocast():
             for group, texts in progress:
                 inputs, labels = self._batch(texts, group, model.device)
-                mask, _ = next_token_targets(labels)
-                hidden.put(texts, hidden_states(model, inputs, mask))
-                if pairs is not None and any(map(self._is_swapped, texts)):
-                    other = hidden_states(model, swap_tokens(inputs, pairs), mask)
-                    self._put_swapped(counterfactual, texts, other)
-        self._hidden = hidden
-        self._counterfactual = None if pairs is None else counterfactual
+                self._keep(texts, *reference_states(model, inputs, labels, pairs))
 
-    def _put_swapped(self, kept: HiddenStates, texts: Sequence[int], hidden: Tensor) -> None:
+    def _put_swapped(self, texts: Sequence[int], hidden: Tensor) -> None:
         """Keep the rows of those texts of a batch that hold a word of a pair."""
+        assert self._counterfactual is not None
         numbers = [self.texts.texts[text].num_scored for text in texts]
         for text, rows in zip(texts, torch.split(hidden, numbers), strict=True):
             if self._is_swapped(text):
-                kept.put([text], rows)
+                self._counterfactual.put([text], rows)
 
     def _shape(
         self,

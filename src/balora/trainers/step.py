@@ -8,6 +8,7 @@ returns the terms of the objective instead of logits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, wraps
 from types import MethodType
@@ -55,6 +56,8 @@ class ReplayPart:
     """Of balanced replay: the two tokens of each pair, shape ``(2, P)``."""
     counterfactual_hidden: Tensor | None = None
     """The pre-trained model's hidden states in the texts with the pairs swapped, ``(M, D)``."""
+    keep: Callable[[Tensor, Tensor | None], None] | None = None
+    """Takes both hidden states where they are computed anew."""
 
 
 @dataclass(frozen=True)
@@ -154,10 +157,11 @@ def _replay_loss(model: Any, fused: FusedObjective, part: ReplayPart, head: LMHe
     counterfactual_hidden = part.counterfactual_hidden
     if part.needs_reference and reference_hidden is None:
         with reference_mode(model):
-            reference_hidden = hidden_states(model, part.inputs, mask)
-            if part.swap is not None:
-                swapped = swap_tokens(part.inputs, part.swap)
-                counterfactual_hidden = hidden_states(model, swapped, mask)
+            reference_hidden, counterfactual_hidden = reference_states(
+                model, part.inputs, part.labels, part.swap
+            )
+        if part.keep is not None:
+            part.keep(reference_hidden, counterfactual_hidden)
     counterfactual = None
     if part.swap is not None and counterfactual_hidden is not None:
         counterfactual = Counterfactual(counterfactual_hidden, part.swap)
@@ -171,6 +175,26 @@ def _replay_loss(model: Any, fused: FusedObjective, part: ReplayPart, head: LMHe
         normalizer=part.normalizer,
         counterfactual=counterfactual,
     )
+
+
+def reference_states(
+    model: Any, inputs: dict[str, Tensor], labels: Tensor, swap: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the hidden states at the scored tokens, ``(M, D)``, of texts and of their swap.
+
+    Args:
+        model: In :func:`balora.anchored.reference_mode`.
+        inputs: As in :class:`ReplayPart`.
+        labels: As in :class:`ReplayPart`.
+        swap: The two tokens of each pair, shape ``(2, P)``; ``None``: there is no second one.
+    """
+    mask, _ = next_token_targets(labels)
+    hidden = hidden_states(model, inputs, mask)
+    if swap is None:
+        return hidden, None
+    if not torch.isin(inputs["input_ids"], swap).any():
+        return hidden, hidden  # the text is its own swap
+    return hidden, hidden_states(model, swap_tokens(inputs, swap), mask)
 
 
 def swap_tokens(inputs: dict[str, Tensor], swap: Tensor) -> dict[str, Tensor]:
