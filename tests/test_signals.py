@@ -12,19 +12,19 @@ import pytest
 from balora import cli
 
 COMMANDS = {
-    "train": ("balora.recipes.load_recipe", ["train"], "`--resume_from_checkpoint true` goes on"),
+    "train": ("balora.recipes.load_recipe", ["train"], "`--resume_from_checkpoint true` resumes"),
     "quickstart": ("balora.quickstart.quickstart", ["quickstart"], "with `--overwrite` starts"),
     "eval": (
         "balora.evaluation.classification_run.is_classification_run",
         ["eval", "out", "--base", "base"],
-        "the same command measures anew",
+        "the same command measures again",
     ),
-    "compare": ("balora.compare.command.compare", ["compare"], "goes on with what is missing"),
-    "lab": ("balora.lab.command.lab", ["lab"], "is pre-trained anew by the same command"),
+    "compare": ("balora.compare.command.compare", ["compare"], "resumes the comparison"),
+    "lab": ("balora.lab.command.lab", ["lab"], "the same command pre-trains an unfinished"),
     "export": (
         "balora.anchored.export.export_adapter",
         ["export", "out", "--base", "base"],
-        "the same command writes the export anew",
+        "the same command writes the export again",
     ),
 }
 

@@ -78,7 +78,7 @@ def cached(
 
 
 def _compare(path: Path, recipe: Mapping[str, Any]) -> None:
-    fix = f"Remove the folder `{path.parent}`, which is built anew then."
+    fix = f"Remove the folder `{path.parent}`; it is then built again."
     found = read_json(path, fix, fields={"recipe": dict})["recipe"]
     # as JSON gives it back: lists for tuples
     wanted = json.loads(json.dumps(recipe))

@@ -185,7 +185,7 @@ class ClassificationConfig:
     """Column with the group of a row, for the accuracy of the worst group in evaluation."""
 
     class_names: Annotated[list[Any] | None, Form("[negative, positive]")] = None
-    """Classes in the order of the model's outputs; null: those of the training data, sorted."""
+    """Classes in the order of the model's outputs; null sorts the classes of the training data."""
 
     max_length: Count = 128
     """Longest input in tokens; the longer text of a row is cut first."""

@@ -6,6 +6,7 @@ import argparse
 import logging
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -32,15 +33,15 @@ if TYPE_CHECKING:
     from balora.models.source import ModelSource
 
 _AFTER_INTERRUPT = {
-    "train": "; `--resume_from_checkpoint true` goes on from the last checkpoint, if one was saved",
-    "quickstart": "; the same command with `--overwrite` starts anew",
-    "eval": "; the same command measures anew",
-    "compare": "; the same command goes on with what is missing, without `--overwrite` if a cell "
-    "had finished",
-    "lab": "; a model that was not finished is pre-trained anew by the same command",
-    "export": "; the same command writes the export anew",
+    "train": "; `--resume_from_checkpoint true` resumes the last checkpoint, if one was saved",
+    "quickstart": "; the same command with `--overwrite` starts again",
+    "eval": "; the same command measures again",
+    "compare": "; the same command resumes the comparison, without `--overwrite` if a cell had "
+    "finished",
+    "lab": "; the same command pre-trains an unfinished model again",
+    "export": "; the same command writes the export again",
 }
-"""What goes on after Ctrl-C or SIGTERM, by command."""
+"""What to do after Ctrl-C or SIGTERM, by command."""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -125,9 +126,9 @@ def build_parser() -> argparse.ArgumentParser:
     train = _parser(
         commands.add_parser,
         "train",
-        "Fine-tune a causal language model or, with `task`, a model for classification or "
-        "regression. Everything about the run is in the recipe; options change single fields, in "
-        "the convention of trl and transformers.",
+        "Fine-tune a causal language model or, with `task`, a classifier or a regression. "
+        "The recipe describes the run; an option sets one field of it, as in trl and "
+        "transformers.",
     )
     train.add_argument("--config", action=Once, metavar="RECIPE", help="the recipe, a YAML file")
     _add_help_fields(train, "list the fields of a recipe, all or with WORD")
@@ -137,8 +138,8 @@ def build_parser() -> argparse.ArgumentParser:
     quickstart = _parser(
         commands.add_parser,
         "quickstart",
-        "Fine-tune the embedded tiny model on the embedded data, on a CPU, and show what changed. "
-        "Takes the fields of `balora train`.",
+        "Fine-tune a tiny model on a CPU and show what changed. Model and data come with the "
+        "package. The options are the fields of `balora train`.",
     )
     quickstart.usage = "balora quickstart [--FIELD VALUE ...]"
     quickstart.set_defaults(run=_quickstart)
@@ -146,12 +147,12 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = _parser(
         commands.add_parser,
         "eval",
-        "Measure what fine-tuning did to a model: exact match, drift from the pre-trained model, "
-        "response entropy, and the loss on text that it should have kept. The rows are those of "
-        "the run's recipe unless `--dataset_name` names others; the other data fields of a recipe "
-        "(`--dataset_test_split`, `--prompt_column`, ...) are taken as well. Runs of "
-        "classification are measured with the metrics of their task, also out of domain "
-        "(`--out_of_domain`). OUT are folders that `balora train` wrote, before any field.",
+        "Evaluate fine-tuned models against their base: exact match, drift from the base, response "
+        "entropy, and the loss on text that should be retained. Classifiers are evaluated with the "
+        "metrics of their task, also out of domain (`--out_of_domain`). List the run folders (OUT) "
+        "first, then any options. The rows are those of the run's recipe unless `--dataset_name` "
+        "names others; the other data fields of a recipe (`--dataset_test_split`, "
+        "`--prompt_column`, ...) are options too.",
     )
     evaluate.usage = "balora eval OUT [OUT ...] --base MODEL [--FIELD VALUE ...]"
     add_options(evaluate, EvalOptions)
@@ -173,11 +174,11 @@ def build_parser() -> argparse.ArgumentParser:
     compare = _parser(
         commands.add_parser,
         "compare",
-        "Train and measure every method with every seed, and compare: tables with intervals, "
-        "paired differences to a baseline, a report. Methods are base, full, lora, pissa and "
-        "balora, with terms added or left out (lora+kl=0.3, balora-svd). Takes the fields of "
-        "`balora train`, those of `compare:` in the recipe, and `--lab.FIELD`; finished cells are "
-        "kept, so the same command goes on where it was stopped.",
+        "Train and evaluate every method with every seed, and compare them. It writes tables with "
+        "intervals, paired differences to a baseline, and a report. Methods are base, full, lora, "
+        "pissa and balora, with terms added or removed (lora+kl=0.3, balora-svd). The options are "
+        "the fields of `balora train`, those of `compare:` in the recipe, and `--lab.FIELD`. "
+        "Finished cells are retained: the same command resumes an interrupted comparison.",
     )
     compare.add_argument("--config", action=Once, metavar="RECIPE", help="the recipe, a YAML file")
     _add_help_fields(compare, "list the fields of `compare`, all or with WORD")
@@ -187,23 +188,25 @@ def build_parser() -> argparse.ArgumentParser:
     lab = _parser(
         commands.add_parser,
         "lab",
-        "Pre-train a tiny model on a world with planted defects (once: it is cached in "
-        "$BALORA_CACHE or ~/.cache/balora), and print its defect card: recall of head and tail "
-        "facts, repeated noise, stereotypes, diversity. Runs fine-tuned from it are measured "
-        "beside it: OUT are folders that `balora train` wrote, before any field.",
+        "Pre-train a tiny model on a synthetic world and print its defect card. The card has "
+        "recall of head and tail facts, repeated noise, stereotypes and diversity. The model is "
+        "cached in $BALORA_CACHE or ~/.cache/balora. To evaluate runs that were fine-tuned from "
+        "it, list their folders (OUT) first, then any options.",
     )
     lab.usage = "balora lab [OUT ...] [--config RECIPE] [--FIELD VALUE ...]"
     lab.add_argument(
         "--config", action=Once, metavar="RECIPE", help="a recipe with a mapping `lab`"
     )
     _add_help_fields(lab, "list the fields of the lab, all or with WORD")
-    lab.add_argument("--json", action=Once, metavar="FILE", help="also write the figures here")
+    lab.add_argument(
+        "--json", action=Once, metavar="FILE", help="also write the metrics to this file"
+    )
     lab.set_defaults(run=_lab)
 
     export = _parser(
         commands.add_parser,
         "export",
-        "Write a trained adapter as a plain LoRA of rank 2r, as a truncated one, or merged.",
+        "Export a trained adapter as a plain LoRA of rank 2r, truncated, or merged into its base.",
     )
     export.add_argument("source", type=Path, metavar="OUT", help="a folder `balora train` wrote")
     add_options(export, ExportOptions)
@@ -212,10 +215,10 @@ def build_parser() -> argparse.ArgumentParser:
     replay = _parser(
         commands.add_parser,
         "replay",
-        "Let a pre-trained model write the texts that fine-tuning should leave it able to write: "
-        "sampled at temperature 1, nothing truncated. A run with `replay: generated` makes and "
-        "keeps them by itself; here they are made alone, to be read, or to be given to several "
-        "runs (`--replay texts.jsonl`).",
+        "Generate the texts of replay with a pre-trained model. They are sampled at temperature 1 "
+        "without truncation. A run with `replay: generated` generates its own; this command "
+        "generates them separately, to read them or to use them in several runs "
+        "(`--replay texts.jsonl`).",
     )
     add_options(replay, ReplayOptions)
     replay.set_defaults(run=_replay)
@@ -242,9 +245,10 @@ def _add_help_fields(parser: argparse.ArgumentParser, what: str, action: Any = "
 
 
 def _parser(make: object, name: str, description: str) -> argparse.ArgumentParser:
+    summary = description.partition(". ")[0].rstrip(".")
     parser: argparse.ArgumentParser = make(  # type: ignore[operator]
-        **({"prog": name} if name == "balora" else {"name": name, "help": description}),
-        description=description,
+        **({"prog": name} if name == "balora" else {"name": name, "help": summary}),
+        description=textwrap.fill(description, 88, break_on_hyphens=False),
         epilog=f"{EXAMPLES[name]}\n{STATUS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -331,7 +335,7 @@ def _quickstart(options: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 def _json_file(text: str | None) -> Path | None:
-    """Return where figures are to be written; refused now and not when they have been computed."""
+    """Return where metrics are to be written; refused now and not when they have been computed."""
     if text is not None and (problem := PathTo("new file").missing(text)) is not None:
         raise ConfigError(f"`--json` {problem}.")
     return None if text is None else Path(text)
@@ -416,7 +420,7 @@ def _eval_classification(
 
 
 def _write_figures(options: EvalOptions | BenchOptions, figures: Mapping[str, Any]) -> None:
-    """Write the figures where `--json` says: last, so that a full disk does not take them."""
+    """Write the metrics where `--json` says: last, so that a full disk does not take them."""
     if options.json is not None:
         from balora.files import write_json
 

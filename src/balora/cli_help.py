@@ -46,13 +46,13 @@ examples:
   balora eval outputs/run --base MODEL --dataset_name test.jsonl
   balora eval outputs/run --base MODEL --dataset_name test.jsonl --retention_file text.txt
   balora eval outputs/a outputs/b --base MODEL --dataset_name test.jsonl --num_rows 200
-  balora eval outputs/reviews --base MODEL --eval_dataset_name other.csv --json figures.json
+  balora eval outputs/reviews --base MODEL --eval_dataset_name other.csv --json metrics.json
   balora eval outputs/mnli --base MODEL --out_of_domain '{hans: {dataset_name: hans.jsonl}}'
 """,
     "bench": """\
 examples:
   balora bench outputs/math --base meta-llama/Llama-2-7b-hf --benchmarks gsm8k,math
-  balora bench --base MODEL --benchmarks gsm8k --num_rows 100 --json figures.json
+  balora bench --base MODEL --benchmarks gsm8k --num_rows 100 --json metrics.json
   balora bench outputs/math --base MODEL --benchmarks gsm8k --gsm8k.dataset_name test.jsonl
 """,
     "compare": """\
@@ -67,7 +67,7 @@ examples:
 examples:
   balora lab
   balora lab --noise_rate 0.4 --world_seed 1
-  balora lab outputs/lora outputs/balora --config recipes/lab.yaml --json figures.json
+  balora lab outputs/lora outputs/balora --config recipes/lab.yaml --json metrics.json
 """,
     "export": """\
 examples:

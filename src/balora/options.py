@@ -48,7 +48,7 @@ class _Measured(_OfABase):
     """Attention kernel while measuring, such as sdpa; null takes the recipe's."""
 
     json: Annotated[str | None, PathTo("new file")] = None
-    """File that the figures are written to as well."""
+    """Also write the metrics to this file, as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class EvalOptions(_Measured):
     """How runs are measured."""
 
     retention_file: Annotated[str | None, PathTo("file")] = None
-    """Plain text that the model should still model well."""
+    """Plain text whose loss is measured: text that the model should retain."""
 
     num_rows: Count | None = None
     """At most this many rows of a data set."""
@@ -65,7 +65,7 @@ class EvalOptions(_Measured):
     """Longest answer to generate; null means 256."""
 
     batch_size: Count = 16
-    """Rows at once."""
+    """Rows in a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

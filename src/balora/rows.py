@@ -49,7 +49,7 @@ _MEASURED: Mapping[str, Any] = {
     "error": None,
 }
 """What a row has beside who it is of, and what stands there as long as nothing is known."""
-_AGAIN = "The same command without `--report_only` writes it anew from the cells."
+_AGAIN = "The same command without `--report_only` writes it again from the cells."
 
 
 def cell_key(condition: str, method: str, seed: int | None) -> str:

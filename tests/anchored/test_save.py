@@ -207,7 +207,7 @@ def test_other_adapters_load_as_in_peft(tmp_path):
 
 def test_checkpoint_without_an_anchor_is_refused(tmp_path):
     adapted_model("llama").save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=f"has no {ANCHOR_FILE}, so training cannot go on"):
+    with pytest.raises(ConfigError, match=f"has no {ANCHOR_FILE}, which resuming needs"):
         anchored_model("llama").load_adapter(str(tmp_path), "default")
 
 

@@ -76,7 +76,7 @@ COLA = {"task": "cola", "dataset_name": None, "eval_dataset_name": None}
     ("compare", "fields", "sentence"),
     [
         ({}, {"seed": 3}, "`seed` is set, but the seeds of a comparison are `seeds`"),
-        ({}, {"overwrite": True}, "`overwrite` is set, but a comparison starts anew with"),
+        ({}, {"overwrite": True}, "`overwrite` is set, but a comparison starts again with"),
         ({}, {"output_dir": None}, "`output_dir` is missing"),
         ({}, {"lab": 3}, "`lab` must be a mapping of fields, got 3"),
         ({"settings": {"lora": {"seed": 1}}}, {}, "`settings` of `lora`: `seed` is set"),

@@ -119,7 +119,7 @@ def test_another_comparison_is_refused_with_both_values(
 
     with pytest.raises(ConfigError) as error:
         check()
-    for sentence in (*sentences, "pass `--overwrite` to start anew"):
+    for sentence in (*sentences, "pass `--overwrite` to start again"):
         assert sentence in str(error.value)
 
 

@@ -201,7 +201,7 @@ def test_parent_cell_and_group_are_killed_at_random_moments(recipe, model_folder
             assert process.returncode == {"cell": 1, "terminate": 143}.get(kind, -9), text
         if kind == "terminate":
             assert text.rstrip().endswith(
-                "balora: terminated; the same command goes on with what is missing, without "
+                "balora: terminated; the same command resumes the comparison, without "
                 "`--overwrite` if a cell had finished"
             )
         # no orphan goes on writing

@@ -210,7 +210,9 @@ def test_a_retention_text_that_cannot_be_read_is_found_before_anything_runs(comp
 
 def test_a_metric_that_the_task_has_not_is_refused_with_those_it_has(comparison):
     fields = {"task": "cola", "dataset_name": None, "eval_dataset_name": None}
-    with pytest.raises(ConfigError, match=r"pearson, which cola has not; it has matthews_correl"):
+    with pytest.raises(
+        ConfigError, match=r"pearson, which is not computed for cola; choose one of matthews_correl"
+    ):
         Plan(comparison({"metric": "pearson"}, **fields)).check()
     Plan(comparison({"metric": "accuracy"}, **fields)).check()
 

@@ -506,7 +506,7 @@ def test_classes_merge_into_sets(write):
     assert rows.class_sets == ((0,), (1, 2))
     assert rows.class_names == ("entailment", "neutral or contradiction")
     assert rows.notes == (
-        "1 of 5 rows of nli.jsonl (train) are left out: `label_map` sends ? to null.",
+        "1 of 5 rows of nli.jsonl (train) are dropped: `label_map` sends ? to null.",
     )
     assert rows.dataset["text"][:] == ["p0", "p1", "p2", "p4"]
     assert rows.locate(3) == "nli.jsonl, line 5"

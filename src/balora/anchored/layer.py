@@ -132,7 +132,7 @@ def _refused_for_anchored(name: str) -> Any:
         if is_anchored(self, adapter_name):
             raise ConfigError(
                 f"`{name}` would give the anchored adapter `{adapter_name}` another A and B than "
-                "the ones its start belongs to. Begin anew from the base model, or name another "
+                "the ones its start belongs to. Start again from the base model, or name another "
                 "adapter."
             )
         return getattr(super(_AnchoredLayer, self), name)(adapter_name, *args, **kwargs)

@@ -112,10 +112,10 @@ def load_checkpoint(model: Any, adapter: str, folder: Path) -> Any:
     """
     if not (folder / ANCHOR_FILE).is_file():
         raise ConfigError(
-            f"`{folder}` has no {ANCHOR_FILE}, so training cannot go on from it: it is an exported "
+            f"`{folder}` has no {ANCHOR_FILE}, which resuming needs: it is an exported "
             "adapter or another method's checkpoint. Resume from a checkpoint of this method."
         )
-    fix = "Resume from an earlier checkpoint, or start anew."
+    fix = "Resume from an earlier checkpoint, or start from the beginning."
     anchor = _in_peft_keys(read_tensors(folder / ANCHOR_FILE, fix))
     saved = read_tensors(folder / ADAPTER_FILE, fix)
     _check_shapes(model, adapter, anchor, folder)

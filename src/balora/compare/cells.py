@@ -99,7 +99,7 @@ class Cell:
         Raises:
             ConfigError: If there is none, or it is damaged.
         """
-        file, fix = folder / "cell.json", "`balora compare` writes it anew when it runs the cell."
+        file, fix = folder / "cell.json", "`balora compare` writes it again when it runs the cell."
         try:
             return cls(**read_json(file, fix, fields={"method": str, "recipe": dict}))
         except TypeError as error:

@@ -224,7 +224,7 @@ def _run(comparison: Comparison, folder: Folder) -> None:
     others = folder.num_others([*choosing, *final])
     if others:
         _log.warning(
-            "%s of other methods, seeds or conditions in %s: kept, and left out of tables and "
+            "%s of other methods, seeds or conditions in %s: retained, and absent from tables and "
             "report",
             _number_of(range(others)),
             folder.path,
@@ -283,7 +283,7 @@ def _finished(config_path: Path | str | None, options: Mapping[str, str]) -> Pat
     if "metric" in options and comparison.config.sweep:
         raise ConfigError(
             f"`--metric` is {options['metric']}, but the sweep of {path!r} has chosen by another; "
-            "leave it out, or compare anew in another folder."
+            "remove it, or compare in another folder."
         )
     folder = Folder(comparison.folder)
     if options.keys() & {"baseline", "metric"}:

@@ -25,9 +25,9 @@ LAB = "lab"
 
 _ELSEWHERE = {
     "seed": "the seeds of a comparison are `seeds` under `compare`",
-    "overwrite": "a comparison starts anew with `--overwrite` on the command line",
+    "overwrite": "a comparison starts again with `--overwrite` on the command line",
     "dry_run": "`--dry_run` on the command line lists the cells",
-    "resume_from_checkpoint": "a comparison goes on with the cells that are missing by itself",
+    "resume_from_checkpoint": "a comparison always resumes with the cells that are missing",
 }
 """Fields of a recipe that have no place in a comparison."""
 _Place = Literal["recipe", "condition", "method"]

@@ -44,34 +44,34 @@ class CompareConfig:
     """Methods by name (lora+kl, balora-svd, ...); null means base (generation), full to balora."""
 
     seeds: Annotated[list[Seed] | None, _SOME, Distinct(), Form("[0, 1, 2]")] = None
-    """Seeds, each of which every method runs with; null means 0, 1, 2."""
+    """Seeds that every method runs with; null means 0, 1, 2."""
 
     baseline: str | None = None
-    """Method that the paired differences are to; null takes lora, else the first that trains."""
+    """Method that the others are compared with; null means lora, else the first that trains."""
 
     settings: Annotated[dict[_Name, dict[str, Any]] | None, _SETTINGS] = None
-    """From a method to fields of its own; a name that is none of a method must give a `method`."""
+    """Extra fields per method. To define a method, give it a name and a `method` to build on."""
 
     conditions: Annotated[dict[_Name, dict[str, Any] | None] | None, NotEmpty(), _CONDITIONS] = None
-    """From a name to fields, `lab` among them, that replace the recipe's; every method has each."""
+    """Named sets of fields that override the recipe's (also `lab`); every method runs in each."""
 
     sweep: Annotated[dict[str, Swept] | None, _SWEEP] = None
-    """From a method, or *, to lists of values by field; the best is chosen on held-out rows."""
+    """Values to try per method (* is every one), as lists by field; held-out rows decide."""
 
     held_out_fraction: Annotated[float, Interval(gt=0, lt=1)] = 0.15
-    """Share of the training rows that the sweep's values are chosen on."""
+    """Share of the training rows that is held out to choose the sweep's values."""
 
     sweep_tolerance: Annotated[float, Interval(ge=0)] = 0.0
-    """How far from the best metric still counts as equal; of equals the value listed first wins."""
+    """Distance from the best metric that counts as equal; the first of equal values is chosen."""
 
     metric: str | None = None
-    """What the sweep chooses by and the table shows first; null takes the metric of the task."""
+    """Metric that decides the sweep and that the table shows first; null means the task's."""
 
     jobs: Count = 1
     """Cells that run at the same time."""
 
     retention_file: Annotated[str | None, PathTo("file")] = None
-    """Plain text that the model should still model well, for text generation."""
+    """Plain text whose loss is measured, for text generation: text that the model should retain."""
 
     num_rows: Count | None = None
     """At most this many rows are evaluated on, for text generation."""
@@ -80,10 +80,10 @@ class CompareConfig:
     """Longest answer to generate."""
 
     eval_batch_size: Count = 16
-    """Rows that are evaluated at once, for text generation."""
+    """Rows in a batch of the evaluation, for text generation."""
 
     keep_models: bool = True
-    """Whether the trained models stay in the folder; their figures always do."""
+    """Whether the trained models are retained; their metrics always are."""
 
     def __post_init__(self) -> None:
         problems = field_problems(

@@ -197,7 +197,7 @@ class Folder:
         more = f"; and {len(found) - 8} more differences" if len(found) > 8 else ""
         raise ConfigError(
             f"`output_dir` {str(self.path)!r} holds another comparison: {'; '.join(found[:8])}"
-            f"{more}. Name another folder, or pass `--overwrite` to start anew."
+            f"{more}. Name another folder, or pass `--overwrite` to start again."
         )
 
     def write_comparison(self, comparison: Comparison) -> None:

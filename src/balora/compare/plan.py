@@ -229,7 +229,7 @@ class Plan:
         if recipe.training.get("load_best_model_at_end"):
             raise ConfigError(
                 "`load_best_model_at_end` is true, which would choose an epoch on the very rows "
-                "that are reported; leave it out: the last epoch is compared."
+                "that are reported; remove it: the last epoch is compared."
             )
         self._check_metric(recipe)
 
@@ -243,8 +243,8 @@ class Plan:
         names = metric_names(data.task)
         if metric not in names:
             raise ConfigError(
-                f"`metric` is {metric}, which {data.task} has not{suggestion(metric, names)}; it "
-                f"has {', '.join(names)}."
+                f"`metric` is {metric}, which is not computed for {data.task}"
+                f"{suggestion(metric, names)}; choose one of {', '.join(names)}."
             )
 
     def _recipe(self, condition: str, name: str, own: Mapping[str, Any]) -> Recipe:

@@ -263,7 +263,7 @@ def _read_mapped(
         left_out = [label for label, index in sets.indices.items() if index is None]
         notes = [
             f"{len(labels) - len(kept)} of {len(labels)} rows of {rows.name} ({rows.split}) are "
-            f"left out: `label_map` sends {shown(left_out)} to null."
+            f"dropped: `label_map` sends {shown(left_out)} to null."
         ]
         rows = rows.select(kept.tolist())
     notes += _notes(check_texts(rows, columns, task=source.task, purpose="evaluated on"))

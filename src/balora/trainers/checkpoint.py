@@ -119,7 +119,7 @@ def read_checkpoint(folder: Path, fix: str) -> Checkpoint:
     for name in _written_by_every_run(record):
         if name not in record["files"]:
             cause = "`save_only_model` left it out" if name != LOOP_FILE else "it was not saved"
-            problem = f"has no {name} ({cause}), without which training cannot go on exactly"
+            problem = f"has no {name} ({cause}), without which training cannot resume exactly"
             raise damaged(folder, problem, fix)
     for name, size in record["files"].items():
         _check_file(folder / name, size, fix)
@@ -161,7 +161,7 @@ def _written_by_every_run(record: dict[str, Any]) -> list[str]:
 
 def _check_file(path: Path, size: int, fix: str) -> None:
     if not path.is_file():
-        raise damaged(path, "is missing, and without it training cannot go on exactly", fix)
+        raise damaged(path, "is missing, and without it training cannot resume exactly", fix)
     if (found := path.stat().st_size) != size:
         raise damaged(path, f"is damaged: it has {found} bytes and was saved with {size}", fix)
     if any(fnmatch(path.name, pattern) for pattern in _TENSORS):

@@ -350,8 +350,8 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
             return
         self._said_single_row = True
         logger.warning(
-            "a batch of one example has nothing to compare it with: the terms %s are 0 in it, and "
-            "training goes on with the rest. Use a `per_device_train_batch_size` of 2 or more, or "
+            "a batch has one example, but %s need at least two and are skipped for it. Use a "
+            "`per_device_train_batch_size` of 2 or more, or "
             "`dataloader_drop_last: true` where only the last batch of an epoch is so short.",
             " and ".join(zero),
         )

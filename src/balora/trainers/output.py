@@ -49,7 +49,7 @@ def check_output_dir(output_dir: Path, *, overwrite: bool) -> None:
     if output_dir.is_dir() and any(output_dir.iterdir()) and not overwrite:
         raise ConfigError(
             f"`output_dir` {str(output_dir)!r} is not empty. Name another folder, pass "
-            "`--overwrite`, or go on with `--resume_from_checkpoint true`."
+            "`--overwrite`, or resume with `--resume_from_checkpoint true`."
         )
 
 

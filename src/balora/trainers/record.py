@@ -128,7 +128,7 @@ def check_same_run(
         _check_best(checkpoint)
     if versions := other_versions(record["environment"], describe_environment()):
         logger.warning(
-            "the run goes on with other %s: its numbers may differ in their last digits",
+            "the run resumes with other %s: its numbers may differ in their last digits",
             ", ".join(versions),
         )
     schedule = settings["objective"]["schedule"]

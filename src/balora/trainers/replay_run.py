@@ -121,7 +121,7 @@ def describe(replay: Replay) -> str:
         return f"{text}, with cross-entropy."
     name, num_bytes = replay.place
     if name == "live":
-        return f"{text}; their reference is computed anew in every step that replays."
+        return f"{text}; their reference is computed again in every step that replays."
     where = "in memory" if name == "memory" else "in a file mapped into memory"
     return f"{text}; their reference, {readable(num_bytes)} of hidden states, lies {where}."
 

@@ -161,7 +161,7 @@ def drop_overlong_rows(dataset: Rows, kept: slice, name: str) -> Rows:
         found += f"{len(dataset)} rows of the {name} data"
         if not len(rest):
             raise DataError(f"{found}. Raise `max_length` or shorten the rows.")
-        logger.warning("%s; they are left out", found)
+        logger.warning("%s; they are dropped", found)
     return rest
 
 

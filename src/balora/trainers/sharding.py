@@ -92,7 +92,7 @@ def check_sharding(sharding: Sharding | None, *, has_adapter: bool, is_resumed: 
     if is_resumed:
         raise ConfigError(
             f"`resume_from_checkpoint` is set and {asked}: its state is loaded past ours, and "
-            "training would go on from another point. Start from the beginning, or train with "
+            "training would resume from another point. Start from the beginning, or train with "
             "plain data parallelism from the start."
         )
 
