@@ -10,7 +10,7 @@ from balora.classification_config import ClassificationConfig
 from balora.data.classification import load_out_of_domain_rows
 from balora.data.glue import GLUE_TASKS
 from balora.errors import ConfigError
-from balora.evaluation.classified import glue_x_average
+from balora.evaluation.predict import glue_x_average
 from balora.glue_x import FILES_ONLY, SETS
 
 NAMES = {

@@ -137,7 +137,7 @@ def test_files_are_looked_for_with_the_settings_of_the_method(comparison):
 
 
 def test_a_file_of_another_split_is_another_content(tmp_path):
-    from balora.compare.contents import fingerprint
+    from balora.compare.fingerprints import fingerprint
 
     files = [tmp_path / name for name in ("test-1.jsonl", "train-1.jsonl", "train-2.jsonl")]
     for i, file in enumerate(files):

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from balora.config import DataConfig
 from balora.data import load_examples
 from balora.data.json_records import _BLOCK, MAX_DEPTH, RawJson, json_records
-from balora.data.located import iterate_rows
+from balora.data.provenance import iterate_rows
 from balora.data.sources import find_local, load_rows
 from balora.errors import BaloraError, DataError
 

@@ -17,7 +17,7 @@ from balora.classification_config import ClassificationConfig
 from balora.compare.plan import Parts
 from balora.config import DataConfig
 from balora.data.inputs import training_input
-from balora.data.located import iterate_rows
+from balora.data.provenance import iterate_rows
 from balora.data.reading import read_input
 from balora.data.sources import find_local, load_rows
 from balora.errors import ConfigError

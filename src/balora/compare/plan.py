@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from balora.classification_config import OWN_TASKS, ClassificationConfig
 from balora.compare.cells import Cell
 from balora.compare.comparison import Comparison
-from balora.compare.contents import data_files, fingerprint
+from balora.compare.fingerprints import data_files, fingerprint
 from balora.compare.methods import method_fields, recipe_without
 from balora.config import DataConfig
 from balora.errors import ConfigError

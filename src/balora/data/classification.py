@@ -28,7 +28,7 @@ from balora.data.labels import (
     read_targets,
     shown,
 )
-from balora.data.located import LocatedRows
+from balora.data.provenance import LocatedRows
 from balora.data.reading import InputColumns, check_texts, num_texts_of, read_input
 from balora.data.tokens import tokenize_rows
 from balora.data.transforms import transform_classes, transform_targets

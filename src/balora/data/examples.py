@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Value
 from balora.config import DataConfig
 from balora.data.columns import pick_layout
 from balora.data.layouts import ChatLayout, ChatPairLayout, Layout
-from balora.data.located import LocatedRows, iterate_rows
+from balora.data.provenance import LocatedRows, iterate_rows
 from balora.data.sources import find_local, load_rows
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from datasets import ClassLabel
 
 from balora.classification_config import label_text
-from balora.data.located import LocatedRows, iterate_rows
+from balora.data.provenance import LocatedRows, iterate_rows
 from balora.errors import ConfigError, DataError
 from balora.field_types import suggestion
 

@@ -11,7 +11,7 @@ from balora.data.columns import listed
 from balora.data.glue import GLUE_TASKS, TaskColumns, with_tsv_columns
 from balora.data.inputs import Input, find_files
 from balora.data.layouts import text_problem
-from balora.data.located import LocatedRows, iterate_rows
+from balora.data.provenance import LocatedRows, iterate_rows
 from balora.data.sources import load_rows
 from balora.errors import DataError
 

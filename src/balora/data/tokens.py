@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from balora.data.located import LocatedRows
+from balora.data.provenance import LocatedRows
 from balora.errors import ConfigError
 
 _READ = ("input_ids", "attention_mask", "token_type_ids")

@@ -15,8 +15,8 @@ from balora.data.classification import (
     load_out_of_domain_rows,
 )
 from balora.errors import ConfigError, DataError
-from balora.evaluation.classified import glue_x_average, measure_sets
 from balora.evaluation.inheritance import name_of_dtype
+from balora.evaluation.predict import glue_x_average, measure_sets
 from balora.evaluation.results import doubts, format_figures
 from balora.field_types import field_hints, given_problems
 from balora.models.load import accelerator

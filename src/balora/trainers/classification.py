@@ -28,7 +28,6 @@ from balora.models.classifier import (
 from balora.models.limits import Limits
 from balora.objective import Normalizer, nlu_objective, task_loss
 from balora.trainers.arguments import BALoraTrainingArguments, settings
-from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.checks import (
     check_arguments,
     check_configs,
@@ -41,6 +40,7 @@ from balora.trainers.checks import (
     check_start,
     warn_of_half_precision,
 )
+from balora.trainers.mixin import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.reference import (
     REFERENCE_COLUMN,
     ROW_COLUMN,

@@ -33,8 +33,8 @@ from balora.data.classification import (
 from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.evaluation.classification import primary_metric, task_metrics
-from balora.evaluation.classified import glue_x_average, measure_sets
 from balora.evaluation.inheritance import name_of_dtype
+from balora.evaluation.predict import glue_x_average, measure_sets
 from balora.evaluation.results import (
     best_row,
     doubts,
@@ -51,9 +51,9 @@ from balora.models.source import ModelSource, source_of
 from balora.models.special_tokens import align_special_tokens
 from balora.models.targets import paper_target_modules
 from balora.recipes import Recipe
+from balora.trainers.build import Prepared, building_trainer, peft_config
 from balora.trainers.checks import check_rows_fit
 from balora.trainers.classification import BALoraTrainer
-from balora.trainers.prepared import Prepared, building_trainer, peft_config
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from balora.models.special_tokens import (
     settle_special_tokens,
 )
 from balora.recipes import Recipe
-from balora.trainers.prepared import (
+from balora.trainers.build import (
     Prepared,
     building_trainer,
     naming_refused_chats,

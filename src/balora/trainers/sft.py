@@ -25,7 +25,6 @@ from balora.models.source import ModelSource, placed_source
 from balora.objective import Normalizer
 from balora.replay.config import ReplayConfig
 from balora.trainers.arguments import BALoraSFTConfig, settings
-from balora.trainers.around import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.checks import (
     check_arguments,
     check_configs,
@@ -38,6 +37,7 @@ from balora.trainers.checks import (
     trained_weights,
     warn_of_half_precision,
 )
+from balora.trainers.mixin import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.replay import Replay
 from balora.trainers.replay_run import MicroSteps, check_replay, keep_texts, prepare_replay
 from balora.trainers.resume import ResumeMixin

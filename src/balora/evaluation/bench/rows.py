@@ -9,7 +9,7 @@ import datasets
 from datasets import Dataset
 
 from balora.data.columns import listed
-from balora.data.located import LocatedRows, iterate_rows
+from balora.data.provenance import LocatedRows, iterate_rows
 from balora.data.sources import find_local, load_rows
 from balora.errors import DataError
 from balora.evaluation.bench.config import BenchmarkData

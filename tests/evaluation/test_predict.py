@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from balora.data.classification import ClassificationRows
 from balora.errors import NonFiniteError
-from balora.evaluation.classified import measure_sets, predict_logits
+from balora.evaluation.predict import measure_sets, predict_logits
 from support.classification import make_classifier, make_rows
 from support.models import make_tokenizer
 

@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase
 
-from balora.data.located import LocatedRows
+from balora.data.provenance import LocatedRows
 from balora.errors import BaloraError, ConfigError, DataError, RowError
 from balora.recipes import Recipe
 
