@@ -34,7 +34,7 @@ _KINDS: Mapping[str, tuple[str, str]] = {
         "A small point is one run, a large one the mean of a method with its 95% interval along "
         "both axes, cut where it leaves the panel. The axes are each panel's own. Look for methods "
         "in the better corner (arrow), and compare forgetting only between methods of like height: "
-        "who learns nothing forgets nothing.",
+        "a method that learns nothing forgets nothing.",
     ),
     "curves": (
         "Learning curves",

@@ -1,13 +1,16 @@
 """The panels of the report's plots: one figure each, one colour per method throughout.
 
-Panels are small enough to be read at the width of a phone; on a wider page they stand side by side,
-one per condition. Everything is drawn on figures of their own: pyplot and its state are not used.
+Each takes what it draws by method, at least one; how each method looks; a title, which may be
+empty; and limits, the same in all panels that are compared. Panels are small enough to be read at
+the width of a phone; on a wider page they stand side by side, one per condition. Everything is
+drawn on figures of their own: pyplot and its state are not used.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -125,15 +128,7 @@ def curves_panel(
     quantity: str,
     limits: tuple[float, float],
 ) -> Figure:
-    """Draw a quantity over the steps: the mean of each method, its seeds faint.
-
-    Args:
-        curves: By method, at least one.
-        look: Of each method.
-        title: Of the panel, may be empty.
-        quantity: What is drawn, for the title.
-        limits: Lowest and highest value, the same in all panels that are compared.
-    """
+    """Draw a quantity, which the title names, over the steps: each mean, its seeds faint."""
     height = max(3.2, 0.8 + LINE * len(curves))
     # not along the axis: there is no room beside ticks such as -0.00125
     heading = ": ".join(part for part in (title, quantity) if part)
@@ -162,13 +157,8 @@ def tradeoff_panel(
 ) -> Figure:
     """Draw the task score over what was kept: a small point per run, a large one per mean.
 
-    Args:
-        spots: By method, at least one.
-        look: Of each method.
-        title: Of the panel, may be empty.
-        metrics: Of the x axis and of the y axis.
-        before: What the pre-trained model has on the x axis, None where it was not measured.
-        limits: Of both axes, the same in all panels that are compared.
+    Metrics and limits are of the x axis, then of the y axis; before is what the pre-trained model
+    has on the x axis, None where it was not measured.
     """
     labels = {name: name for name in spots}
     key = 0.0
@@ -233,14 +223,10 @@ def _draw_spot(axes: Axes, spot: Spot, look: Look) -> None:
 
 def better(x: Metric, y: Metric) -> str | None:
     """Return an arrow to the corner where both metrics are better; None where one has no way."""
-    if x.higher_is_better is None or y.higher_is_better is None:
+    ways = {"up": ("EAST", "NORTH"), "down": ("WEST", "SOUTH")}
+    if x.direction == "none" or y.direction == "none":
         return None
-    return {
-        (True, True): "\N{NORTH EAST ARROW}",
-        (False, True): "\N{NORTH WEST ARROW}",
-        (True, False): "\N{SOUTH EAST ARROW}",
-        (False, False): "\N{SOUTH WEST ARROW}",
-    }[x.higher_is_better, y.higher_is_better]
+    return unicodedata.lookup(f"{ways[y.direction][1]} {ways[x.direction][0]} ARROW")
 
 
 def spectra_panel(
@@ -250,13 +236,9 @@ def spectra_panel(
     *,
     title: str,
 ) -> Figure:
-    """Draw the singular values of the logits, and below them after / before.
+    """Draw the singular values of the logits, descending, and below them after / before.
 
-    Args:
-        before: Of the pre-trained model, descending; None leaves the lower part out.
-        after: By method, the mean over its seeds; at least one.
-        look: Of each method.
-        title: Of the panel, may be empty.
+    Without those of the pre-trained model there is no lower part.
     """
     right, names = _right(after), LINE * len(after)
     if before is None:
@@ -310,11 +292,8 @@ def updates_panel(
 ) -> Figure:
     """Draw a map of methods x layers: the relative size of the update, on a log scale.
 
-    Args:
-        sizes: By method and layer, at least one; a layer that was not trained is missing.
-        layers: Of the columns, in the model's order.
-        title: Of the panel, may be empty.
-        limits: Smallest and largest size, greater than 0, the same in all panels.
+    The layers are in the model's order; one that was not trained has no size. Limits are greater
+    than 0.
     """
     height = 1.2 + 0.24 * len(sizes)
     left = (max(map(width_of, sizes)) + 0.15) / WIDTH
