@@ -95,3 +95,10 @@ def test_the_fields_are_listed_without_torch():
 
 def test_options_of_eval_take_the_data_fields_of_a_recipe():
     assert not set(field_hints(DataConfig)) & {"base", "num_rows", "batch_size", "json"}
+
+
+def test_a_reader_that_has_enough_ends_the_output_without_a_word():
+    line = f"{shlex.quote(sys.executable)} -m balora train --help_fields | head -n 1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("# As in a recipe")
+    assert done.stderr == ""

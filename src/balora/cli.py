@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"unknown option `{rest[0]}`; see `balora {options.command} --help`.")
         hint = _AFTER_INTERRUPT.get(options.command, "")
         options.run(options, rest)
+    except _Shown:
+        return 0
     except KeyboardInterrupt as error:
         is_terminated = isinstance(error, _Terminated)
         if launched()[0] == 0:
@@ -91,7 +94,13 @@ def entry_point() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     if "--debug" not in sys.argv:
         sys.excepthook = _one_line
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # a reader such as `head` has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
+    sys.exit(status)
 
 
 def _one_line(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
@@ -106,15 +115,23 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see `{self.prog} --help`.")
 
 
+class _Shown(Exception):
+    """What was asked for has been printed, and there is nothing else to do."""
+
+
 class _ShowFields(argparse.Action):
-    """Print the fields and end, as `--help` does: options that are required may be missing."""
+    """Print the fields of a command, also where options that it requires are missing."""
+
+    def __init__(self, *, show: Callable[[str], str], **more: Any) -> None:
+        super().__init__(nargs="?", const="", metavar="WORD", **more)
+        self.show = show
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: Any, word: Any, option: str | None = None
     ) -> NoReturn:
-        """Print and end."""
-        print(bench_fields(word or ""))
-        parser.exit()
+        """Print all fields, or those with a word in them."""
+        print(self.show(word))
+        raise _Shown
 
 
 @cache
@@ -131,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
         "transformers.",
     )
     train.add_argument("--config", action=Once, metavar="RECIPE", help="the recipe, a YAML file")
-    _add_help_fields(train, "list the fields of a recipe, all or with WORD")
+    _add_help_fields(train, train_fields, "a recipe")
     train.usage = "balora train [--config RECIPE] [--FIELD VALUE ...]"
     train.set_defaults(run=_train)
 
@@ -167,7 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
         "without one the pre-trained model is asked.",
     )
     bench.usage = "balora bench [OUT ...] --base MODEL --benchmarks NAMES [--FIELD VALUE ...]"
-    _add_help_fields(bench, "list the fields of `bench`, all or with WORD", action=_ShowFields)
+    _add_help_fields(bench, bench_fields, "`bench`")
     add_options(bench, BenchOptions)
     bench.set_defaults(run=_bench)
 
@@ -181,7 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Finished cells are retained: the same command resumes an interrupted comparison.",
     )
     compare.add_argument("--config", action=Once, metavar="RECIPE", help="the recipe, a YAML file")
-    _add_help_fields(compare, "list the fields of `compare`, all or with WORD")
+    _add_help_fields(compare, compare_fields, "`compare`")
     compare.usage = "balora compare [--config RECIPE] [--FIELD VALUE ...] [--dry_run]"
     compare.set_defaults(run=_compare)
 
@@ -197,7 +214,7 @@ def build_parser() -> argparse.ArgumentParser:
     lab.add_argument(
         "--config", action=Once, metavar="RECIPE", help="a recipe with a mapping `lab`"
     )
-    _add_help_fields(lab, "list the fields of the lab, all or with WORD")
+    _add_help_fields(lab, lab_fields, "the lab")
     lab.add_argument(
         "--json", action=Once, metavar="FILE", help="also write the metrics to this file"
     )
@@ -237,11 +254,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_help_fields(parser: argparse.ArgumentParser, what: str, action: Any = "store") -> None:
-    """Add the option that lists fields: all of them, or those with a word in them."""
-    parser.add_argument(
-        "--help_fields", nargs="?", const="", metavar="WORD", help=what, action=action
-    )
+def _add_help_fields(parser: argparse.ArgumentParser, show: Callable[[str], str], of: str) -> None:
+    what = f"list the fields of {of}, all or with WORD"
+    parser.add_argument("--help_fields", action=_ShowFields, show=show, help=what)
 
 
 def _parser(make: object, name: str, description: str) -> argparse.ArgumentParser:
@@ -297,9 +312,6 @@ def overrides(rest: Sequence[str]) -> dict[str, str]:
 def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
     from balora.recipes import CLASSIFICATION, load_recipe
 
-    if options.help_fields is not None:
-        print(train_fields(options.help_fields))
-        return
     recipe = load_recipe(options.config, overrides(rest))
     if recipe.run.dry_run:
         from balora.trainers.preflight import check_run
@@ -428,18 +440,12 @@ def _write_figures(options: EvalOptions | BenchOptions, figures: Mapping[str, An
 
 
 def _compare(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    if options.help_fields is not None:
-        print(compare_fields(options.help_fields))
-        return
     from balora.compare.command import compare
 
     compare(options.config, overrides(rest), show=print)
 
 
 def _lab(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    if options.help_fields is not None:
-        print(lab_fields(options.help_fields))
-        return
     from balora.lab.command import lab
 
     runs, fields = runs_and_fields(rest)

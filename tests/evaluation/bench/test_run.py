@@ -248,9 +248,7 @@ def test_figures_have_the_standard_error_of_their_mean():
 
 
 def test_the_pages_of_help_come_without_a_base(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["bench", "--help_fields"])
-    assert ended.value.code == 0
+    assert main(["bench", "--help_fields"]) == 0
     assert "max_new_tokens:" in capsys.readouterr().out
 
 
