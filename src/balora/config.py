@@ -38,7 +38,7 @@ PissaSvd = Literal["randomized", "exact"]
 SvdDenominator = Literal["nuclear", "frobenius"]
 Schedule = Literal["constant", "iclr2026"]
 Space = Literal["logits", "features"]
-Method = Literal["full", "lora", "pissa", "balora"]
+Method = Literal["full", "lora", "pissa", "olora", "mica", "balora"]
 Preset = Literal["paper", "iclr2026"]
 Task = Literal["nlg", "nlu"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -66,13 +66,8 @@ PLAIN_STARTS = ("lora", "gaussian", "orthogonal", "mica")
 a frozen copy of the start is taken away from it."""
 
 _PRESETS: dict[tuple[str, str], dict[str, Any]] = {
-    # Bias-Aware Low-Rank Adaptation, Eq. 13 (nlg) and Eq. 9 (nlu)
-    ("paper", "nlg"): {
-        "consistency_coef": 1e-4,
-        "diversity_coef": 3e-4,
-        "svd_coef": 1e-4,
-        "svd_k": 0.3,
-    },
+    # Bias-Aware Low-Rank Adaptation, Eq. 13 (nlg: the defaults of the class) and Eq. 9 (nlu)
+    ("paper", "nlg"): {},
     ("paper", "nlu"): {
         "consistency_coef": 1e-4,
         "diversity_coef": 4e-4,
@@ -265,7 +260,7 @@ class AdapterConfig:
     """The method by name, and the low-rank adapter."""
 
     method: Method = "balora"
-    """What is trained: all weights, LoRA, PiSSA, or PiSSA with the three terms (balora)."""
+    """What is trained: all weights, an adapter by its start, or PiSSA with the terms (balora)."""
 
     preset: Preset | None = None
     """Published numbers for the terms of method balora; null means paper."""

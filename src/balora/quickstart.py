@@ -77,7 +77,7 @@ def quickstart(given: Mapping[str, str]) -> str:
         format_table({"before": before.figures, "after": after.figures}),
         "",
     ]
-    if recipe.adapter.method == "full":
+    if not recipe.has_adapter:
         return "\n".join([*lines, f"The model is in {run}:", "", lines_that_load(trainer, run)])
     return "\n".join([*lines, _plain_peft_line(trainer)])
 

@@ -45,6 +45,8 @@ def coefficients(recipe):
         ("lora+kl", "lora", "lora", (0.025, 0, 0)),
         ("lora+consistency", "lora", "lora", (0.025, 0, 0)),
         ("pissa+kl=0.3", "pissa", "pissa", (0.3, 0, 0)),
+        ("olora+kl=0.3", "olora", "olora", (0.3, 0, 0)),
+        ("mica", "mica", "mica", (0, 0, 0)),
         ("full+diversity", "full", "pissa", (0, 0.25, 0)),
         ("balora-consistency", "balora", "pissa", (0, 0.25, 0.005)),
         ("balora-svd-diversity", "balora", "pissa", (0.025, 0, 0)),

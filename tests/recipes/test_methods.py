@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import typing
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balora.config import BALoraConfig
+from balora.config import BALoraConfig, Method
 from balora.errors import ConfigError
-from balora.recipes.methods import acting_fields, resolve
+from balora.recipes.methods import METHODS, acting_fields, foreign_fields, resolve
 
 
 @pytest.mark.parametrize(
@@ -17,6 +19,8 @@ from balora.recipes.methods import acting_fields, resolve
         ("full", "pissa", (0.0, 0.0, 0.0)),
         ("lora", "lora", (0.0, 0.0, 0.0)),
         ("pissa", "pissa", (0.0, 0.0, 0.0)),
+        ("olora", "olora", (0.0, 0.0, 0.0)),
+        ("mica", "mica", (0.0, 0.0, 0.0)),
         ("balora", "pissa", (1e-4, 3e-4, 1e-4)),
     ],
 )
@@ -25,6 +29,25 @@ def test_methods_stand_for_start_and_coefficients(method, adapter_init, coeffici
     assert adapter.method == method
     assert config.adapter_init == adapter_init
     assert (config.consistency_coef, config.diversity_coef, config.svd_coef) == coefficients
+
+
+def test_every_method_has_its_row():
+    assert METHODS.keys() == set(typing.get_args(Method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recipe_of_another_method_runs_without_what_is_foreign(method):
+    recipe = {
+        "lora_r": 4,
+        "pissa_svd": "exact",
+        "svd_coef": 0.5,
+        "svd_k": 3,
+        "schedule": "iclr2026",
+    }
+    own = {name: v for name, v in recipe.items() if name not in foreign_fields(method)}
+    assert resolve({**own, "method": method}).adapter.method == method
+    assert ("pissa_svd" in own) == (METHODS[method].start == "pissa")
+    assert ("lora_r" in own) == METHODS[method].has_adapter
 
 
 def test_nothing_given_is_the_papers_method():
@@ -110,12 +133,12 @@ def test_a_preset_with_a_term_switched_off_is_no_contradiction():
 
 
 settings = st.fixed_dictionaries(
-    {"method": st.sampled_from(["full", "lora", "pissa", "balora"])},
+    {"method": st.sampled_from(list(METHODS))},
     optional={
         "preset": st.sampled_from([None, "paper", "iclr2026"]),
         "lora_r": st.integers(1, 64),
         "lora_dropout": st.sampled_from([0.0, 0.25]),
-        "adapter_init": st.sampled_from(["lora", "pissa"]),
+        "adapter_init": st.sampled_from(["lora", "pissa", "olora"]),
         "pissa_svd": st.sampled_from(["exact", "randomized"]),
         "pissa_seed": st.integers(0, 3),
         "consistency_coef": st.sampled_from([0, 0.5]),

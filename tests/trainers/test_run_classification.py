@@ -188,6 +188,25 @@ def test_plain_peft_gives_the_same_logits_in_a_fresh_process_with_another_seed(
     assert not torch.allclose(other, expected, atol=1e-3)
 
 
+def test_a_run_stops_early_where_nothing_improves(train, tmp_path):
+    words = ["--early_stopping_patience", "1", "--load_best_model_at_end", "true"]
+    words += ["--save_strategy", "epoch", "--learning_rate", "0", "--num_train_epochs", "4"]
+    assert train(*words) == 0
+    rows = results_of(tmp_path / "out")["per_evaluation"]["validation"]
+    assert [row["epoch"] for row in rows] == [1.0, 2.0]
+    assert "early_stopping_patience: 1" in (tmp_path / "out" / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize("method", ["olora", "mica"])
+def test_a_start_of_pefts(method, train, tmp_path, models):
+    assert train("--method", method, "--consistency_coef", "0.1", "--lora_dropout", "-") == 0
+    assert results_of(tmp_path / "out")["method"] == method
+    base = base_of_runs([tmp_path / "out"], models("bert"))
+    assert load_run(tmp_path / "out", base).model.peft_config["default"].r == (
+        4 if method == "olora" else 2
+    )
+
+
 def test_the_seed_draws_the_head_and_a_run_can_be_repeated(train, tmp_path):
     def weights(name: str, seed: str) -> bytes:
         assert train("--output_dir", str(tmp_path / name), "--seed", seed) == 0

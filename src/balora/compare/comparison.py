@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from balora.classification_config import ClassificationConfig
 from balora.compare.config import CompareConfig, compare_config
-from balora.compare.methods import STARTS
+from balora.compare.methods import DEFAULT_METHODS
 from balora.config import DataConfig, refuse
 from balora.errors import ConfigError
 from balora.evaluation.metrics import measured_by, metric_of
@@ -197,7 +197,7 @@ def _section(content: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 
 def _with_defaults(config: CompareConfig, kind: Kind) -> CompareConfig:
     """Return the settings with methods, seeds and baseline filled in."""
-    methods = config.methods or [*([BASE] if kind is GENERATION else []), *STARTS]
+    methods = config.methods or [*([BASE] if kind is GENERATION else []), *DEFAULT_METHODS]
     trained = [name for name in methods if name != BASE]
     baseline = config.baseline
     if baseline is None and trained:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from balora.compare.methods import STARTS, Method, parse_method
+from balora.compare.methods import DEFAULT_METHODS, Method, parse_method
 from balora.config import COEFFICIENTS, Count, Seed, read_part, refuse
 from balora.errors import ConfigError
 from balora.evaluation.metrics import asked_metric
@@ -129,12 +129,12 @@ class CompareConfig:
     def idle_entries(self) -> list[str]:
         """Return half a sentence for each entry of `settings` and `sweep` that is of no method."""
         places = {"settings": self.settings, "sweep": self.sweep}
+        methods = self.methods or DEFAULT_METHODS
         return [
-            f"`{place}` of `{entry}` is of none of the methods {', '.join(self.methods or STARTS)}"
+            f"`{place}` of `{entry}` is of none of the methods {', '.join(methods)}"
             for place, entries in places.items()
             for entry in entries or {}
-            if entry != EVERY
-            and all(self._key(entries, name) != entry for name in self.methods or STARTS)
+            if entry != EVERY and all(self._key(entries, name) != entry for name in methods)
         ]
 
     def _entry(self, entries: Mapping[Any, Any] | None, name: str) -> Mapping[str, Any]:
@@ -150,7 +150,7 @@ class CompareConfig:
         return next((key for key in others if parse_method(key, self.own_names) == wanted), None)
 
     def _method_problems(self) -> list[str]:
-        methods = self.methods if self.methods is not None else list(STARTS)
+        methods = self.methods if self.methods is not None else list(DEFAULT_METHODS)
         problems = self._setting_problems()
         if problems:
             return problems  # what a method is cannot be told
@@ -206,7 +206,7 @@ class CompareConfig:
 
     def _sweep_problems(self) -> list[str]:
         problems = []
-        known = [EVERY, *(self.methods or STARTS), *(self.settings or ())]
+        known = [EVERY, *(self.methods or DEFAULT_METHODS), *(self.settings or ())]
         for name, entry in (self.sweep or {}).items():
             where = f"`sweep` of `{name}`"
             if name == BASE:

@@ -2,13 +2,13 @@
 
 .. code-block:: text
 
-    base | (full | lora | pissa | balora) (+TERM | +TERM=COEF | -TERM)*
+    base | (full | lora | pissa | olora | mica | balora) (+TERM | +TERM=COEF | -TERM)*
     TERM = kl (the same as consistency) | consistency | diversity | svd | replay
 
 ``base`` is the pre-trained model, not trained. ``+TERM=COEF`` sets the coefficient of a term,
 ``+TERM`` takes the recipe's (that of its preset where it gives none), ``-TERM`` leaves it out.
-Replay is a term like the others: ``full``, ``lora`` and ``pissa`` have none, ``balora`` has the
-recipe's. Added to a recipe that sets none it is `replay: generated`.
+Replay is a term like the others: ``balora`` has that of the recipe, the other methods have none.
+Added to a recipe that sets none it is `replay: generated`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from balora.errors import ConfigError
 from balora.field_types import suggestion
 from balora.recipes.kinds import Kind
 from balora.recipes.methods import (
+    FIELDS_OF_TERM,
     METHODS,
     REPLAY_FIELDS,
     fields_of_terms_off,
@@ -35,6 +36,7 @@ from balora.rows import BASE
 
 _REPLAY = "replay_coef"
 STARTS = tuple(METHODS)
+DEFAULT_METHODS = ("full", "lora", "pissa", "balora")
 TERMS = {
     "kl": "consistency_coef",
     "consistency": "consistency_coef",
@@ -173,9 +175,7 @@ def _replay_fields(coefficient: float | None, recipe: Mapping[str, Any]) -> dict
 
 def _objective(recipe: Mapping[str, Any], kind: Kind) -> BALoraConfig:
     """Return the terms of the recipe, as method balora has them."""
-    names = {"preset", *COEFFICIENTS, "schedule", "space"} | fields_of_terms_off(
-        dict.fromkeys(COEFFICIENTS, 0)
-    )
+    names = {"preset", *COEFFICIENTS, "schedule", "space", *sum(FIELDS_OF_TERM.values(), ())}
     own = {name: value for name, value in recipe.items() if name in names}
     off = fields_of_terms_off(own)
     return resolve(
@@ -185,7 +185,7 @@ def _objective(recipe: Mapping[str, Any], kind: Kind) -> BALoraConfig:
 
 def _settings_of(coefficient: str, own: BALoraConfig) -> dict[str, Any]:
     """Return the settings of a term that are not the defaults."""
-    names = fields_of_terms_off({coefficient: 0}) | {"schedule", "space"}
+    names = {*FIELDS_OF_TERM[coefficient], "schedule", "space"}
     return {
         field.name: getattr(own, field.name)
         for field in fields(BALoraConfig)

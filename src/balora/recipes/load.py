@@ -19,7 +19,7 @@ from balora.field_rules import Allowed, OneOf, Rule
 from balora.field_types import accepts, field_hints, given_problems, type_problem, wrong_type
 from balora.recipes.kinds import GENERATION, Kind, kind_of
 from balora.recipes.limits import DECLARED, limits
-from balora.recipes.methods import attempt, fields_of_terms_off, foreign_fields, resolve
+from balora.recipes.methods import METHODS, attempt, fields_of_terms_off, foreign_fields, resolve
 from balora.recipes.other_tools import Here, here
 from balora.recipes.recipe import Recipe
 from balora.recipes.table import ROWS, pick_row
@@ -241,7 +241,7 @@ def _build(values: Mapping[str, Any], source: Path | None, kind: Kind) -> Recipe
     if errors or resolved is None:
         raise ConfigError(" ".join(errors))
     training = by_part["training"]
-    if resolved.adapter.method != "full":
+    if METHODS[resolved.adapter.method].has_adapter:
         training = {"learning_rate": kind.adapter_learning_rate, **training}
     return Recipe(
         adapter=resolved.adapter,

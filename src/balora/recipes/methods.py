@@ -35,6 +35,8 @@ METHODS: Mapping[str, MethodRow] = {
     "full": MethodRow(start=None),
     "lora": MethodRow(start="lora"),
     "pissa": MethodRow(start="pissa"),
+    "olora": MethodRow(start="olora"),
+    "mica": MethodRow(start="mica"),
     "balora": MethodRow(start="pissa", has_terms=True),
 }
 """By the value of `method`."""
@@ -44,11 +46,12 @@ REPLAY_FIELDS = frozenset(field.name for field in fields(ReplayConfig))
 START_FIELDS = frozenset({"adapter_init", *PISSA_FIELDS})
 
 _OFF = dict.fromkeys(COEFFICIENTS, 0.0)
-_FIELDS_OF_TERM = {
+FIELDS_OF_TERM = {
     "consistency_coef": ("temperature",),
     "diversity_coef": ("entropy_top_k",),
     "svd_coef": ("svd_k", "svd_variance_coef", "svd_denominator", "svd_max_tokens"),
 }
+"""The settings of each term, by its coefficient."""
 
 
 class Resolved(NamedTuple):
@@ -124,8 +127,8 @@ def _row(given: Mapping[str, Any]) -> MethodRow:
 
 def fields_of_terms_off(given: Mapping[str, Any]) -> frozenset[str]:
     """Return the settings of every term whose coefficient is given as 0: they cannot act."""
-    off = [coefficient for coefficient in _FIELDS_OF_TERM if given.get(coefficient) == 0]
-    return frozenset(name for coefficient in off for name in _FIELDS_OF_TERM[coefficient])
+    off = [coefficient for coefficient in FIELDS_OF_TERM if given.get(coefficient) == 0]
+    return frozenset(name for coefficient in off for name in FIELDS_OF_TERM[coefficient])
 
 
 def foreign_fields(method: str) -> frozenset[str]:
@@ -195,7 +198,7 @@ def inert_problems(
                 f"{objective.adapter_init}) has no dropout, with which it would not equal the "
                 "pre-trained model; set it to 0"
             )
-    for coefficient, names in _FIELDS_OF_TERM.items():
+    for coefficient, names in FIELDS_OF_TERM.items():
         if getattr(objective, coefficient) == 0:
             problems += [
                 f"`{name}` is {given[name]}, but `{coefficient}` is 0 and so it cannot act; "

@@ -73,7 +73,7 @@ def here(name: str, given: Mapping[str, Any]) -> Here | None:
         fields, why = {_CALLED[name]: value}, f"it is called `{_CALLED[name]}` here"
     elif name == "use_peft":
         fields = {"method": "lora" if value else "full"}
-        why = "`method` says what is trained, an adapter (lora, pissa, balora) or all weights"
+        why = "`method` says what is trained, an adapter (lora, pissa, balora, ...) or all weights"
     elif name == "gradient_checkpointing_use_reentrant":
         fields = {"gradient_checkpointing_kwargs": {"use_reentrant": value}}
         why = "it is an argument of `gradient_checkpointing`"

@@ -17,7 +17,7 @@ from balora.config import (
     StoppingConfig,
 )
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind
-from balora.recipes.methods import Resolved, acting_fields
+from balora.recipes.methods import METHODS, Resolved, acting_fields
 from balora.recipes.values import dump_mapping
 from balora.replay.config import ReplayConfig
 from balora.replay.config import acting_fields as replay_fields
@@ -45,6 +45,11 @@ class Recipe:
         """Text generation or classification."""
         is_classification = isinstance(self.data, ClassificationConfig)
         return CLASSIFICATION if is_classification else GENERATION
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is trained, or every weight."""
+        return METHODS[self.adapter.method].has_adapter
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved flat recipe: every field that acts, with its value.

@@ -41,7 +41,7 @@ def peft_config(
         fan_in_fan_out: Whether the layers store their weight transposed, as GPT-2's do.
     """
     adapter = recipe.adapter
-    if adapter.method == "full":
+    if not recipe.has_adapter:
         return None
     return LoraConfig(
         task_type=task_type,

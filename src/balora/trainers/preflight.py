@@ -43,7 +43,7 @@ def check_run(recipe: Recipe) -> None:
     """
     check_sharding(
         sharding_of(recipe.training),
-        has_adapter=recipe.adapter.method != "full",
+        has_adapter=recipe.has_adapter,
         is_resumed=is_wished(recipe.training.get("resume_from_checkpoint")),
     )
     args = training_arguments(recipe)

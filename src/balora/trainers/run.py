@@ -35,7 +35,7 @@ def run_recipe(recipe: Recipe) -> Trainer:
     """
     check_sharding(
         sharding_of(recipe.training),
-        has_adapter=recipe.adapter.method != "full",
+        has_adapter=recipe.has_adapter,
         is_resumed=is_wished(recipe.training.get("resume_from_checkpoint")),
     )
     with output_folder(recipe):

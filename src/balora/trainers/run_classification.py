@@ -169,7 +169,7 @@ def _adapter(
 ) -> LoraConfig | None:
     """Return the adapter of the recipe; with the model it knows how the layers store weights."""
     targets = recipe.adapter.lora_target_modules
-    if isinstance(targets, str) and targets in _LAYER_WORDS and recipe.adapter.method != "full":
+    if isinstance(targets, str) and targets in _LAYER_WORDS and recipe.has_adapter:
         targets = paper_target_modules(config.model_type, targets)
     modules = () if model is None else model.modules()
     is_transposed = any(isinstance(module, Conv1D) for module in modules)
