@@ -1,0 +1,129 @@
+"""A module's test is found by its name: `balora/x/y.py` in `tests/x/test_y.py` or `test_y_*.py`.
+
+A module that is tested through another one, or together with others, stands in `ELSEWHERE`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import balora
+
+SOURCE, TESTS = Path(balora.__file__).parent, Path(__file__).parent
+MODULES = sorted(
+    path.relative_to(SOURCE).with_suffix("").as_posix()
+    for path in SOURCE.rglob("*.py")
+    if not path.stem.startswith("__")
+)
+ELSEWHERE = {
+    "anchored/beside": "anchored/test_peft_methods.py",
+    "anchored/create": "anchored/test_starts.py",
+    "anchored/model": "anchored/test_layer.py",
+    "anchored/plain": "anchored/test_export.py",
+    "anchored/truncate": "anchored/test_export.py",
+    "compare/fingerprints": "compare/test_plan.py",
+    "compare/measured": "compare/test_cell.py",
+    "compare/memory": "compare/test_cell.py",
+    "data/columns": "data/test_examples.py",
+    "data/inputs": "data/test_classification.py",
+    "data/labels": "data/test_classification.py",
+    "data/layouts": "data/test_examples.py",
+    "data/opening": "data/test_sources.py",
+    "data/parquet": "data/test_json_records.py",
+    "data/provenance": "data/test_json_records.py",
+    "data/reading": "data/test_classification.py",
+    "data/records": "data/test_json_records.py",
+    "data/stored": "data/test_json_records.py",
+    "data/values": "data/test_json_records.py",
+    "digests": "trainers/test_reference.py",
+    "errors": "test_cli.py",
+    "evaluation/batches": "evaluation/test_inheritance.py",
+    "evaluation/bench/benchmark": "evaluation/bench/test_gsm8k.py",
+    "evaluation/bench/config": "test_config.py",
+    "evaluation/bench/endpoint": "evaluation/bench/test_mt_bench.py",
+    "evaluation/bench/judge": "evaluation/bench/test_mt_bench.py",
+    "evaluation/bench/markers": "evaluation/bench/test_gsm8k.py",
+    "evaluation/bench/math_answers": "evaluation/bench/test_math.py",
+    "evaluation/bench/math_problems": "evaluation/bench/test_math.py",
+    "evaluation/bench/metrics": "evaluation/bench/test_run.py",
+    "evaluation/bench/numbers": "evaluation/bench/test_gsm8k.py",
+    "evaluation/bench/prompts": "evaluation/bench/test_gsm8k.py",
+    "evaluation/bench/rows": "evaluation/bench/test_run.py",
+    "evaluation/bench/server": "evaluation/bench/test_backends.py",
+    "evaluation/bench/store": "evaluation/bench/test_run.py",
+    "evaluation/bench/suite": "evaluation/bench/test_run.py",
+    "evaluation/bench/table": "evaluation/bench/test_run.py",
+    "evaluation/bench/vllm": "evaluation/bench/test_backends.py",
+    "evaluation/bench/workers/math_verify_worker": "evaluation/bench/test_math.py",
+    "evaluation/bench/workers/vllm_worker": "evaluation/bench/test_backends.py",
+    "field_rules": "test_bad_input.py",
+    "field_types": "test_bad_input.py",
+    "fused/block": "fused/test_tokens.py",
+    "fused/checks": "fused/test_objective.py",
+    "lab/numbers": "lab/test_world.py",
+    "lab/quickstart": "lab/test_problems.py",
+    "lab/settings": "lab/test_config.py",
+    "lab/words": "lab/test_problems.py",
+    "models/adapter": "models/test_fits.py",
+    "models/blank": "trainers/test_preflight.py",
+    "models/finite": "models/test_load.py",
+    "models/generation": "evaluation/test_generation.py",
+    "models/names": "compare/test_plan.py",
+    "models/record": "models/test_fits.py",
+    "models/source": "models/test_run_folder.py",
+    "models/special_tokens": "trainers/test_run_generation.py",
+    "models/targets": "models/test_classifier.py",
+    "options": "test_bad_input.py",
+    "recipes/kinds": "recipes/test_classification_recipes.py",
+    "recipes/limits": "test_bad_input.py",
+    "recipes/recipe": "recipes/test_load.py",
+    "recipes/table": "recipes/test_classification_recipes.py",
+    "replay/command": "replay/test_generate.py",
+    "replay/library": "replay/test_generate.py",
+    "replay/reference": "trainers/test_replay.py",
+    "replay/start": "replay/test_generate.py",
+    "replay/texts": "replay/test_generate.py",
+    "report/labels": "report/test_plots.py",
+    "report/panels": "report/test_plots.py",
+    "report/sections": "report/test_page.py",
+    "report/study": "report/test_tables.py",
+    "report/texts": "report/test_findings.py",
+    "rows": "compare/test_folder.py",
+    "trainers/build": "trainers/test_run_generation.py",
+    "trainers/mixin": "trainers/test_sft.py",
+    "trainers/output": "trainers/test_place.py",
+    "trainers/packing": "trainers/test_fused.py",
+    "trainers/record": "trainers/test_checkpoint.py",
+    "trainers/replay_run": "trainers/test_replay.py",
+    "trainers/step": "trainers/test_fused.py",
+    "trainers/texts": "trainers/test_classification.py",
+}
+"""From a module to the file that tests it."""
+
+
+def files_of(module: str) -> list[Path]:
+    """Return the test files of a module's name; of balora/x/y.py tests/x/test_y.py is one."""
+    folder, name = TESTS / Path(module).parent, Path(module).name
+    return [*folder.glob(f"test_{name}.py"), *folder.glob(f"test_{name}_*.py")]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_a_test_of_its_name_or_is_listed(module):
+    assert files_of(module) or module in ELSEWHERE, (
+        f"tests/{Path(module).parent}/test_{Path(module).name}.py is missing; where another file "
+        f"tests balora/{module}.py, name it in ELSEWHERE"
+    )
+
+
+def test_the_list_names_modules_and_files_that_exist():
+    assert ELSEWHERE.keys() <= set(MODULES)
+    assert not [file for file in ELSEWHERE.values() if not (TESTS / file).is_file()]
+
+
+def test_the_index_of_the_helpers_names_every_helper():
+    import support
+
+    names = {path.stem for path in (TESTS / "support").glob("*.py")} - {"__init__"}
+    assert not [name for name in names if f"``{name}``" not in (support.__doc__ or "")]
