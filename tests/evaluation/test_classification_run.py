@@ -118,7 +118,7 @@ def test_a_runs_own_split_is_not_looked_for_in_other_rows(train, models, tmp_pat
     [
         (["--eval_dataset_nam", "x"], "did you mean `eval_dataset_name`"),
         (["--eval_dataset_name", "./nowhere.csv"], "nowhere.csv, which does not exist"),
-        (["--max_length", "0"], "`max_length` must be 1 or greater"),
+        (["--max_length", "0"], "`--max_length` must be 1 or greater"),
         (["--retention_file", __file__], "`--retention_file` acts on runs of text generation only"),
         (["--max_new_tokens", "3"], "`--max_new_tokens` acts on runs of text generation only"),
         (["--base", "./nowhere"], "`--base` './nowhere' cannot be loaded: there is no such folder"),
