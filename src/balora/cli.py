@@ -393,7 +393,7 @@ def _bench(given: argparse.Namespace, rest: Sequence[str]) -> None:
     measured = measure_benchmarks(runs, _base(options, runs), config)
     print(format_figures({name: one.figures for name, one in measured.items()}))
     print("\n".join(["", *judged_by(measured), f"The answers are in {config.output_dir}."]))
-    _write_figures(options, measured)
+    _write_figures(options, {name: asdict(one) for name, one in measured.items()})
 
 
 def _base(options: EvalOptions | BenchOptions, runs: Sequence[Path]) -> ModelSource:
