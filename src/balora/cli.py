@@ -193,7 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
         "compare",
         "Train and evaluate every method with every seed, and compare them. It writes tables with "
         "intervals, paired differences to a baseline, and a report. Methods are base, full, lora, "
-        "pissa and balora, with terms added or removed (lora+kl=0.3, balora-svd). The options are "
+        "pissa, olora, mica, balora, with terms added or removed (lora+kl=0.3). The options are "
         "the fields of `balora train`, those of `compare:` in the recipe, and `--lab.FIELD`. "
         "Finished cells are retained: the same command resumes an interrupted comparison.",
     )
