@@ -1,0 +1,23 @@
+"""Run programs of unknown intent, and judge them where they cannot see how.
+
+Standard library only; imports nothing else of balora. docs/benchmarks.md says what it holds.
+"""
+
+from balora.sandbox.check import Layer, check, isolation
+from balora.sandbox.isolation import Isolation, SandboxError, Unisolated
+from balora.sandbox.limits import MIB, Limits
+from balora.sandbox.run import Result, Tests, run_program
+
+__all__ = [
+    "MIB",
+    "Isolation",
+    "Layer",
+    "Limits",
+    "Result",
+    "SandboxError",
+    "Tests",
+    "Unisolated",
+    "check",
+    "isolation",
+    "run_program",
+]
