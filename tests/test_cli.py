@@ -15,7 +15,7 @@ from balora.cli import build_parser, main, overrides
 from balora.errors import ConfigError
 from support.models import make_model, make_tokenizer
 
-COMMANDS = ["train", "quickstart", "eval", "compare", "lab", "export", "env"]
+COMMANDS = ["train", "quickstart", "eval", "compare", "lab", "export", "sandbox", "env"]
 ROWS = [{"prompt": f"{i}+{i}=", "completion": str(2 * i)} for i in range(8)]
 
 

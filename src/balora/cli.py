@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     hint = ""
     try:
         options, rest = build_parser().parse_known_args(arguments)
-        if rest and options.command in ("export", "replay", "schema", "env"):
+        if rest and options.command in ("export", "replay", "schema", "sandbox", "env"):
             raise ConfigError(f"unknown option `{rest[0]}`; see `balora {options.command} --help`.")
         hint = _AFTER_INTERRUPT.get(options.command, "")
         options.run(options, rest)
@@ -248,6 +248,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     schema.add_argument("recipe", nargs="?", default="train", choices=("train", "compare", "lab"))
     schema.set_defaults(run=_schema)
+
+    sandbox = _parser(
+        commands.add_parser,
+        "sandbox",
+        "Say what isolates the programs that a model writes: each layer is tried with a program "
+        "that it has to stop. Without all of them `balora bench` runs no program.",
+    )
+    sandbox.set_defaults(run=_sandbox)
 
     env = _parser(commands.add_parser, "env", "Print versions and devices, for bug reports.")
     env.set_defaults(run=_env)
@@ -513,6 +521,16 @@ def _schema(options: argparse.Namespace, rest: Sequence[str]) -> None:
     from balora.schema import as_text, schema
 
     print(as_text(schema(options.recipe)))
+
+
+def _sandbox(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    from balora.sandbox import check
+
+    layers = check()
+    for layer in layers:
+        print(f"{layer.name:<11} {'holds' if layer.holds else 'fails'}  {layer.says}")
+    if not all(layer.holds for layer in layers):
+        raise BaloraError("programs that a model writes cannot be isolated here.")
 
 
 def _env(options: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -86,6 +86,12 @@ examples:
   balora schema > train.schema.json
   balora schema compare > compare.schema.json
 """,
+    "sandbox": """\
+examples:
+  balora sandbox
+  balora sandbox && balora bench outputs/code --base MODEL --benchmarks humaneval
+  sudo apt-get install bubblewrap
+""",
     "env": """\
 examples:
   balora env

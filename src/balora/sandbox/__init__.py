@@ -6,7 +6,7 @@ Standard library only; imports nothing else of balora. docs/benchmarks.md says w
 from balora.sandbox.check import Layer, check, isolation
 from balora.sandbox.isolation import Isolation, SandboxError, Unisolated
 from balora.sandbox.limits import MIB, Limits
-from balora.sandbox.run import Result, Tests, run_program
+from balora.sandbox.run import Result, Task, run_program
 
 __all__ = [
     "MIB",
@@ -15,7 +15,7 @@ __all__ = [
     "Limits",
     "Result",
     "SandboxError",
-    "Tests",
+    "Task",
     "Unisolated",
     "check",
     "isolation",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from balora.sandbox.isolation import Isolation, SandboxError, find_bubblewrap
 from balora.sandbox.limits import Limits
-from balora.sandbox.run import Tests, run_program
+from balora.sandbox.run import Task, run_program
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,8 @@ _TWICE = "def twice(x): return 2 * x"
 
 def _layers(isolation: Isolation) -> Iterator[Layer]:
     limits = Limits(seconds=5)
-    right = run_program(_TWICE, Tests(("twice",), "", ("assert twice(2) == 4",)), isolation, limits)
-    wrong = run_program(_TWICE, Tests(("twice",), "", ("assert twice(2) == 5",)), isolation, limits)
+    right = run_program(_TWICE, Task(("twice",), "", ("assert twice(2) == 4",)), isolation, limits)
+    wrong = run_program(_TWICE, Task(("twice",), "", ("assert twice(2) == 5",)), isolation, limits)
     yield Layer(
         "verdict",
         right.passed and wrong.outcome == "failed",
@@ -203,7 +203,7 @@ def _layers(isolation: Isolation) -> Iterator[Layer]:
                 for line in probe.program.splitlines()
                 if line.startswith("def ")
             )
-            result = run_program(probe.program, Tests(names, "", probe.tests), isolation, limits)
+            result = run_program(probe.program, Task(names, "", probe.tests), isolation, limits)
             says = probe.promise if result.passed else _says(probe, result.detail, result.outcome)
             yield Layer(probe.name, result.passed, says)
 
@@ -221,6 +221,7 @@ def _bait() -> Iterator[tuple[Path, int]]:
         tempfile.NamedTemporaryFile(prefix="balora-secret-") as file,
         socket.create_server(("127.0.0.1", 0)) as server,
     ):
+        os.chmod(file.name, 0o644)  # readable by all, so that only the sandbox is in the way
         yield Path(file.name), server.getsockname()[1]
 
 

@@ -29,7 +29,7 @@ _LONGEST_VERDICT = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Tests:
+class Task:
     """The tests of one program."""
 
     names: tuple[str, ...]
@@ -62,7 +62,7 @@ class Result:
 
 
 def run_program(
-    program: str, tests: Tests, isolation: Isolation, limits: Limits | None = None
+    program: str, tests: Task, isolation: Isolation, limits: Limits | None = None
 ) -> Result:
     """Run a program against tests; nothing of it is left when this returns.
 

@@ -139,11 +139,11 @@ class BenchConfig:
     judge_cache: Annotated[str | None, PathTo("folder")] = None
     """Folder of the judge's replies; null means judge in $BALORA_CACHE or ~/.cache/balora."""
 
-    sandbox_seconds: Annotated[float, Interval(gt=0)] = 10.0
-    """Seconds of computing that a generated program has."""
+    sandbox_seconds: Annotated[float, Interval(ge=1)] = 10.0
+    """Seconds of computing that a generated program has, by the clock three times as much."""
 
-    sandbox_memory: Annotated[float, Interval(gt=0)] = 1.0
-    """GiB of memory that a generated program has."""
+    sandbox_memory: Annotated[float, Interval(ge=0.125)] = 1.0
+    """GiB of memory that each process of a generated program has."""
 
     allow_unsandboxed: bool = False
     """Run generated programs with your rights where nothing isolates them: they can do anything."""

@@ -11,6 +11,7 @@ from balora.digests import digest_of_weight_files
 from balora.errors import ConfigError
 from balora.evaluation.bench.backends import Backend, make_backend
 from balora.evaluation.bench.benchmark import Benchmark, Problem
+from balora.evaluation.bench.code import HumanEval, Mbpp
 from balora.evaluation.bench.config import BENCHMARKS, BenchConfig
 from balora.evaluation.bench.gsm8k import Gsm8k
 from balora.evaluation.bench.math_problems import Math
@@ -27,6 +28,8 @@ from balora.recipes.values import parse_text, parse_texts
 MADE_BY: dict[str, Callable[[BenchConfig], Benchmark]] = {
     "gsm8k": Gsm8k,
     "math": Math,
+    "humaneval": HumanEval,
+    "mbpp": Mbpp,
     "mt_bench": MtBench,
 }
 """What makes each benchmark from the settings."""
