@@ -89,8 +89,8 @@ examples:
     "sandbox": """\
 examples:
   balora sandbox
-  balora sandbox && balora bench outputs/code --base MODEL --benchmarks humaneval
-  sudo apt-get install bubblewrap
+  balora sandbox > sandbox.txt
+  python -m balora sandbox
 """,
     "env": """\
 examples:
