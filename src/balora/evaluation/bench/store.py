@@ -134,7 +134,8 @@ class AnswerStore:
         Raises:
             WriteError: If the disk is full; the answers are still there.
         """
-        judged = {**self.rows, **rows}
+        others = {key: row for key, row in self.rows.items() if key not in rows}
+        judged = {**rows, **others}
         write_text(self.rows_file, "".join(map(_line, judged.values())), name=_OUTPUT)
         write_json(self.figures_file, {"settings": self.settings, **figures}, name=_OUTPUT)
 
