@@ -1,33 +1,47 @@
-"""The examples run as their first lines say."""
+"""The examples run as their first lines say, as programs in this process."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import runpy
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from support.models import make_model, make_tokenizer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def test_sample_text_writes_the_same_text_for_the_same_seed(tmp_path):
+@pytest.fixture
+def run(monkeypatch, capsys) -> Callable[..., str]:
+    """Run an example with some words of a command line; return what it printed."""
+
+    def run(name: str, *words: str) -> str:
+        script = str(EXAMPLES / name)
+        monkeypatch.setattr("sys.argv", [script, *words])
+        capsys.readouterr()
+        runpy.run_path(script, run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_sample_text_writes_the_same_text_for_the_same_seed(run, tmp_path):
     make_model("llama").save_pretrained(tmp_path / "model")
     make_tokenizer().save_pretrained(tmp_path / "model")
     texts = []
     for name in ("first.txt", "second.txt"):
         words = [str(tmp_path / "model"), "--out", str(tmp_path / name)]
         words += ["--num_samples", "3", "--max_new_tokens", "8"]
-        script = str(EXAMPLES / "sample_text.py")
-        subprocess.run([sys.executable, script, *words], check=True, capture_output=True)
+        run("sample_text.py", *words)
         texts.append((tmp_path / name).read_text())
     assert texts[0] == texts[1]
     assert texts[0].strip()
 
 
-def test_own_loop_learns():
-    command = [sys.executable, str(EXAMPLES / "own_loop.py"), "--steps", "8"]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def test_own_loop_learns(run):
+    printed = run("own_loop.py", "--steps", "8")
     steps = [
         dict(zip(words[::2], map(float, words[1::2]), strict=True))
         for words in map(str.split, printed.splitlines())

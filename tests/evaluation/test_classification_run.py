@@ -82,21 +82,21 @@ def test_eval_of_the_finished_run_gives_its_own_figures(mnli, models, tmp_path, 
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_eval_on_other_rows_and_of_several_runs(method, train, models, tmp_path, capsys):
+def test_eval_on_other_rows_and_of_several_runs(method, finished, train, models, tmp_path, capsys):
     assert train(*METHODS[method], "--output_dir", str(tmp_path / "one")) == 0
-    assert train("--output_dir", str(tmp_path / "two")) == 0
+    capsys.readouterr()
     other = write(tmp_path / "other.csv", rows_of("single", 9))
     figures = tmp_path / "figures.json"
-    runs = [str(tmp_path / "one"), str(tmp_path / "two")]
+    runs = [str(tmp_path / "one"), str(finished)]
     words = ["eval", *runs, "--base", models("bert"), "--json", str(figures)]
     assert main([*words, "--eval_dataset_name", other, "--num_rows", "8"]) == 0
     found = json.loads(figures.read_text())
     assert {name: run["evaluation"]["validation"]["num_rows"] for name, run in found.items()} == {
         "one": 8,
-        "two": 8,
+        "out": 8,
     }
     printed = capsys.readouterr().out
-    assert printed.index("one, computed") < printed.index("two, computed")
+    assert printed.index("one, computed") < printed.index("out, computed")
     assert main([*words, "--dataset_name", other]) == 0
     found = json.loads(figures.read_text())
     assert found["one"]["evaluation"]["validation"]["num_rows"] == 9
@@ -124,11 +124,10 @@ def test_a_runs_own_split_is_not_looked_for_in_other_rows(train, models, tmp_pat
         (["--base", "./nowhere"], "`--base` './nowhere' cannot be loaded: there is no such folder"),
     ],
 )
-def test_eval_refuses(words, sentence, train, models, tmp_path, capsys):
-    assert train("--num_train_epochs", "1") == 0
+def test_eval_refuses(words, sentence, finished, models, capsys):
     capsys.readouterr()
     base = [] if "--base" in words else ["--base", models("bert")]
-    assert main(["eval", str(tmp_path / "out"), *base, *words]) == 2
+    assert main(["eval", str(finished), *base, *words]) == 2
     assert sentence in error_of(capsys)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
+from functools import cache
 
 import pytest
 
@@ -23,6 +24,7 @@ def corpus():
     return build_corpus(SETTINGS)
 
 
+@cache
 def with_(**fields):
     return build_corpus(dataclasses.replace(SETTINGS, **fields))
 

@@ -73,17 +73,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     return folder
 
 
-@pytest.fixture
-def train(models, tmp_path) -> Callable[..., int]:
-    """Run `balora train` on a tiny BERT with some fields changed; return its exit status."""
+def trains_in(folder: Path, models: Callable[[str], str]) -> Callable[..., int]:
+    """Return what runs `balora train` on a tiny BERT with some fields changed: its exit status."""
 
     def run(*options: str, rows: Sequence[dict[str, Any]] | None = None) -> int:
         fields = {
             "task": "classification",
             "model_name_or_path": models("bert"),
-            "dataset_name": write(tmp_path / "train.jsonl", rows or rows_of("single")),
-            "eval_dataset_name": write(tmp_path / "test.jsonl", rows_of("single", 7)),
-            "output_dir": str(tmp_path / "out"),
+            "dataset_name": write(folder / "train.jsonl", rows or rows_of("single")),
+            "eval_dataset_name": write(folder / "test.jsonl", rows_of("single", 7)),
+            "output_dir": str(folder / "out"),
             "num_train_epochs": "2",
             "per_device_train_batch_size": "4",
             "learning_rate": "1e-2",
@@ -98,6 +97,19 @@ def train(models, tmp_path) -> Callable[..., int]:
         return main(["train", *words])
 
     return run
+
+
+@pytest.fixture
+def train(models, tmp_path) -> Callable[..., int]:
+    return trains_in(tmp_path, models)
+
+
+@pytest.fixture(scope="module")
+def finished(models, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished run, for the tests that only read it."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert trains_in(folder, models)("--num_train_epochs", "1") == 0
+    return folder / "out"
 
 
 def results_of(folder: Path) -> dict[str, Any]:

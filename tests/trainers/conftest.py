@@ -1,5 +1,5 @@
 """The fixtures of runs of classification."""
 
-from support.classification_runs import mnli, models, train
+from support.classification_runs import finished, mnli, models, train
 
-__all__ = ["mnli", "models", "train"]
+__all__ = ["finished", "mnli", "models", "train"]
