@@ -399,9 +399,11 @@ FAST = ("sleep", "processes", "a daemon")
 def test_a_program_ends_with_all_that_it_started(attack, run_longer, no_processes_left):
     program, outcomes = ENDLESS[attack]
     test = "assert sum(go()) == 0" if "iterator" in attack else "assert go() is True"
-    result = run_longer(program, Task(("go",), "", (test,)), seconds=0.3)
+    # by the clock three times as much: short where that is what ends it
+    seconds = 0.3 if "timed out" in outcomes else 5
+    result = run_longer(program, Task(("go",), "", (test,)), seconds=seconds)
     assert result.outcome in outcomes, result
-    assert result.seconds < 10
+    assert result.seconds < 20
 
 
 @pytest.mark.slow

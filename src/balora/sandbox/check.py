@@ -186,7 +186,7 @@ _TWICE = "def twice(x): return 2 * x"
 
 
 def _layers(isolation: Isolation) -> Iterator[Layer]:
-    limits = Limits(seconds=5)
+    limits = Limits()
     right = run_program(_TWICE, Task(("twice",), "", ("assert twice(2) == 4",)), isolation, limits)
     wrong = run_program(_TWICE, Task(("twice",), "", ("assert twice(2) == 5",)), isolation, limits)
     yield Layer(
