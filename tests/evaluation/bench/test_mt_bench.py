@@ -205,6 +205,7 @@ def test_a_judge_that_cannot_be_asked_is_refused_before_anything_is_run(
     assert "sk-" not in error
     assert server.requests == []
     assert not (tmp_path / "outputs").exists()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_server_without_a_list_of_models_is_asked_all_the_same(bench, server):

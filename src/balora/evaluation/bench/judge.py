@@ -89,16 +89,6 @@ class Judge:
     server: Server
     cache: Path
 
-    def check(self) -> None:
-        """Refuse a judge that cannot be asked, or replies that cannot be kept.
-
-        Raises:
-            ConfigError: Before anything is asked.
-        """
-        self.server.check()
-        with made_folder(self.cache, _SETTING):
-            pass
-
     def rate(self, question: str, answer: str, reference: str | None) -> Rating:
         """Return the rating of an answer; a reply without one is asked for again, twice.
 
@@ -130,7 +120,8 @@ class Judge:
             return kept
         reply = self.server.chat(messages, max_tokens=_MAX_TOKENS)
         said = {"text": reply.text, "model_as_served": reply.model, "usage": dict(reply.usage)}
-        write_json(file, {**asked, **said}, name=_SETTING)
+        with made_folder(self.cache, _SETTING):
+            write_json(file, {**asked, **said}, name=_SETTING)
         return reply
 
 

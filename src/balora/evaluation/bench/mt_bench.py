@@ -43,9 +43,9 @@ class MtBench:
         """Refuse a judge that cannot be asked.
 
         Raises:
-            ConfigError: As `Judge.check`.
+            ConfigError: As `Server.check`.
         """
-        self.judge_model.check()
+        self.judge_model.server.check()
 
     def problems(self) -> list[Problem]:
         """Return the first turns, and the references of math, reasoning and coding.
