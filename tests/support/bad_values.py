@@ -90,6 +90,18 @@ def _beyond(hint: Any) -> dict[str, Any]:
     return found
 
 
+def extremes(hint: Any) -> list[float]:
+    """Return the least and the greatest number that a field takes, and 0 where it takes that."""
+    numbers = {10**6, *(v for v in _VALUES.values() if type(v) in (int, float))}
+    for _, rules in alternatives(hint):
+        for rule in rules:
+            if isinstance(rule, Interval):
+                ends = [end for end in (rule.ge, rule.gt, rule.le, rule.lt) if end is not None]
+                numbers |= {end + step for end in ends for step in (0, 1, -1, 1e-9, -1e-9)}
+    taken = sorted(number for number in numbers if type_problem(number, hint) is None)
+    return sorted({taken[0], taken[-1], *({0} & set(taken))}) if taken else []
+
+
 def spelled(value: Any) -> str:
     """Return a value as the text of a command line."""
     if isinstance(value, str):

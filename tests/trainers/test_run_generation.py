@@ -136,6 +136,12 @@ REFUSED = {
         {"pad_token": "<nope>"},
         "`pad_token` is '<nope>'",
     ),
+    "padding": (
+        "llama",
+        "rows.jsonl",
+        {"pad_to_multiple_of": "1000000"},
+        "`pad_to_multiple_of` is 1000000, .* made for .* positions. Lower it",
+    ),
     "every turn of a chat": (
         "llama",
         "chats.jsonl",

@@ -17,6 +17,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from balora.errors import ConfigError
 from balora.models.adapter import inner_model
 
 _POSITIONS = re.compile(r"(^|\.)(wpe|position_embeddings?|embed_positions|positions_embed)$")
@@ -64,12 +65,30 @@ class Limits:
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any = None, *, multiple_of: int | None = None) -> Limits:
-        """Return the limits of a model, with or without an adapter."""
+        """Return the limits of a model, with or without an adapter.
+
+        Raises:
+            ConfigError: If ``multiple_of`` is beyond the positions that it was made for.
+        """
         base = inner_model(model)
         embedding = base.get_input_embeddings()
         number = getattr(embedding, "num_embeddings", None) or len(embedding.weight)
         spells = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
-        return cls(int(number), num_positions(base), spells, multiple_of or 1)
+        limits = cls(int(number), num_positions(base), spells, multiple_of or 1)
+        limits.check_multiple(max_positions(base))
+        return limits
+
+    def check_multiple(self, longest: int) -> None:
+        """Refuse rows that are all padded beyond what the model was made for, if not the memory.
+
+        Raises:
+            ConfigError: Naming the setting.
+        """
+        if self.multiple_of > longest:
+            raise ConfigError(
+                f"`pad_to_multiple_of` is {self.multiple_of}, so every row would be that long, but "
+                f"the model was made for {longest} positions. Lower it, or leave it out."
+            )
 
     def problem(self, input_ids: Sequence[int], *, kept: slice = slice(None)) -> str | None:
         """Return what is wrong with a row, in half a sentence and a fix.
