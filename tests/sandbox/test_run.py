@@ -5,18 +5,21 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from balora import sandbox
 from balora.sandbox import Limits, SandboxError, Task, Unisolated, run_program
 from balora.sandbox.isolation import Bubblewrap, find_bubblewrap
+from balora.sandbox.seccomp import DENIED, filter_bytes
 from support.sandbox import nobody_command, require_sandbox, run_here
 
 TWICE = "def twice(x): return 2 * x"
@@ -263,6 +266,26 @@ def test_a_sandbox_that_does_not_start_says_nothing_about_a_program(tmp_path):
     refusing.chmod(0o755)
     with pytest.raises(SandboxError, match="No permissions to create new namespace"):
         run_program(TWICE, RIGHT, Bubblewrap(str(refusing)))
+
+
+def test_what_cannot_be_started_is_a_sentence(tmp_path):
+    with pytest.raises(SandboxError, match="cannot be started: No such file"):
+        run_program(TWICE, RIGHT, Bubblewrap(str(tmp_path / "bwrap")))
+
+
+def test_other_machines_are_refused(monkeypatch):
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(sysname="Linux", machine="aarch64"))
+    with pytest.raises(SandboxError, match="x86_64 only, and this is Linux on aarch64"):
+        find_bubblewrap()
+
+
+def test_the_filter_has_the_numbers_of_the_kernel():
+    header = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
+    if not header.exists():
+        pytest.skip("no headers of the kernel")
+    numbers = dict(re.findall(r"#define __NR_(\w+) (\d+)", header.read_text()))
+    assert {name: int(numbers[name]) for name in DENIED} == DENIED
+    assert len(filter_bytes()) % 8 == 0
 
 
 @pytest.mark.parametrize(

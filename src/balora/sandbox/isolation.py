@@ -118,17 +118,20 @@ class Unisolated:
 def _open(
     command: list[str], descriptors: Sequence[int], environment: dict[str, str], cwd: Path | None
 ) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=descriptors,
-        env=environment,
-        cwd=cwd,
-        start_new_session=True,
-        bufsize=0,
-    )
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=descriptors,
+            env=environment,
+            cwd=cwd,
+            start_new_session=True,
+            bufsize=0,
+        )
+    except OSError as error:
+        raise SandboxError(f"`{command[0]}` cannot be started: {error.strerror}") from error
 
 
 def _filled_pipe(content: bytes) -> int:
