@@ -119,6 +119,12 @@ def benchmark(kind, folder, *rows, **settings):
     return kind(BenchConfig(benchmarks=[kind.name], **data, **settings))
 
 
+def test_escapes_that_the_parser_warns_of_are_no_fault_of_a_row(tmp_path):
+    row = {**SANITIZED, "test_list": [r"assert double(2) == len('\w\w')"]}
+    assert benchmark(Mbpp, tmp_path, row).problems()
+    assert compiles(r"x = '\w'")
+
+
 def test_human_eval_shows_the_prompt_and_lends_the_tests_what_stands_before(tmp_path):
     (problem,) = benchmark(HumanEval, tmp_path, HUMAN_EVAL).problems()
     assert problem.id == "HumanEval/0"

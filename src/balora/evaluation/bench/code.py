@@ -6,6 +6,7 @@ import ast
 import logging
 import os
 import platform
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -201,15 +202,26 @@ def _human_eval_problem(row: Mapping[str, Any]) -> str | None:
             return problem
     try:
         _prelude(row)
-        ast.parse(row["test"])
+        _parsed(row["test"])
     except SyntaxError as error:
         return f"`prompt` or `test` is no Python: {error.msg}"
     return None
 
 
+def _parsed(text: str) -> ast.Module:
+    """Return the tree of a text; published tests hold escapes that the parser warns of.
+
+    Raises:
+        SyntaxError: If it is no Python.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text)
+
+
 def _prelude(row: Mapping[str, Any]) -> str:
     """Return what the prompt has beside the function that is asked for."""
-    tree = ast.parse(f"{row['prompt'].rstrip()}\n    pass\n")
+    tree = _parsed(f"{row['prompt'].rstrip()}\n    pass\n")
     others = [one for one in tree.body if getattr(one, "name", None) != row["entry_point"]]
     return "\n".join(map(ast.unparse, others))
 
@@ -279,7 +291,7 @@ def _setup(row: Mapping[str, Any]) -> str:
     """Return what runs before the tests: they may use what the reference solution imports."""
     imports = [
         ast.unparse(one)
-        for one in ast.parse(row["code"]).body
+        for one in _parsed(row["code"]).body
         if isinstance(one, ast.Import | ast.ImportFrom)
     ]
     return "\n".join([*imports, _before_tests(row)])
@@ -291,11 +303,11 @@ def _names(row: Mapping[str, Any]) -> list[str]:
     Only what the reference solution defines: what a generated program calls ``abs`` is no business
     of the tests.
     """
-    defined = set(_defined(ast.parse(row["code"])))
+    defined = set(_defined(_parsed(row["code"])))
     used = [
         node.id
         for text in (*row["test_list"], _before_tests(row))
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(_parsed(text))
         if isinstance(node, ast.Name)
     ]
     return list(dict.fromkeys(name for name in used if name in defined))
