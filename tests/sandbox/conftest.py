@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,28 +18,27 @@ BOTH = ["root", "nobody"] if IS_ROOT else ["user"]
 NOBODY_LATER = ["root", pytest.param("nobody", marks=pytest.mark.slow)] if IS_ROOT else ["user"]
 
 
-def _runner(user: str, folder: Path) -> Iterator[Run]:
+def _runner(user: str) -> Iterator[Run]:
     require_sandbox()
     if user != "nobody":
         yield run_here
         return
-    nobody = AsNobody(folder)
-    yield nobody
-    nobody.close()
+    with tempfile.TemporaryDirectory(prefix="nobody-") as folder:
+        nobody = AsNobody(Path(folder))
+        yield nobody
+        nobody.close()
 
 
 @pytest.fixture(scope="session", params=BOTH)
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """Run a program as one of the two kinds of user."""
-    yield from _runner(request.param, tmp_path_factory.mktemp("nobody"))
+    yield from _runner(request.param)
 
 
 @pytest.fixture(scope="session", params=NOBODY_LATER)
-def run_longer(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Run]:
+def run_longer(request: pytest.FixtureRequest) -> Iterator[Run]:
     """As `run`, where the second user is left to the slow tests."""
-    yield from _runner(request.param, tmp_path_factory.mktemp("nobody"))
+    yield from _runner(request.param)
 
 
 def _own_sandboxes() -> set[int]:

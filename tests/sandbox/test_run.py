@@ -217,10 +217,16 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+@pytest.fixture
+def folder_of_all():
+    with tempfile.TemporaryDirectory(prefix="nobody-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("user", ["root", "nobody"])
-def test_nothing_lives_on_when_the_evaluator_is_killed(user, tmp_path_factory):
+def test_nothing_lives_on_when_the_evaluator_is_killed(user, folder_of_all):
     require_sandbox()
-    folder = tmp_path_factory.mktemp("killed")
+    folder = folder_of_all
     if os.geteuid() == 0 and user == "nobody":
         command, path = nobody_command(folder), str(folder)
     elif (os.geteuid() == 0) == (user == "root"):

@@ -97,6 +97,7 @@ class AsNobody:
 def nobody_command(folder: Path) -> list[str]:
     """Return how an interpreter is started as `nobody`; the folder gets a copy of the package.
 
+    Every user must be able to reach the folder, which pytest's own folders are not made for.
     It skips where there is no interpreter that every user can read.
     """
     own = Path(os.path.realpath(sys.executable))
@@ -111,9 +112,6 @@ def nobody_command(folder: Path) -> list[str]:
         (package / "__init__.py").touch()
         for path in (folder, *folder.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
-        for parent in folder.parents:
-            if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-                parent.chmod(parent.stat().st_mode | 0o011)
     return [setpriv, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", str(readable[0])]
 
 

@@ -43,8 +43,12 @@ class Isolation(Protocol):
 
     name: str
     """As rows say it: ``bubblewrap`` or ``none``."""
+    needs_folder: bool
+    """Whether a process is given a folder of this machine."""
 
-    def start(self, role: str, descriptors: Sequence[int], limits: Limits, folder: Path) -> Started:
+    def start(
+        self, role: str, descriptors: Sequence[int], limits: Limits, folder: Path | None
+    ) -> Started:
         """Start an interpreter with a role of `balora.sandbox.programs`.
 
         Its standard input, output and errors are pipes; errors go where the output goes.
@@ -53,7 +57,7 @@ class Isolation(Protocol):
             role: ``child`` or ``judge``.
             descriptors: Handed over under their own numbers.
             limits: What it may use.
-            folder: Empty, its own; used where it is not given one that dies with it.
+            folder: Empty, its own, if `needs_folder`; a sandbox has folders that die with it.
         """
 
 
@@ -61,6 +65,7 @@ class Bubblewrap:
     """Namespaces, a seccomp filter and limits; see docs/benchmarks.md for what each holds."""
 
     name = "bubblewrap"
+    needs_folder = False
 
     def __init__(self, program: str) -> None:
         self.program = program
@@ -72,7 +77,9 @@ class Bubblewrap:
         )
         return f"{done.stdout.split()[-1] if done.stdout.split() else '?'} at {self.program}"
 
-    def start(self, role: str, descriptors: Sequence[int], limits: Limits, folder: Path) -> Started:
+    def start(
+        self, role: str, descriptors: Sequence[int], limits: Limits, folder: Path | None
+    ) -> Started:
         """Start an interpreter; see `Isolation.start`."""
         uid = _FIRST_UID + secrets.randbelow(_NUM_UIDS) if os.geteuid() == 0 else None
         seccomp, inner = _filled_pipe(filter_bytes()), os.pipe()
@@ -102,8 +109,11 @@ class Unisolated:
     """Limits, a session of its own, a temporary folder, an empty environment: no isolation."""
 
     name = "none"
+    needs_folder = True
 
-    def start(self, role: str, descriptors: Sequence[int], limits: Limits, folder: Path) -> Started:
+    def start(
+        self, role: str, descriptors: Sequence[int], limits: Limits, folder: Path | None
+    ) -> Started:
         """Start an interpreter; see `Isolation.start`.
 
         The limit on processes is left out: outside a namespace it counts all of the user's.

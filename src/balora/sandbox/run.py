@@ -172,12 +172,14 @@ def _said(text: bytes) -> str:
 def _process(
     isolation: Isolation, role: str, descriptors: tuple[int, int], limits: Limits
 ) -> Iterator[_Process]:
-    with tempfile.TemporaryDirectory(prefix="balora-", ignore_cleanup_errors=True) as folder:
-        process = _Process(isolation.start(role, descriptors, limits, Path(folder)))
-        try:
-            yield process
-        finally:
-            process.stop()
+    with ExitStack() as stack:
+        folder = None
+        if isolation.needs_folder:
+            made = tempfile.TemporaryDirectory(prefix="balora-", ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(made))
+        process = _Process(isolation.start(role, descriptors, limits, folder))
+        stack.callback(process.stop)
+        yield process
 
 
 @contextmanager
