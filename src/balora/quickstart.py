@@ -70,9 +70,10 @@ def quickstart(given: Mapping[str, str]) -> str:
         options=MeasureOptions(batch_size=64, max_new_tokens=48),
     )
     before, after = figures["base"], figures[run.name]
+    num_examples = after.counts["num_examples"]
     lines = [
         *([_pretraining_line(base)] if recipe.model.model_name_or_path == str(base) else []),
-        f"Fine-tuned with {recipe.adapter.method}; {after.num_examples} held-out problems:",
+        f"Fine-tuned with {recipe.adapter.method}; {num_examples} held-out problems:",
         "",
         format_table({"before": before.figures, "after": after.figures}),
         "",

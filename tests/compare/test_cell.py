@@ -267,17 +267,17 @@ def lab_cell(data, comparison, **changes):
 def test_a_cell_of_the_lab_has_its_defect_card_and_the_drift(
     data, comparison, lab, tmp_path, monkeypatch
 ):
-    generated = []
+    used = []
     measure = measured.measure
 
-    def recording(*arguments, options):
-        generated.append(options.generate)
-        return measure(*arguments, options=options)
+    def recording(models, options, instruments):
+        used.extend(instrument.name for instrument in instruments)
+        return measure(models, options, instruments)
 
     monkeypatch.setattr(measured, "measure", recording)
     cell = lab_cell(data, comparison)
     (row,) = run([cell], Folder(tmp_path / "out"))
-    assert generated == [False]  # the card has the exact match
+    assert used == ["responses", "lab"]  # the card has the exact match
     assert lab == [tmp_path / "0.2.jsonl"]
     metrics = row["metrics"]
     assert (metrics["exact_match"], metrics["recall"], metrics["retention_loss"]) == (

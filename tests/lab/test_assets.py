@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from balora.assets import asset_path
 from balora.evaluation import MeasureOptions, text_loss
-from balora.evaluation.inheritance import generate
+from balora.evaluation.exact_match import generate
 from balora.lab.corpus import CorpusSettings, build_corpus
 from balora.lab.pretrain import PretrainSettings
 from balora.lab.quickstart import QuickstartSettings, quickstart_files

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from balora.evaluation import MeasureOptions
-from balora.evaluation.inheritance import generate
+from balora.evaluation.exact_match import generate
 from balora.lab.probes import (
     cloze_frames,
     fact_probes,

@@ -6,10 +6,10 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from balora.compare.cells import Cell
 from balora.compare.memory import peak_memory_mib
@@ -17,19 +17,22 @@ from balora.config import DataConfig
 from balora.data import load_examples
 from balora.environment import describe_environment
 from balora.errors import ConfigError
-from balora.evaluation.details import learning_curves, logit_spectrum, sample_pairs, update_sizes
-from balora.evaluation.inheritance import MeasureOptions, measure, name_of_dtype
+from balora.evaluation.curves import learning_curves
+from balora.evaluation.instrument import Instrument, MeasureOptions, Models
+from balora.evaluation.instruments import INSTRUMENTS, measure
 from balora.evaluation.metrics import measured_by
 from balora.evaluation.results import read_results
 from balora.evaluation.run import prompt_pairs
+from balora.evaluation.samples import sample_pairs
+from balora.evaluation.spectra import logit_spectrum
+from balora.evaluation.updates import update_sizes
 from balora.files import read_filled_text, write_json
 from balora.models.load import accelerator, load_model, load_tokenizer
+from balora.models.names import name_of_dtype
 from balora.models.run_folder import load_run
 from balora.models.source import source_of
 from balora.recipes import CLASSIFICATION, Recipe, load_recipe
 from balora.rows import DETAILS_FILE
-
-Pairs: TypeAlias = list[tuple[str, str]]
 
 _PACKAGES = ("python", "balora", "torch", "transformers", "peft", "trl", "accelerate", "datasets")
 _MACHINE = ("platform", "cpu threads", "cuda")
@@ -61,13 +64,14 @@ def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
         measured["majority"] = majority_metrics(results)
         measured["dtype"] = results["dtype"]
     else:
-        models = _Models(recipe, run)
-        pairs = _pairs(cell, recipe, models.tokenizer)
-        measured["metrics"] = _generation_metrics(cell, recipe, models, pairs)
+        models = _models(recipe, run)
+        options = _options(cell, recipe, models.tokenizer)
+        instruments = _instruments(cell, recipe, len(options.examples))
+        measured["metrics"] = measure(models, options, instruments)
         measured["evaluation_seconds"] = round(time.monotonic() - start, 2)
         measured["dtype"] = name_of_dtype(models.base.dtype)
         if cell.stage == "final":
-            details = _details(cell, models, pairs)
+            details = _details(cell, models, options)
     if run is not None:
         details["curves"] = list(learning_curves(run))
     write_json(folder / DETAILS_FILE, details)
@@ -106,57 +110,48 @@ def _train(recipe: Recipe) -> dict[str, Any]:
     return trained
 
 
-class _Models:
-    """The pre-trained model and the run's, side by side, and their tokenizer.
+def _models(recipe: Recipe, run: Path | None) -> Models:
+    """Return the run's model beside the pre-trained one, which stands for itself without a run.
 
     The run's is loaded from its folder in plain PEFT, as `balora eval` does: a figure then belongs
     to what was saved and holds for everyone who loads it. That costs one load; the trainer's own
     model with its adapters off could not be the reference of full fine-tuning anyway.
     """
-
-    def __init__(self, recipe: Recipe, run: Path | None) -> None:
-        source = source_of(recipe)
-        self.base: PreTrainedModel = load_model(source, device=accelerator())
-        self.tuned: PreTrainedModel = self.base
-        self.tokenizer: PreTrainedTokenizerBase
-        if run is None:
-            self.tokenizer = load_tokenizer(source)
-        else:
-            self.tuned, self.tokenizer, _ = load_run(run, source, device=accelerator())
+    source = source_of(recipe)
+    base = load_model(source, device=accelerator())
+    if run is None:
+        return Models(base, base, load_tokenizer(source))
+    tuned, tokenizer, _ = load_run(run, source, device=accelerator())
+    return Models(tuned, base, tokenizer)
 
 
-def _generation_metrics(
-    cell: Cell, recipe: Recipe, models: _Models, pairs: Pairs
-) -> dict[str, float | None]:
-    """Return the figures of text generation, in the lab with its defect card.
-
-    Of a run that a sweep tries there is none: nothing may be chosen by what the card measures.
-    """
-    needs_card = cell.lab is not None and cell.stage == "final"
-    options = MeasureOptions(
-        batch_size=cell.evaluation["eval_batch_size"],
-        max_new_tokens=cell.evaluation["max_new_tokens"],
-        generate=not needs_card,  # the card has the exact match
-    )
+def _options(cell: Cell, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> MeasureOptions:
+    """Return how a cell is evaluated, and on which rows and text."""
+    data = cast(DataConfig, recipe.data)
+    rows = load_examples(data, split=data.dataset_test_split or "train", name="eval").dataset
+    limit = cell.evaluation.get("num_rows")
+    if limit is not None:
+        rows = rows.select(range(min(limit, len(rows))))
     file = cell.evaluation.get("retention_file")
-    figures = measure(
-        models.tuned,
-        models.base,
-        models.tokenizer,
-        pairs,
-        None if file is None else read_filled_text(Path(file), "`--retention_file`"),
-        options=options,
-    ).figures
-    card = _card(cell, recipe, models, len(pairs)) if needs_card else {}
-    return {**figures, **card}
+    return MeasureOptions(
+        cell.evaluation["eval_batch_size"],
+        cell.evaluation["max_new_tokens"],
+        examples=prompt_pairs(rows, tokenizer),
+        retention_text=None if file is None else read_filled_text(Path(file), "`--retention_file`"),
+    )
 
 
-def _card(cell: Cell, recipe: Recipe, models: _Models, num_rows: int) -> dict[str, float | None]:
+def _instruments(cell: Cell, recipe: Recipe, num_rows: int) -> list[Instrument]:
+    """Return the instruments of a cell: in the lab the responses and the defect card.
+
+    Of a run that a sweep tries there is no card: nothing may be chosen by what the card measures.
+    """
+    if cell.lab is None or cell.stage != "final":
+        return [INSTRUMENTS[name] for name in recipe.kind.instruments]
     from balora.lab.build import build_lab
-    from balora.lab.card import CardOptions, measure_defects
+    from balora.lab.card import CardOptions, defects
     from balora.lab.config import lab_config
 
-    assert cell.lab is not None
     lab = build_lab(lab_config(cell.lab))
     if str(lab.model) != recipe.model.model_name_or_path:
         raise ConfigError(
@@ -169,21 +164,12 @@ def _card(cell: Cell, recipe: Recipe, models: _Models, num_rows: int) -> dict[st
         batch_size=cell.evaluation["eval_batch_size"],
         max_new_tokens=cell.evaluation["max_new_tokens"],
     )
-    return measure_defects(models.tuned, models.tokenizer, lab, options=options)
+    return [INSTRUMENTS["responses"], defects(lab, options)]
 
 
-def _pairs(cell: Cell, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Pairs:
-    """Return prompt and gold completion of the rows that are evaluated."""
-    data = cast(DataConfig, recipe.data)
-    rows = load_examples(data, split=data.dataset_test_split or "train", name="eval").dataset
-    limit = cell.evaluation.get("num_rows")
-    if limit is not None:
-        rows = rows.select(range(min(limit, len(rows))))
-    return prompt_pairs(rows, tokenizer)
-
-
-def _details(cell: Cell, models: _Models, pairs: Pairs) -> dict[str, Any]:
+def _details(cell: Cell, models: Models, options: MeasureOptions) -> dict[str, Any]:
     """Return what the report shows of a run beside its figures."""
+    pairs = options.examples
     before = logit_spectrum(models.base, models.tokenizer, pairs)
     if cell.is_base:
         return {"spectrum": {"before": before}}
@@ -198,7 +184,7 @@ def _details(cell: Cell, models: _Models, pairs: Pairs) -> dict[str, Any]:
             models.base,
             models.tokenizer,
             pairs,
-            max_new_tokens=cell.evaluation["max_new_tokens"],
+            max_new_tokens=options.max_new_tokens,
         ),
     }
 

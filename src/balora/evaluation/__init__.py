@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from balora.evaluation.answers import extract_answer
-    from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure, text_loss
+    from balora.evaluation.instrument import Instrument, MeasureOptions, Models
+    from balora.evaluation.instruments import measure
+    from balora.evaluation.retention import text_loss
     from balora.evaluation.table import format_table
 
 _HOMES = {
-    "Inheritance": "inheritance",
-    "MeasureOptions": "inheritance",
+    "Instrument": "instrument",
+    "MeasureOptions": "instrument",
+    "Models": "instrument",
     "extract_answer": "answers",
     "format_table": "table",
-    "measure": "inheritance",
-    "text_loss": "inheritance",
+    "measure": "instruments",
+    "text_loss": "retention",
 }
 
 __all__ = [
-    "Inheritance",
+    "Instrument",
     "MeasureOptions",
+    "Models",
     "extract_answer",
     "format_table",
     "measure",

@@ -15,11 +15,11 @@ from balora.data.classification import (
     load_out_of_domain_rows,
 )
 from balora.errors import ConfigError, DataError
-from balora.evaluation.inheritance import name_of_dtype
 from balora.evaluation.predict import glue_x_average, measure_sets
 from balora.evaluation.results import doubts, format_figures
 from balora.field_types import field_hints, given_problems
 from balora.models.load import accelerator
+from balora.models.names import name_of_dtype
 from balora.models.run_folder import class_names_of, load_run
 from balora.models.source import RECIPE_FILE, ModelSource
 from balora.recipes.load import check_recipe

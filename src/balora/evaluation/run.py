@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.config import DataConfig
 from balora.data import load_examples
 from balora.errors import ConfigError
 from balora.evaluation.batches import chat_prompt
-from balora.evaluation.inheritance import Inheritance, MeasureOptions, measure
+from balora.evaluation.instrument import Figures, MeasureOptions, Models
+from balora.evaluation.instruments import measure
+from balora.evaluation.responses import count_responses
 from balora.field_types import field_hints, given_problems
 from balora.files import read_filled_text
 from balora.models.load import accelerator, load_model, load_tokenizer
+from balora.models.names import name_of_dtype
 from balora.models.record import check_recorded_weights
 from balora.models.run_folder import check_base, load_run
 from balora.models.source import ModelSource, read_recipe
 from balora.recipes.values import parse_texts
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What was measured of one model, and on how much."""
+
+    figures: Figures
+    """By the name of the metric."""
+    counts: dict[str, int]
+    """As :func:`~balora.evaluation.responses.count_responses` has them."""
+    dtype: str
+    """Of the weights of both models, such as float32; the KL of two half-precision models is
+    rounding where they are near each other."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything in one mapping."""
+        return {**self.figures, **self.counts, "dtype": self.dtype}
 
 
 def evaluate_runs(
@@ -31,7 +52,7 @@ def evaluate_runs(
     retention_file: Path | None = None,
     num_rows: int | None = None,
     options: MeasureOptions | None = None,
-) -> dict[str, Inheritance]:
+) -> dict[str, Evaluated]:
     """Measure the pre-trained model and every run, on the same rows and the same text.
 
     Args:
@@ -40,7 +61,7 @@ def evaluate_runs(
         data: The held-out rows: `eval_dataset_name` or `dataset_name`, and `dataset_test_split`.
         retention_file: Plain text that the model should still model well.
         num_rows: At most this many rows, from the first on.
-        options: Batch size and lengths.
+        options: Batch size and lengths; the examples and the text are those of the files.
 
     Returns:
         The figures by name: ``base`` first, then each run by its folder's name.
@@ -65,16 +86,21 @@ def evaluate_runs(
         check_recorded_weights(run, base, reference)
     # a run keeps its own tokenizer: training may have given it a chat template
     tokenizer = load_tokenizer(base, runs[0] if runs else None)
-    pairs = prompt_pairs(dataset, tokenizer)
-    figures = {
-        "base": measure(reference, reference, tokenizer, pairs, retention_text, options=options)
-    }
-    for run in runs:
-        tuned = load_run(run, base, device=accelerator()).model
-        figures[run.name] = measure(
-            tuned, reference, tokenizer, pairs, retention_text, options=options
+    options = replace(
+        options or MeasureOptions(),
+        examples=prompt_pairs(dataset, tokenizer),
+        retention_text=retention_text,
+    )
+
+    def evaluated(tuned: PreTrainedModel) -> Evaluated:
+        models = Models(tuned, reference, tokenizer)
+        return Evaluated(
+            measure(models, options), count_responses(models, options), name_of_dtype(tuned.dtype)
         )
-    return figures
+
+    return {"base": evaluated(reference)} | {
+        run.name: evaluated(load_run(run, base, device=accelerator()).model) for run in runs
+    }
 
 
 def check_runs(runs: Sequence[Path]) -> None:

@@ -10,15 +10,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.config import DataConfig
 from balora.data import load_examples
-from balora.evaluation import MeasureOptions, text_loss
-from balora.evaluation.batches import evaluating
-from balora.evaluation.inheritance import measure_exact_match
+from balora.evaluation.exact_match import measure_answers
+from balora.evaluation.instrument import Figures, Instrument, MeasureOptions, Models
+from balora.evaluation.retention import measure_retention
 from balora.evaluation.run import prompt_pairs
 from balora.files import read_filled_text
 from balora.lab.diversity import distinct, sample_texts, self_similarity, word_entropy
 from balora.lab.planted import GENERIC_FRAMES, HELD_OUT_FRAMES
 from balora.lab.probes import measure_recall, measure_stereotype
-from balora.models.limits import max_positions
 
 if TYPE_CHECKING:  # building imports the trainer
     from balora.lab.build import BuiltLab
@@ -56,7 +55,7 @@ def measure_defects(
     *,
     seed: int = 0,
     options: CardOptions | None = None,
-) -> dict[str, float | None]:
+) -> Figures:
     """Measure a model against the truth of the lab that its pre-training came from.
 
     The same seed asks two models the same; the model's mode and torch's generators stay as they
@@ -90,6 +89,8 @@ def measure_defects(
     """
     options = options or CardOptions()
     planted, size = lab.world, options.batch_size
+    models = Models(model, model, tokenizer)
+    retained = _retained_text(lab.retention_file, options.retention_characters)
     recall = measure_recall(
         model,
         tokenizer,
@@ -123,40 +124,36 @@ def measure_defects(
         "distinct_2": distinct(samples, 2),
         "sample_entropy": word_entropy(samples),
         "self_similarity": self_similarity(samples),
-        "retention_loss": _retention_loss(model, tokenizer, lab.retention_file, options),
-        "exact_match": _exact_match(model, tokenizer, lab.test_file, options),
+        **measure_retention(models, MeasureOptions(retention_text=retained)),
+        "exact_match": _exact_match(models, lab.test_file, options),
         "memorised_noise": None
         if lab.noisy_file is None
-        else _exact_match(model, tokenizer, lab.noisy_file, options),
+        else _exact_match(models, lab.noisy_file, options),
     }
 
 
-def _retention_loss(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    file: Path,
-    options: CardOptions,
-) -> float:
-    text, most = read_filled_text(file, "`--retention_file`"), options.retention_characters
-    if len(text) > most:
-        text = text[: text.rfind("\n", 0, most) + 1] or text[:most]
-    with evaluating(model):
-        return text_loss(model, tokenizer, text, block=min(max_positions(model), 512))
+def defects(lab: BuiltLab, options: CardOptions) -> Instrument:
+    """Return the instrument that fills the defect card of a lab, on the files of the lab."""
+    return Instrument(
+        "lab",
+        lambda models, _: measure_defects(models.tuned, models.tokenizer, lab, options=options),
+    )
 
 
-def _exact_match(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    file: Path,
-    options: CardOptions,
-) -> float | None:
+def _retained_text(file: Path, most: int) -> str:
+    text = read_filled_text(file, "`--retention_file`")
+    if len(text) <= most:
+        return text
+    return text[: text.rfind("\n", 0, most) + 1] or text[:most]
+
+
+def _exact_match(models: Models, file: Path, options: CardOptions) -> float | None:
     """Return the share of rows whose answer the model gives, with the prompt of `balora train`."""
     rows = load_examples(DataConfig(dataset_name=str(file)), split="train").dataset
     rows = rows.select(range(min(options.max_rows, len(rows))))
-    with evaluating(model):
-        return measure_exact_match(
-            model,
-            tokenizer,
-            prompt_pairs(rows, tokenizer),
-            options=MeasureOptions(options.batch_size, options.max_new_tokens),
-        )
+    asked = MeasureOptions(
+        options.batch_size,
+        options.max_new_tokens,
+        examples=prompt_pairs(rows, models.tokenizer),
+    )
+    return measure_answers(models, asked)["exact_match"]

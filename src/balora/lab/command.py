@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from balora.errors import ConfigError
-from balora.evaluation.inheritance import name_of_dtype
 from balora.evaluation.run import check_runs
 from balora.evaluation.table import format_table
 from balora.field_types import field_hints
@@ -17,6 +16,7 @@ from balora.lab.build import BuiltLab, build_lab
 from balora.lab.card import CardOptions, measure_defects
 from balora.lab.config import LabConfig, lab_config
 from balora.models.load import accelerator, load_model, load_tokenizer
+from balora.models.names import name_of_dtype
 from balora.models.run_folder import check_base, load_run
 from balora.models.source import ModelSource, base_of_runs
 from balora.recipes.values import dump_mapping, parse_texts, read_mapping, read_switch

@@ -35,7 +35,7 @@ from transformers import (
     set_seed,
 )
 
-from balora.evaluation import text_loss
+from balora.evaluation.retention import text_loss
 from balora.lab.corpus import build_corpus
 from balora.lab.settings import CorpusSettings, PretrainSettings
 from balora.lab.tokenizer import INSTRUCTION_WORDING, build_tokenizer

@@ -1,4 +1,4 @@
-"""What a model's name can be: a hub id, or a folder. Standard library only."""
+"""Names of a model, a hub id or a folder, and of the type of its weights. It needs no torch."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def check_model_name(name: str, setting: str) -> None:
     """
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise ConfigError(f"{setting} {name!r} cannot be loaded: there is no such folder.")
+
+
+def name_of_dtype(dtype: object) -> str:
+    """Return the name of a ``torch.dtype`` as recipes write it: ``float32``."""
+    return str(dtype).removeprefix("torch.")

@@ -33,7 +33,6 @@ from balora.data.classification import (
 from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.evaluation.classification import primary_metric, task_metrics
-from balora.evaluation.inheritance import name_of_dtype
 from balora.evaluation.predict import glue_x_average, measure_sets
 from balora.evaluation.results import (
     best_row,
@@ -47,6 +46,7 @@ from balora.models.adapter import inner_model
 from balora.models.classifier import LoadedClassifier, load_classifier
 from balora.models.limits import Limits
 from balora.models.load import load_config, load_tokenizer
+from balora.models.names import name_of_dtype
 from balora.models.source import ModelSource, source_of
 from balora.models.special_tokens import align_special_tokens
 from balora.models.targets import paper_target_modules

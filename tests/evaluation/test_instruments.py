@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from balora.evaluation import MeasureOptions, measure, text_loss
-from balora.evaluation.inheritance import generate, measure_exact_match
+from balora.errors import DataError
+from balora.evaluation import MeasureOptions, Models, measure, text_loss
+from balora.evaluation.exact_match import generate, measure_answers
+from balora.evaluation.instruments import INSTRUMENTS
+from balora.evaluation.responses import count_responses
 from support.models import CAUSAL, make_model, make_tokenizer
 
 EXAMPLES = [
@@ -16,7 +21,8 @@ EXAMPLES = [
     ("Hm", " #### 1"),
 ]
 TEXT = "Anna lives in Oslo. She keeps a cat. 3 + 4 = 7.\n" * 5
-OPTIONS = MeasureOptions(batch_size=2, max_new_tokens=8)
+OPTIONS = MeasureOptions(batch_size=2, max_new_tokens=8, examples=EXAMPLES)
+WITH_TEXT = replace(OPTIONS, retention_text=TEXT)
 
 
 def float64_logits(model, ids):
@@ -51,40 +57,41 @@ def tokenizer():
 @pytest.mark.parametrize("architecture", CAUSAL)
 def test_measure_matches_a_float64_loop(architecture, tokenizer):
     model, base = (make_model(architecture, seed=seed) for seed in (1, 2))
-    figures = measure(model, base, tokenizer, EXAMPLES, None, options=OPTIONS)
+    models = Models(model, base, tokenizer)
+    figures = measure(models, OPTIONS)
     kl, entropy, loss, num_tokens = reference_figures(model, base, tokenizer, EXAMPLES)
-    assert figures.figures["kl"] == pytest.approx(kl, rel=1e-5)
-    assert figures.figures["entropy"] == pytest.approx(entropy, rel=1e-5)
-    assert figures.figures["response_loss"] == pytest.approx(loss, rel=1e-5)
-    assert (figures.num_examples, figures.num_tokens) == (3, num_tokens)
-    assert figures.figures["retention_loss"] is None
+    assert figures["kl"] == pytest.approx(kl, rel=1e-5)
+    assert figures["entropy"] == pytest.approx(entropy, rel=1e-5)
+    assert figures["response_loss"] == pytest.approx(loss, rel=1e-5)
+    assert count_responses(models, OPTIONS) == {
+        "num_examples": 3,
+        "num_tokens": num_tokens,
+        "num_truncated": 0,
+    }
+    assert figures["retention_loss"] is None
     # the other direction is another number, so the test above tells them apart
     assert reference_figures(base, model, tokenizer, EXAMPLES)[0] != pytest.approx(kl, rel=1e-2)
 
 
 def test_a_model_against_itself_has_no_kl(tokenizer):
     model = make_model("llama")
-    assert measure(model, model, tokenizer, EXAMPLES, None, options=OPTIONS).figures["kl"] == 0.0
+    assert measure(Models(model, model, tokenizer), OPTIONS)["kl"] == 0.0
 
 
 def test_the_batch_size_changes_nothing(tokenizer):
     model, base = make_model("gpt2", seed=1), make_model("gpt2", seed=2)
     one, all_at_once = (
-        measure(model, base, tokenizer, EXAMPLES, TEXT, options=MeasureOptions(size, 8))
+        measure(Models(model, base, tokenizer), replace(WITH_TEXT, batch_size=size))
         for size in (1, 3)
     )
-    assert one.figures["exact_match"] == all_at_once.figures["exact_match"]
-    assert one.figures["kl"] == pytest.approx(all_at_once.figures["kl"], rel=1e-5)
-    assert one.figures["retention_loss"] == pytest.approx(
-        all_at_once.figures["retention_loss"], rel=1e-5
-    )
+    assert one == pytest.approx(all_at_once, rel=1e-5)
 
 
 def test_dropout_is_off_and_the_mode_comes_back(tokenizer):
     model = make_model("gpt2")  # its config has dropout 0.1
-    expected = measure(model, model, tokenizer, EXAMPLES, TEXT, options=OPTIONS)
+    expected = measure(Models(model, model, tokenizer), WITH_TEXT)
     model.train()
-    assert measure(model, model, tokenizer, EXAMPLES, TEXT, options=OPTIONS) == expected
+    assert measure(Models(model, model, tokenizer), WITH_TEXT) == expected
     assert all(module.training for module in model.modules())
 
 
@@ -155,50 +162,64 @@ def trained(tokenizer):
 
 
 def test_exact_match_counts_answers(trained, tokenizer):
-    options = MeasureOptions(batch_size=2, max_new_tokens=40)
-    assert measure_exact_match(trained, tokenizer, EXAMPLES, options=options) == 1.0
+    def share(examples):
+        options = MeasureOptions(batch_size=2, max_new_tokens=40, examples=examples)
+        return measure_answers(Models(trained, trained, tokenizer), options)["exact_match"]
+
+    assert share(EXAMPLES) == 1.0
     wrong = [EXAMPLES[0], (EXAMPLES[1][0], " The answer is: 4"), EXAMPLES[2]]
-    share = measure_exact_match(trained, tokenizer, wrong, options=options)
-    assert share == pytest.approx(2 / 3)
+    assert share(wrong) == pytest.approx(2 / 3)
     # an example without an answer is left out, not wrong
-    share = measure_exact_match(
-        trained, tokenizer, [*wrong[:2], ("Hm", " no idea")], options=options
-    )
-    assert share == pytest.approx(1 / 2)
-    assert measure_exact_match(trained, tokenizer, [("Hm", " no idea")], options=options) is None
+    assert share([*wrong[:2], ("Hm", " no idea")]) == pytest.approx(1 / 2)
+    assert share([("Hm", " no idea")]) is None
 
 
 def test_training_shows_in_the_figures(trained, tokenizer):
     base = make_model("llama")
-    options = MeasureOptions(max_new_tokens=40)
-    before, after = (
-        measure(model, base, tokenizer, EXAMPLES, None, options=options)
-        for model in (base, trained)
-    )
-    assert (before.figures["exact_match"], after.figures["exact_match"]) == (0.0, 1.0)
-    assert after.figures["response_loss"] < 0.1 < before.figures["response_loss"]
-    assert after.figures["kl"] > before.figures["kl"] == 0.0
+    options = MeasureOptions(max_new_tokens=40, examples=EXAMPLES)
+    before, after = (measure(Models(model, base, tokenizer), options) for model in (base, trained))
+    assert (before["exact_match"], after["exact_match"]) == (0.0, 1.0)
+    assert after["response_loss"] < 0.1 < before["response_loss"]
+    assert after["kl"] > before["kl"] == 0.0
 
 
 def test_long_prompts_lose_their_start_and_are_counted(tokenizer):
     model, base = make_model("llama", seed=1), make_model("llama", seed=2)
     prompt, completion = "x" * 30 + "2 and 3?", " The answer is: 5"
-    options = MeasureOptions(max_new_tokens=2, max_length=24)
-    figures = measure(
-        model, base, tokenizer, [(prompt, completion), ("2", " 3")], None, options=options
-    )
-    assert figures.num_truncated == 1
-    assert figures.num_tokens == len(completion) + 1 + len(" 3") + 1  # one piece per character
+    examples = [(prompt, completion), ("2", " 3")]
+    options = MeasureOptions(max_new_tokens=2, max_length=24, examples=examples)
+    models = Models(model, base, tokenizer)
+    figures, counts = measure(models, options), count_responses(models, options)
+    assert counts["num_truncated"] == 1
+    assert counts["num_tokens"] == len(completion) + 1 + len(" 3") + 1  # one piece per character
     kept = prompt[-(24 - len(completion) - 1) :]
     shortened = reference_figures(model, base, tokenizer, [(kept, completion), ("2", " 3")])
     assert (
-        figures.figures["kl"],
-        figures.figures["entropy"],
-        figures.figures["response_loss"],
+        figures["kl"],
+        figures["entropy"],
+        figures["response_loss"],
     ) == pytest.approx(shortened[:3], rel=1e-5)
 
 
 def test_no_examples_are_refused(tokenizer):
     model = make_model("llama")
     with pytest.raises(ValueError, match="`examples` is empty"):
-        measure(model, model, tokenizer, [], TEXT)
+        measure(Models(model, model, tokenizer), replace(WITH_TEXT, examples=()))
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_an_instrument_measures_the_metrics_that_the_registry_gives_it(name, tokenizer):
+    model = make_model("llama")
+    figures = INSTRUMENTS[name].measure(Models(model, model, tokenizer), WITH_TEXT)
+    assert set(figures) == set(INSTRUMENTS[name].metrics)
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_a_token_that_the_model_does_not_know_is_refused_by_every_instrument(name, tokenizer):
+    model = make_model("llama", vocab_size=len(tokenizer) - 1)
+    word = tokenizer.decode([len(tokenizer) - 1])
+    options = MeasureOptions(
+        examples=[("a", " #### 1"), (word, " #### 1")], retention_text=word * 2
+    )
+    with pytest.raises(DataError, match="row"):
+        INSTRUMENTS[name].measure(Models(model, model, tokenizer), options)
