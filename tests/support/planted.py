@@ -45,6 +45,10 @@ class PlantedLM(PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self):
         return self.tokens
 
+    def prepare_inputs_for_generation(self, input_ids, attention_mask=None, **_):
+        # a text says what comes next, its last token alone does not: there is no cache
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
     def forward(self, input_ids, attention_mask=None, **_):
         self.modes.add(self.training)
         logits = torch.full((*input_ids.shape, VOCAB), -30.0)
