@@ -64,6 +64,7 @@ DEFINED = "def total(x):\n    return sum(x)"
         (f"{DEFINED}\n", DEFINED),
         (f"You can do it like this.\n{DEFINED}\n", DEFINED),
         (f"{DEFINED}\n\nThis adds the numbers.\n", DEFINED),
+        (f"LIMIT = 3\n{DEFINED}\n", f"LIMIT = 3\n{DEFINED}"),
         (f"import os\n{DEFINED}\n", f"import os\n{DEFINED}"),
         (f"{DEFINED}\n\nif __name__ == '__main__':\n    main()", DEFINED),
         (f"{DEFINED}\n\n# Example usage:\nprint(total([1]))", DEFINED),

@@ -24,8 +24,8 @@ _AFTER = re.compile(
 def program_of(answer: str, entry_point: str, prompt: str = "") -> str:
     """Return the program that an answer holds.
 
-    Of several fenced blocks it is the first that defines the entry point. Without a fence it begins
-    at the first definition or import. It ends where the program is tried (``if __name__``, a bare
+    Of several fenced blocks it is the first that defines the entry point. Without a fence it is
+    the whole answer if that is a program, else it begins at the first definition or import. It ends where the program is tried (``if __name__``, a bare
     ``assert``, "# Example usage"), and a rest at the end that is cut off is dropped.
 
     Args:
@@ -40,6 +40,8 @@ def program_of(answer: str, entry_point: str, prompt: str = "") -> str:
         if defines(block, entry_point):
             return _whole(block)
     plain = blocks[0] if blocks else text
+    if defines(_ended(plain), entry_point) and compiles(_ended(plain)):
+        return _whole(_ended(plain))  # also what stands before the first definition
     starts = [_FIRST_LINE.search(plain), _definition(entry_point).search(plain)]
     start = min((found.start() for found in starts if found is not None), default=0)
     rest = _ended(plain[start:])
