@@ -24,9 +24,10 @@ _AFTER = re.compile(
 def program_of(answer: str, entry_point: str, prompt: str = "") -> str:
     """Return the program that an answer holds.
 
-    Of several fenced blocks it is the first that defines the entry point. Without a fence it is
-    the whole answer if that is a program, else it begins at the first definition or import. It ends where the program is tried (``if __name__``, a bare
-    ``assert``, "# Example usage"), and a rest at the end that is cut off is dropped.
+    Of several fenced blocks it is the first that defines the entry point. Without a fence it is the
+    whole answer if that is a program, else it begins at the first definition or import. It ends
+    where the program is tried (``if __name__``, a bare ``assert``, "# Example usage"), and a rest
+    at the end that is cut off is dropped.
 
     Args:
         answer: What the model wrote.
