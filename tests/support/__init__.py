@@ -14,6 +14,7 @@ module                       what is in it
 ``fake_server``             a server of OpenAI's protocol that fails in every way
 ``bad_values``               wrong values for every field, derived from what the fields declare
 ``killing``                  calls that are killed inside one of their writes
+``sandbox``                  where programs run in the sandbox, as root and as another user
 ``small_disk``               a disk that is soon full
 ``two_processes``            training by one process, and by two that share the work
 ``process``                  the program of each of those processes
