@@ -290,7 +290,8 @@ def test_all_reference_solutions_pass(kind, shared_data, tmp_path):
         rows = json.loads((shared_data / "data/mbpp/sanitized-mbpp.json").read_text())
         bodies = [row["code"] for row in rows]
         whole = [f"Here:\n```python\n{row['code']}\n```" for row in rows]
-    made = benchmark(kind, tmp_path, *rows)
+    # one reference computes for seconds, which is much longer by the clock of a busy machine
+    made = benchmark(kind, tmp_path, *rows, sandbox_seconds=60)
     problems = made.problems()
     for texts in (bodies, whole):
         verdicts = made.judge(problems, texts)
