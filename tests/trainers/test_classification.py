@@ -485,7 +485,7 @@ def test_batch_size_1_is_said_once_and_training_goes_on(tmp_path, num_labels, ca
     trainer = make_trainer(tmp_path, num_labels=num_labels, per_device_train_batch_size=1)
     with caplog.at_level(logging.WARNING, "balora"):
         rows = run(trainer)
-    said = [r for r in caplog.records if "a batch of one example" in r.getMessage()]
+    said = [r for r in caplog.records if "a batch has one example" in r.getMessage()]
     named = "diversity and svd" if num_labels > 1 else "consistency and diversity and svd"
     assert len(said) == 1
     assert f"{named} need at least two" in said[0].getMessage()
@@ -501,7 +501,7 @@ def test_nothing_is_said_where_no_term_is_lost(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "balora"):
         run(make_trainer(tmp_path))
         run(make_trainer(tmp_path, objective=EXAMPLE_MEANS, per_device_train_batch_size=1))
-    assert "a batch of one example" not in caplog.text
+    assert "a batch has one example" not in caplog.text
 
 
 # NaN

@@ -96,7 +96,7 @@ def test_a_length_that_the_tokenizer_does_not_have(train, tmp_path, capsys):
 def test_a_batch_of_one_row_is_said_once(train, caplog):
     with caplog.at_level(logging.WARNING, logger="balora"):
         assert train("--per_device_train_batch_size", "1") == 0
-    said = [record for record in caplog.records if "a batch of one example" in record.message]
+    said = [record for record in caplog.records if "a batch has one example" in record.message]
     assert len(said) == 1
 
 
