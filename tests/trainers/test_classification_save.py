@@ -83,6 +83,7 @@ def reloaded(tmp_path_factory):
     return folder, expected, torch.load(folder / "found.pt")
 
 
+@pytest.mark.slow  # 20 trainings; test_run_classification.py reloads one of the command's
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_fresh_process_without_balora_gives_the_same_logits(reloaded, architecture, name):
@@ -92,6 +93,7 @@ def test_a_fresh_process_without_balora_gives_the_same_logits(reloaded, architec
     assert expected[key].std() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_adapter_holds_the_head_and_the_pooler(reloaded):
     folder, *_ = reloaded
     saved = load_file(folder / "deberta-v3" / "balora" / "saved" / ADAPTER_FILE)
@@ -103,6 +105,7 @@ def test_the_adapter_holds_the_head_and_the_pooler(reloaded):
     }
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_saves_the_names_of_the_classes(reloaded):
     folder, *_ = reloaded
     config = AutoConfig.from_pretrained(folder / "bert" / "full" / "saved")

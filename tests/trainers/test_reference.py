@@ -243,7 +243,11 @@ def no_svd(monkeypatch):
     return lambda: monkeypatch.setattr(starts, "principal_components", refuse)
 
 
-@pytest.mark.parametrize("name", RESUMED)
+# each of them trains three times: the others are of the slow suite
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "balora" else pytest.param(name, marks=pytest.mark.slow) for name in RESUMED],
+)
 def test_resuming_within_an_epoch_with_another_head_is_bit_for_bit(tmp_path, name, no_svd):
     whole = long_run(tmp_path, name)
     whole.train()
