@@ -44,6 +44,7 @@ ELSEWHERE = {
     "evaluation/bench/config": "test_config.py",
     "evaluation/bench/endpoint": "evaluation/bench/test_mt_bench.py",
     "evaluation/bench/judge": "evaluation/bench/test_mt_bench.py",
+    "evaluation/bench/line_process": "evaluation/bench/test_backends.py",
     "evaluation/bench/markers": "evaluation/bench/test_gsm8k.py",
     "evaluation/bench/math_answers": "evaluation/bench/test_math.py",
     "evaluation/bench/math_problems": "evaluation/bench/test_math.py",

@@ -174,10 +174,10 @@ def entries(task: str, files: Mapping[str, Any], *, is_whole: bool = False) -> l
             here, or None to leave it out.
         is_whole: Whether the splits are those that the authors put together.
     """
-    found = []
+    found, without = [], left_out(task, files)
     for name, label_map in SETS[task].items():
         own = files.get(name, {})
-        if name in left_out(task, files):
+        if name in without:
             continue
         entry = {"name": name, **_SOURCES[name], "label_map": label_map}
         if task == "stsb":

@@ -61,6 +61,11 @@ def text_problem(name: str, value: Any) -> str | None:
     return None if value.strip() else f"`{name}` is empty"
 
 
+def texts_problem(texts: Row) -> str | None:
+    """Return what is wrong with the first of several values that is no such text."""
+    return next((p for name, value in texts.items() if (p := text_problem(name, value))), None)
+
+
 @dataclass(frozen=True)
 class InstructionLayout:
     """Columns of plain text: an instruction, its response, and perhaps an input."""

@@ -10,7 +10,7 @@ from datasets import Dataset
 from balora.data.columns import listed
 from balora.data.glue import GLUE_TASKS, TaskColumns, with_tsv_columns
 from balora.data.inputs import Input, find_files
-from balora.data.layouts import text_problem
+from balora.data.layouts import texts_problem
 from balora.data.provenance import LocatedRows, iterate_rows
 from balora.data.sources import load_rows
 from balora.errors import DataError
@@ -159,7 +159,7 @@ def check_texts(rows: LocatedRows, columns: InputColumns, *, task: str, purpose:
     bad: list[int] = []
     problem, num_empty = "", 0
     for number, row in enumerate(iterate_rows(rows.dataset, columns.texts)):
-        found = next((p for name, text in row.items() if (p := text_problem(name, text))), None)
+        found = texts_problem(row)
         if found is None:
             continue
         if keeps_empty and all(isinstance(text, str) for text in row.values()):

@@ -172,13 +172,12 @@ def _by_kind(plots: Sequence[Plot]) -> list[dict[str, Any]]:
 
     They are SVG, or PNG where that is too much; what still does not fit is left to its file.
     """
-    end = "svg"
-    if sum(len(_uri(plot.stem, end)) for plot in plots) > MAX_PICTURE_BYTES:
-        end = "png"
+    sources = [_uri(plot.stem, "svg") for plot in plots]
+    if sum(map(len, sources)) > MAX_PICTURE_BYTES:
+        sources = [_uri(plot.stem, "png") for plot in plots]
     pictures: dict[str, list[tuple[str, str]]] = {}
     used = 0
-    for plot in plots:
-        source = _uri(plot.stem, end)
+    for plot, source in zip(plots, sources, strict=True):
         used += len(source)
         alt = f"{plot.alt}, {plot.condition}" if plot.condition else plot.alt
         if used > MAX_PICTURE_BYTES:

@@ -124,10 +124,19 @@ class Study:
     def corrected(self, condition: str, name: str) -> dict[str, float | None]:
         """Return by method the p-value of its difference to the baseline, corrected by `holm`.
 
-        The correction is over the methods that train, which are the column of a table.
+        The correction is over the methods that train, which are the column of a table: it is
+        computed once, and read for every line.
         """
-        found = {method: self.difference(condition, method, name) for method in self.trained}
-        return holm({method: d.p_value if d else None for method, d in found.items()})
+        known = self._corrected.get((condition, name))
+        if known is None:
+            found = {method: self.difference(condition, method, name) for method in self.trained}
+            known = holm({method: d.p_value if d else None for method, d in found.items()})
+            self._corrected[condition, name] = known
+        return known
+
+    @cached_property
+    def _corrected(self) -> dict[tuple[str, str], dict[str, float | None]]:
+        return {}
 
     def best(self, condition: str, name: str, methods: Sequence[str]) -> tuple[str, ...]:
         """Return who of some methods has the best mean; none where neither way is better.

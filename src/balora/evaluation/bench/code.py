@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from balora.data.layouts import text_problem
+from balora.data.layouts import texts_problem
 from balora.errors import BaloraError, ConfigError
 from balora.evaluation.bench.benchmark import Problem, Verdict
 from balora.evaluation.bench.config import BenchConfig, BenchmarkData
@@ -197,9 +197,8 @@ class HumanEval(Programs):
 
 
 def _human_eval_problem(row: Mapping[str, Any]) -> str | None:
-    for name in ("prompt", "entry_point", "test"):
-        if (problem := text_problem(name, row[name])) is not None:
-            return problem
+    if problem := texts_problem({name: row[name] for name in ("prompt", "entry_point", "test")}):
+        return problem
     try:
         _prelude(row)
         _parsed(row["test"])
@@ -270,9 +269,8 @@ def _text_of(row: Mapping[str, Any]) -> Any:
 
 
 def _mbpp_problem(row: Mapping[str, Any]) -> str | None:
-    for name, value in (("text", _text_of(row)), ("code", row["code"])):
-        if (problem := text_problem(name, value)) is not None:
-            return problem
+    if problem := texts_problem({"text": _text_of(row), "code": row["code"]}):
+        return problem
     tests = row["test_list"]
     if not isinstance(tests, list) or not tests or not all(isinstance(one, str) for one in tests):
         return "`test_list` is no list of tests"

@@ -12,8 +12,8 @@ from balora.evaluation.bench.server import Server
 from balora.evaluation.generation import Generator, Sampling, cut_at
 
 
-class EndpointGenerator:
-    """Asks a server for one prompt after the other, several at once.
+class EndpointBackend:
+    """A server, whatever model it has: an adapter must be served by it. It is its own generator.
 
     Args:
         server: The model.
@@ -22,6 +22,21 @@ class EndpointGenerator:
 
     def __init__(self, server: Server, *, workers: int) -> None:
         self.server, self.workers = server, workers
+
+    def check(self) -> None:
+        """Refuse a server that is not there or does not take the key.
+
+        Raises:
+            ConfigError: As `Server.check`.
+        """
+        self.server.check()
+
+    def generator(self, run: Path | None) -> Generator:
+        """Return what asks the server, whatever the run."""
+        return self
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def generate(
         self, prompts: Sequence[str], sampling: Sampling
@@ -55,30 +70,3 @@ class EndpointGenerator:
             stop=list(sampling.stop) or None,
         )
         return [cut_at(text, sampling.stop) for text in texts]
-
-
-class EndpointBackend:
-    """A server, whatever model it has: an adapter must be served by it.
-
-    Args:
-        server: The model.
-        workers: Requests at once.
-    """
-
-    def __init__(self, server: Server, *, workers: int) -> None:
-        self.server, self.workers = server, workers
-
-    def check(self) -> None:
-        """Refuse a server that is not there or does not take the key.
-
-        Raises:
-            ConfigError: As `Server.check`.
-        """
-        self.server.check()
-
-    def generator(self, run: Path | None) -> Generator:
-        """Return what asks the server."""
-        return EndpointGenerator(self.server, workers=self.workers)
-
-    def close(self) -> None:
-        """Nothing is held."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from balora.data.layouts import text_problem
+from balora.data.layouts import texts_problem
 from balora.evaluation.bench.benchmark import Problem, Verdict
 from balora.evaluation.bench.config import BenchConfig, BenchmarkData
 from balora.evaluation.bench.markers import final_answer
@@ -70,9 +70,8 @@ def _gold(answer: str) -> str | None:
 
 
 def _row_problem(row: Mapping[str, Any]) -> str | None:
-    for name in ("question", "answer"):
-        if (problem := text_problem(name, row[name])) is not None:
-            return problem
+    if problem := texts_problem({name: row[name] for name in ("question", "answer")}):
+        return problem
     if _gold(row["answer"]) is None:
         return "`answer` has no number after `####`"
     return None

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import re
-import select
-import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
 
 from balora.errors import BaloraError, ConfigError
+from balora.evaluation.bench.line_process import LineProcess
 
 _WORKER = Path(__file__).with_name("workers") / "math_verify_worker.py"
 _SECONDS, _START_SECONDS = 10.0, 300.0
@@ -49,7 +47,7 @@ class MathVerify:
 
     def __init__(self, *, seconds: float = _SECONDS) -> None:
         self.seconds = seconds
-        self._worker: subprocess.Popen[str] | None = None
+        self._worker: LineProcess | None = None
 
     def __enter__(self) -> MathVerify:
         """Return the object; the process starts with the first question."""
@@ -71,7 +69,7 @@ class MathVerify:
             BaloraError: If math-verify does not work at all.
         """
         if self._worker is None:
-            self._start()
+            self._worker = LineProcess(sys.executable, _WORKER, is_quiet=True)
             if not self._ask("1", "1", _START_SECONDS):
                 raise BaloraError(
                     "math-verify does not work here: it does not say that 1 is 1. Run `python -c "
@@ -79,38 +77,17 @@ class MathVerify:
                 )
         return self._ask(gold, answer, self.seconds)
 
-    def _start(self) -> None:
-        self._worker = subprocess.Popen(
-            [sys.executable, str(_WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-        )
-
     def _ask(self, gold: str, answer: str, seconds: float) -> bool | None:
-        worker = self._worker
-        assert worker is not None
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        try:
-            worker.stdin.write(json.dumps({"gold": gold, "answer": answer}) + "\n")
-            worker.stdin.flush()
-        except BrokenPipeError:
+        assert self._worker is not None
+        said = self._worker.ask({"gold": gold, "answer": answer}, seconds=seconds)
+        if said is None:  # too long, or the process has died of it
             self._stop()
             return None
-        ready, _, _ = select.select([worker.stdout], [], [], seconds)
-        line = worker.stdout.readline() if ready else ""
-        if not line:  # too long, or the process has died of it
-            self._stop()
-            return None
-        return bool(json.loads(line)["equal"])
+        return bool(said["equal"])
 
     def _stop(self) -> None:
         if self._worker is not None:
-            self._worker.kill()
-            self._worker.communicate()
+            self._worker.stop()
             self._worker = None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from balora.data.layouts import text_problem
+from balora.data.layouts import texts_problem
 from balora.evaluation.bench.benchmark import Problem, Verdict
 from balora.evaluation.bench.config import BenchConfig, BenchmarkData
 from balora.evaluation.bench.gsm8k import STEP_BY_STEP
@@ -120,7 +120,6 @@ def _kind(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _row_problem(row: Mapping[str, Any]) -> str | None:
     source = "answer" if row.get("answer") is not None else "solution"
-    for name in ("problem", source):
-        if (problem := text_problem(name, row.get(name))) is not None:
-            return problem
+    if problem := texts_problem({name: row.get(name) for name in ("problem", source)}):
+        return problem
     return None if _gold(row) else "`solution` has no answer in \\boxed{}"

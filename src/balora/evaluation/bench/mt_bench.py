@@ -10,7 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from balora.cache import default_cache
-from balora.data.layouts import text_problem
+from balora.data.layouts import texts_problem
 from balora.errors import ConfigError, DataError
 from balora.evaluation.bench.benchmark import Problem, Verdict
 from balora.evaluation.bench.config import BenchConfig, BenchmarkData
@@ -112,7 +112,7 @@ def _row_problem(row: Mapping[str, Any]) -> str | None:
     turns = _of(row, _TURNS)
     if not isinstance(turns, list) or not turns:
         return "it has no list of turns"
-    return text_problem("the first turn", turns[0]) or text_problem("category", row["category"])
+    return texts_problem({"the first turn": turns[0], "category": row["category"]})
 
 
 def _problem(row: Mapping[str, Any], references: Mapping[str, str]) -> Problem:

@@ -5,7 +5,6 @@ Not run by the authors of this package on a GPU; the protocol of the process is 
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from balora.errors import BaloraError, ConfigError
+from balora.evaluation.bench.line_process import LineProcess
 from balora.evaluation.generation import Generator, Sampling, cut_at
 from balora.models.adapter import is_adapter_folder, read_adapter
 from balora.models.source import ModelSource
@@ -35,13 +35,7 @@ class VllmGenerator:
     """
 
     def __init__(self, python: str, start: Mapping[str, Any]) -> None:
-        self.process = subprocess.Popen(
-            [python, str(_WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-        )
+        self._process = LineProcess(python, _WORKER)
         self._ask(start)
 
     def generate(
@@ -69,25 +63,17 @@ class VllmGenerator:
                     yield number, [cut_at(text, sampling.stop) for text in answers]
 
     def _ask(self, message: Mapping[str, Any]) -> Any:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass
-        line = self.process.stdout.readline()
-        if not line:
+        said = self._process.ask(message)
+        if said is None:
             raise BaloraError(
-                f"vLLM has ended with status {self.process.wait()}; what it says stands above. "
+                f"vLLM has ended with status {self._process.wait()}; what it says stands above. "
                 "What was answered is kept; the same command goes on."
             )
-        return json.loads(line)
+        return said
 
     def close(self) -> None:
         """End the process."""
-        self.process.kill()
-        self.process.communicate()
+        self._process.stop()
 
 
 class VllmBackend:
