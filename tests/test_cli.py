@@ -13,6 +13,7 @@ import pytest
 
 from balora.cli import build_parser, main, overrides
 from balora.errors import ConfigError
+from support.command_line import train_with
 from support.models import make_model, make_tokenizer
 
 COMMANDS = ["train", "quickstart", "eval", "compare", "lab", "export", "sandbox", "env"]
@@ -43,13 +44,9 @@ def trains_in(folder: Path, model_folder: Path) -> Callable[..., int]:
             "max_steps": "2",
             "lora_r": "2",
             "lora_alpha": "2",
-            "logging_steps": "1",
-            "disable_tqdm": "true",
             "save_strategy": "no",
         }
-        given = overrides(options)
-        words = [f"--{name}={value}" for name, value in (fields | given).items() if value != "-"]
-        return main(["train", *words])
+        return train_with(fields, options)
 
     return run
 

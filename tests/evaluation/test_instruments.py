@@ -13,13 +13,8 @@ from balora.evaluation import MeasureOptions, Models, measure, text_loss
 from balora.evaluation.exact_match import generate, measure_answers
 from balora.evaluation.instruments import INSTRUMENTS
 from balora.evaluation.responses import count_responses
-from support.models import CAUSAL, make_model, make_tokenizer
+from support.models import CAUSAL, EXAMPLES, make_model, make_tokenizer
 
-EXAMPLES = [
-    ("2 and 3?", " The answer is: 5"),
-    ("What is the number of hats in the box?", " 4 - 1 = 3. The answer is: 3"),
-    ("Hm", " #### 1"),
-]
 TEXT = "Anna lives in Oslo. She keeps a cat. 3 + 4 = 7.\n" * 5
 OPTIONS = MeasureOptions(batch_size=2, max_new_tokens=8, examples=EXAMPLES)
 WITH_TEXT = replace(OPTIONS, retention_text=TEXT)

@@ -7,13 +7,7 @@ import pytest
 from balora.evaluation import MeasureOptions
 from balora.evaluation.exact_match import generate
 from balora.evaluation.samples import sample_pairs
-from support.models import make_model, make_tokenizer
-
-PAIRS = [
-    ("2 and 3?", " The answer is: 5"),
-    ("What is the number of hats in the box?", " 4 - 1 = 3. The answer is: 3"),
-    ("Hm", " #### 1"),
-]
+from support.models import EXAMPLES, make_model, make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +33,7 @@ def test_samples_hold_both_answers_of_evenly_spaced_prompts(tokenizer):
 
 def test_samples_of_few_pairs_are_all_of_them(tokenizer):
     model = make_model("llama")
-    assert len(sample_pairs(model, model, tokenizer, PAIRS, max_new_tokens=2)) == 3
+    assert len(sample_pairs(model, model, tokenizer, EXAMPLES, max_new_tokens=2)) == 3
     assert sample_pairs(model, model, tokenizer, []) == []
     with pytest.raises(ValueError, match="`num` must be 1 or greater, got 0"):
-        sample_pairs(model, model, tokenizer, PAIRS, num=0)
+        sample_pairs(model, model, tokenizer, EXAMPLES, num=0)

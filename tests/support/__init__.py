@@ -8,6 +8,7 @@ module                       what is in it
 ``adapters``                 an anchored model, a batch, a few steps: the tests of ``anchored/``
 ``training``                 a trainer of text generation on a few rows, its log, its gradients
 ``classification``           a trainer of a classifier on a few rows
+``command_line``             ``balora train`` with fields that options replace
 ``classification_runs``      ``balora train`` on a tiny classifier: fixtures, rows, results
 ``comparison``               fixtures of ``balora compare``: a model, rows and a recipe to change
 ``fake_comparison``          the files of a comparison that nobody ran, for tables and reports

@@ -20,7 +20,7 @@ from balora.config import BALoraConfig
 from balora.models.classifier import LoadedClassifier
 from balora.trainers import BALoraTrainer
 from support.models import CAUSAL, CLASSIFIERS, make_tokenizer
-from support.training import LARGE, OFF
+from support.training import LARGE, OFF, QUICK_STEPS
 
 ARCHITECTURES = ("bert", "roberta", "deberta-v3", "gpt2", "llama")
 NEW_MODULES = {"deberta-v3": ("classifier", "pooler"), "gpt2": ("score",), "llama": ("score",)}
@@ -93,18 +93,7 @@ def make_rows(number: int = 8, *, num_labels: int = 3) -> Dataset:
 
 def arguments(output_dir: Path, **settings: Any) -> TrainingArguments:
     """Return arguments for a few quick steps on the CPU, every step in the log."""
-    defaults: dict[str, Any] = {
-        "output_dir": str(output_dir),
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "max_steps": 3,
-        "learning_rate": 0.02,
-        "lr_scheduler_type": "constant",
-        "per_device_train_batch_size": 4,
-    }
+    defaults = {"output_dir": str(output_dir), **QUICK_STEPS}
     return TrainingArguments(**(defaults | settings))
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from balora.cli import main, overrides
 from balora.evaluation.results import read_results
 from support.classification import save_body
+from support.command_line import train_with
 from support.models import make_tokenizer
 
 WORDS = ("red", "green", "blue")
@@ -88,13 +88,9 @@ def trains_in(folder: Path, models: Callable[[str], str]) -> Callable[..., int]:
             "learning_rate": "1e-2",
             "lora_r": "2",
             "lora_alpha": "4",
-            "disable_tqdm": "true",
             "save_strategy": "no",
-            "logging_steps": "1",
         }
-        given = overrides(options)
-        words = [f"--{name}={value}" for name, value in (fields | given).items() if value != "-"]
-        return main(["train", *words])
+        return train_with(fields, options)
 
     return run
 

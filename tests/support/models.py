@@ -13,6 +13,12 @@ from transformers import (
 from transformers.models.auto.configuration_auto import AutoConfig
 
 VOCAB = 128
+EXAMPLES = [
+    ("2 and 3?", " The answer is: 5"),
+    ("What is the number of hats in the box?", " 4 - 1 = 3. The answer is: 3"),
+    ("Hm", " #### 1"),
+]
+"""Prompts and completions in what the tokenizer knows."""
 _DECODER = {
     "vocab_size": VOCAB,
     "hidden_size": 32,

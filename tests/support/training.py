@@ -34,21 +34,27 @@ def make_rows(number: int = 8) -> Dataset:
     return Dataset.from_list(rows)
 
 
+QUICK_STEPS: dict[str, Any] = {
+    "use_cpu": True,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "max_steps": 3,
+    "learning_rate": 0.02,
+    "lr_scheduler_type": "constant",
+    "per_device_train_batch_size": 4,
+}
+"""Arguments of either trainer for a few quick steps on the CPU, every step in the log."""
+
+
 def sft_config(output_dir: Path, **settings: Any) -> SFTConfig:
     """Return arguments for a few quick steps on the CPU, every step in the log."""
     defaults: dict[str, Any] = {
         "output_dir": str(output_dir),
         "bf16": False,
-        "use_cpu": True,
         CHECKPOINTING: False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "max_steps": 3,
-        "learning_rate": 0.02,
-        "lr_scheduler_type": "constant",
-        "per_device_train_batch_size": 4,
+        **QUICK_STEPS,
     }
     return SFTConfig(**(defaults | settings))
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from balora.cli import main, overrides
+from balora.cli import overrides
 from balora.errors import ConfigError
 from balora.trainers.checkpoint import find_checkpoint, sizes_of
 from support.classification_runs import write
+from support.command_line import train_with
 from support.models import make_model, make_tokenizer
 from support.training import make_rows, make_trainer, run
 
@@ -45,14 +46,10 @@ def call(root, out, *options):
         "max_steps": "4",
         "lora_r": "2",
         "lora_alpha": "2",
-        "logging_steps": "1",
-        "disable_tqdm": "true",
         "save_strategy": "steps",
         "save_steps": "1",
     }
-    given = overrides(options)
-    words = [f"--{name}={value}" for name, value in (fields | given).items() if value != "-"]
-    return main(["train", *words])
+    return train_with(fields, options)
 
 
 @pytest.fixture
