@@ -14,7 +14,6 @@ Methods, learning rates and everything else are those that recipes/lab_replay.ya
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import tempfile
@@ -25,34 +24,38 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
-from benchmarks.measure import machine
+from benchmarks.measure import machine, make_parser, table_head, table_line, write_rows
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
+from balora.compare.cells import Cell
+from balora.compare.comparison import read_comparison
+from balora.compare.plan import LabFiles, Plan
 from balora.lab.build import BuiltLab, build_lab
 from balora.lab.card import CardOptions, measure_defects
 from balora.lab.config import lab_config
 from balora.lab.corpus import build_corpus
+from balora.lab.pretrain import LINES_PER_DOCUMENT
 from balora.models.load import load_model
 from balora.models.run_folder import load_run
 from balora.models.source import source_of
 from balora.recipes.load import check_recipe
+from balora.state import read_json_lines
 from balora.trainers.run import run_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "lab_replay.yaml"
 CHOICES = Path(__file__).parent / "results" / "lab-replay" / "choices.json"
+METHODS = ("full", "lora", "pissa")
 FACTORS = (0.25, 0.5, 0.75, 1.0)
-WISE, ORACLE = ("full", "lora", "pissa"), ("full", "lora", "pissa")
-NUM_TEXTS = 4000
-"""Of the oracle, lines of the world; more than a run reads."""
+FIGURES = ("exact_match", "recall", "recall_tail", "retention_loss", "stereotype_score")
 
 
-class Cell(NamedTuple):
+class Control(NamedTuple):
     """One run, measured once or with several factors."""
 
     control: str
+    """wise or oracle."""
     method: str
     condition: str
     seed: int
@@ -60,103 +63,78 @@ class Cell(NamedTuple):
 
 def main() -> None:
     """Run what is missing, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--conditions", nargs="+")
+    parser.add_argument("--conditions", nargs="+", help="null: all of the recipe's")
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     args = parser.parse_args()
-    rows = _read(args.out)
+    torch.set_num_threads(args.threads)
+    rows = read_json_lines(args.out, "") if args.out.is_file() else []
     if args.table:
         print(table(rows))
         return
-    recipe = yaml.safe_load(RECIPE.read_text("utf-8"))
-    conditions = args.conditions or list(recipe["compare"]["conditions"])
-    done = {Cell(*(row[name] for name in Cell._fields)) for row in rows}
-    for cell in cells(conditions, args.seeds):
-        if cell in done:
-            continue
-        print(cell, flush=True)
-        new = run(cell, recipe)
-        with args.out.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in new)
+    comparison = read_comparison(RECIPE, {})
+    conditions = args.conditions or comparison.conditions
+    labs = {one: build_lab(lab_config(comparison.lab_of(one) or {})) for one in conditions}
+    files = {n: LabFiles(lab.model, lab.train_file, lab.test_file) for n, lab in labs.items()}
+    chosen = {name: one["fields"] for name, one in json.loads(CHOICES.read_text("utf-8")).items()}
+    cells = {(c.condition, c.method, c.seed): c for c in Plan(comparison, files).final(chosen)}
+    done = {Control(*(row[name] for name in Control._fields)) for row in rows}
+    for one in controls(conditions, args.seeds):
+        if one not in done:
+            print(one, flush=True)
+            method = one.method + ("+replay" if one.control == "oracle" else "")
+            rows += run(one, cells[one.condition, method, one.seed], labs[one.condition])
+            write_rows(args.out, rows)
 
 
-def cells(conditions: list[str], seeds: list[int]) -> Iterator[Cell]:
-    """Yield every cell, the first seed of all first."""
+def controls(conditions: list[str], seeds: list[int]) -> Iterator[Control]:
+    """Yield every control, the first seed of all first."""
     for seed in seeds:
         for condition in conditions:
-            yield from (Cell("wise", method, condition, seed) for method in WISE)
-            yield from (Cell("oracle", method, condition, seed) for method in ORACLE)
+            for name in ("wise", "oracle"):
+                yield from (Control(name, method, condition, seed) for method in METHODS)
 
 
-def run(cell: Cell, recipe: dict[str, Any]) -> list[dict[str, Any]]:
-    """Train one cell and measure it, with every factor where it is of ``wise``."""
-    lab_fields = {**recipe["lab"], **recipe["compare"]["conditions"][cell.condition]["lab"]}
-    config = lab_config(lab_fields)
-    lab = build_lab(config)
+def run(control: Control, cell: Cell, lab: BuiltLab) -> list[dict[str, Any]]:
+    """Train one cell of the study and measure it, with every factor where it is of ``wise``."""
     with tempfile.TemporaryDirectory() as folder:
-        content = fields_of(cell, recipe, lab, Path(folder))
-        if cell.control == "oracle":
-            text = build_corpus(config.pretraining().corpus).train_lines(1)[:NUM_TEXTS]
-            rows = "".join(json.dumps({"text": line}) + "\n" for line in text)
-            Path(content["replay"]).write_text(rows, "utf-8")
-        checked = check_recipe(content)
+        content = {**cell.recipe, "output_dir": f"{folder}/run", "disable_tqdm": True}
+        if control.control == "oracle":
+            texts = Path(folder, "world.jsonl")
+            corpus = build_corpus(lab_config(cell.lab or {}).pretraining().corpus)
+            lines = corpus.train_lines(2)
+            starts = range(0, len(lines), LINES_PER_DOCUMENT)
+            documents = ["\n".join(lines[start : start + LINES_PER_DOCUMENT]) for start in starts]
+            rows = [json.dumps({"text": document}) for document in documents]
+            texts.write_text("\n".join(rows) + "\n", "utf-8")
+            content |= {"replay": str(texts)}
+        recipe = check_recipe(content)
         start = time.monotonic()
-        run_recipe(checked)
+        run_recipe(recipe)
         seconds = time.monotonic() - start
         gc.collect()
-        source = source_of(checked)
+        source = source_of(recipe)
         base = load_model(source)
-        out = []
-        for factor in FACTORS if cell.control == "wise" else (1.0,):
+        options = CardOptions(
+            batch_size=cell.evaluation["eval_batch_size"],
+            max_new_tokens=cell.evaluation["max_new_tokens"],
+        )
+        measured = []
+        for factor in FACTORS if control.control == "wise" else (1.0,):
             tuned, tokenizer, _ = load_run(Path(content["output_dir"]), source)
             move_back(tuned, base, factor)
-            options = CardOptions.of_rows(
-                lab_fields["num_test"],
-                batch_size=recipe["compare"]["eval_batch_size"],
-                max_new_tokens=recipe["compare"]["max_new_tokens"],
-            )
-            card = measure_defects(tuned, tokenizer, lab, options=options)
-            out.append(
+            measured.append(
                 {
-                    **cell._asdict(),
+                    **control._asdict(),
                     "factor": factor,
                     "learning_rate": content["learning_rate"],
-                    "metrics": card,
+                    "metrics": measure_defects(tuned, tokenizer, lab, options=options),
                     "train_seconds": round(seconds, 2),
                     **machine(),
                 }
             )
-    return out
-
-
-def fields_of(cell: Cell, recipe: dict[str, Any], lab: BuiltLab, folder: Path) -> dict[str, Any]:
-    """Return the recipe of a cell: the study's, with the rate that the study chose."""
-    content = {
-        name: value
-        for name, value in recipe.items()
-        if name not in ("compare", "lab") and not name.startswith("replay")
-    }
-    chosen = cell.method + ("+replay" if cell.control == "oracle" else "")
-    content |= json.loads(CHOICES.read_text("utf-8"))[chosen]["fields"]
-    content |= {
-        "method": cell.method,
-        "seed": cell.seed,
-        "model_name_or_path": str(lab.model),
-        "dataset_name": str(lab.train_file),
-        "prompt_template": "alpaca",
-        "output_dir": str(folder / "run"),
-        "disable_tqdm": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-    }
-    if cell.method == "full":
-        content = {name: v for name, v in content.items() if not name.startswith("lora_")}
-    if cell.control == "oracle":
-        own = {name: value for name, value in recipe.items() if name.startswith("replay_")}
-        content |= {**own, "replay": str(folder / "world.jsonl"), "replay_num_texts": NUM_TEXTS}
-    return content
+    return measured
 
 
 @torch.no_grad()
@@ -174,23 +152,14 @@ def move_back(tuned: PreTrainedModel | PeftModel, base: PreTrainedModel, factor:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the means over seeds as a Markdown table, by condition, control and method."""
-    names = ("exact_match", "recall", "recall_tail", "retention_loss", "stereotype_score")
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["condition"], row["control"], row["method"], row["factor"]].append(row)
-    lines = ["| condition | control | method | factor | n | " + " | ".join(names) + " |"]
-    lines.append("|" + "---|" * (5 + len(names)))
+    lines = [table_head(["condition", "control", "method", "factor", "seeds", *FIGURES])]
     for key, group in sorted(groups.items()):
-        means = [sum(row["metrics"][name] for row in group) / len(group) for name in names]
-        values = [*map(str, key), str(len(group)), *(f"{mean:.3f}" for mean in means)]
-        lines.append("| " + " | ".join(values) + " |")
+        means = [sum(row["metrics"][name] for row in group) / len(group) for name in FIGURES]
+        lines.append(table_line([*map(str, key), str(len(group)), *(f"{m:.3f}" for m in means)]))
     return "\n".join(lines)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 if __name__ == "__main__":
