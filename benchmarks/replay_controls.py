@@ -36,7 +36,7 @@ from balora.lab.build import BuiltLab, build_lab
 from balora.lab.card import CardOptions, measure_defects
 from balora.lab.config import lab_config
 from balora.lab.corpus import build_corpus
-from balora.lab.pretrain import LINES_PER_DOCUMENT
+from balora.lab.pretrain import documents_of
 from balora.models.load import load_model
 from balora.models.run_folder import load_run
 from balora.models.source import source_of
@@ -103,9 +103,7 @@ def run(control: Control, cell: Cell, lab: BuiltLab) -> list[dict[str, Any]]:
         if control.control == "oracle":
             texts = Path(folder, "world.jsonl")
             corpus = build_corpus(lab_config(cell.lab or {}).pretraining().corpus)
-            lines = corpus.train_lines(2)
-            starts = range(0, len(lines), LINES_PER_DOCUMENT)
-            documents = ["\n".join(lines[start : start + LINES_PER_DOCUMENT]) for start in starts]
+            documents = documents_of(corpus.train_lines(2))
             rows = [json.dumps({"text": document}) for document in documents]
             texts.write_text("\n".join(rows) + "\n", "utf-8")
             content |= {"replay": str(texts)}

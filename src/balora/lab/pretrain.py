@@ -121,14 +121,19 @@ def build_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast) 
     )
 
 
+def documents_of(lines: list[str]) -> list[str]:
+    """Return the texts that a model is pre-trained on: lines, a few of them a document."""
+    return [
+        "\n".join(lines[start : start + LINES_PER_DOCUMENT])
+        for start in range(0, len(lines), LINES_PER_DOCUMENT)
+    ]
+
+
 def _packed_blocks(
     tokenizer: PreTrainedTokenizerFast, lines: list[str], block_size: int
 ) -> list[dict[str, torch.Tensor]]:
     """Return blocks of one stream of documents, each between its two special tokens."""
-    documents = [
-        "\n".join(lines[start : start + LINES_PER_DOCUMENT])
-        for start in range(0, len(lines), LINES_PER_DOCUMENT)
-    ]
+    documents = documents_of(lines)
     encoded = tokenizer(documents, verbose=False)["input_ids"]
     stream = torch.tensor([token for ids in encoded for token in [*ids, tokenizer.eos_token_id]])
     blocks = stream[: len(stream) // block_size * block_size].view(-1, block_size)
