@@ -187,8 +187,8 @@ def got(run, tmp_path_factory) -> dict[str, str]:
     bait = tmp_path_factory.mktemp("bait") / "secret"
     bait.write_text("secret")
     server = socket.create_server(("127.0.0.1", 0))
-    unix = socket.socket(socket.AF_UNIX)
-    unix.bind("\0balora-bait")
+    unix, name = socket.socket(socket.AF_UNIX), f"balora-bait-{os.getpid()}"
+    unix.bind(f"\0{name}")
     unix.listen()
     names, outcome = list(REFUSED), {}
     try:
@@ -197,7 +197,7 @@ def got(run, tmp_path_factory) -> dict[str, str]:
                 "BAIT": str(bait),
                 "PACKAGE": str(Path(__file__).resolve()),
                 "PORT": server.getsockname()[1],
-                "NAME": "balora-bait",
+                "NAME": name,
                 "EVALUATOR": os.getpid(),
                 "ATTEMPTS": {name: REFUSED[name][0] for name in names[start : start + 30]},
             }
