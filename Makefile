@@ -2,20 +2,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SCALE_STAMP := .venv-scale/.installed
 # the DeBERTa of old transformers is scripted, which torch has deprecated
 JIT := 'ignore:`torch.jit.script` is deprecated:DeprecationWarning'
 OLDEST := transformers==5.19.0 peft==0.21.0 accelerate==1.12.0
 
-.PHONY: quickstart test test-slow test-gpu test-kernel test-oldest check lint types schemas bench clean
+.PHONY: quickstart test test-slow test-scale test-gpu test-kernel test-oldest check lint types schemas bench clean
 
 quickstart: $(STAMP)  ## Fine-tune the embedded model and show what changed
 	$(BIN)/balora quickstart --overwrite
 
 test: $(STAMP)  ## The default test suite
-	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2
+	$(BIN)/python -m pytest -m "not slow and not gpu and not scale" -n 2
 
 test-slow: $(STAMP)  ## The tests that take minutes
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not scale"
+
+test-scale: $(SCALE_STAMP)  ## Quantised bases and sharded training, in an environment with their libraries
+	.venv-scale/bin/python -m pytest -m "scale" -n 2
 
 test-gpu: $(STAMP)  ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
@@ -26,7 +30,7 @@ test-oldest: requirements.lock
 	.venv-oldest/bin/pip install --quiet -r requirements.lock
 	.venv-oldest/bin/pip install --quiet $(OLDEST)
 	.venv-oldest/bin/pip install --quiet --no-deps --no-build-isolation -e .
-	.venv-oldest/bin/python -m pytest -m "not slow and not gpu" -n 2 -W $(JIT) tests/anchored tests/trainers
+	.venv-oldest/bin/python -m pytest -m "not slow and not gpu and not scale" -n 2 -W $(JIT) tests/anchored tests/trainers
 
 # the kernel for GPUs in Triton's interpreter, which needs an older numpy
 test-kernel: requirements.lock
@@ -60,5 +64,11 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
+$(SCALE_STAMP): requirements-scale.lock requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv-scale
+	.venv-scale/bin/pip install --quiet -r requirements-scale.lock
+	.venv-scale/bin/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-oldest outputs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest .venv-scale outputs .mypy_cache .pytest_cache .ruff_cache .hypothesis
