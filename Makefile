@@ -7,7 +7,7 @@ SCALE_STAMP := .venv-scale/.installed
 JIT := 'ignore:`torch.jit.script` is deprecated:DeprecationWarning'
 OLDEST := transformers==5.19.0 peft==0.21.0 accelerate==1.12.0
 
-.PHONY: quickstart test test-slow test-scale test-gpu test-kernel test-oldest check lint types schemas bench clean
+.PHONY: quickstart test test-slow test-scale test-gpu test-kernel test-oldest check lint types schemas bench docs clean
 
 quickstart: $(STAMP)  ## Fine-tune the embedded model and show what changed
 	$(BIN)/balora quickstart --overwrite
@@ -53,6 +53,9 @@ schemas: $(STAMP)  ## The JSON schemas that are packaged, when a field or a libr
 	for recipe in train compare lab; do \
 		$(BIN)/balora schema $$recipe > src/balora/schemas/$$recipe.json || exit 1; done
 
+docs: $(STAMP)  ## The documentation site, in site/: strict, without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 bench: $(STAMP)  ## The benchmarks behind docs/performance.md
 	mkdir -p outputs
 	$(BIN)/python -m benchmarks.bench_svd --out outputs/bench_svd.jsonl
@@ -71,4 +74,4 @@ $(SCALE_STAMP): requirements-scale.lock requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-scale outputs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest .venv-scale outputs site .mypy_cache .pytest_cache .ruff_cache .hypothesis
