@@ -7,9 +7,7 @@ import re
 
 from latex2mathml.converter import convert
 
-_MARKED = re.compile(
-    r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', re.DOTALL
-)
+_MARKED = re.compile(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', re.DOTALL)
 
 
 def with_mathml(page: str) -> str:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from equations import with_mathml
-from recipe_fields import recipe_page
-
 from mkdocs.structure.files import File, Files
+from recipe_fields import recipe_page
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,9 +16,10 @@ _SCHEMAS = Path(__file__).resolve().parents[2] / "src" / "balora" / "schemas"
 _HEAD = """\
 # Fields of a recipe
 
-A recipe is a flat YAML file. Each field is also an option of the command: `learning_rate: 1e-4` in the file is
-`--learning_rate 1e-4` in a shell. `balora train --help_fields WORD` shows the fields with a word in them.
-`balora schema` prints the JSON schema that this page is made of; an editor completes and checks a recipe by it.
+A recipe is a flat YAML file. Each field is also an option of the command: `learning_rate: 1e-4`
+in the file is `--learning_rate 1e-4` in a shell. `balora train --help_fields WORD` shows the fields
+with a word in them. `balora schema` prints the JSON schema that this page is made of; an editor
+completes and checks a recipe by it.
 
 """
 
