@@ -40,7 +40,7 @@ from trl import SFTConfig
 
 from balora.assets import asset_path
 from balora.config import BALoraConfig
-from balora.replay.config import ReplayConfig
+from balora.config.replay import ReplayConfig
 from balora.replay.generate import generate_texts
 from balora.replay.start import start_of
 from balora.replay.texts import ReplayTexts

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from balora.cli import main
+from balora.config.values import dump_mapping
 from balora.recipes import CLASSIFICATION, GENERATION, known_fields
-from balora.recipes.values import dump_mapping
 from support.bad_values import extremes
 from support.classification import save_body
 from support.models import make_model, make_tokenizer

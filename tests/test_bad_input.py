@@ -14,16 +14,21 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from balora.classification_config import ClassificationConfig
 from balora.cli import main
 from balora.compare.config import CompareConfig
 from balora.config import DataConfig
+from balora.config.classification import ClassificationConfig
+from balora.config.fields import field_hints
+from balora.config.options import (
+    BenchOptions,
+    EvalOptions,
+    ExportOptions,
+    ReplayOptions,
+)
+from balora.config.values import dump_mapping
 from balora.evaluation.bench.config import BenchConfig
-from balora.field_types import field_hints
 from balora.lab.config import LabConfig
-from balora.options import BenchOptions, EvalOptions, ExportOptions, ReplayOptions
 from balora.recipes import CLASSIFICATION, GENERATION, known_fields, training_arguments
-from balora.recipes.values import dump_mapping
 from support.bad_values import NEVER, Input, inputs, listing
 
 GENERATES = {"model_name_or_path": "base", "dataset_name": "rows.jsonl", "output_dir": "out"}

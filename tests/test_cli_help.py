@@ -13,8 +13,8 @@ from balora.cli import build_parser, main, overrides
 from balora.cli_help import EXAMPLES, compare_fields, lab_fields, train_fields
 from balora.compare.config import CompareConfig
 from balora.config import DataConfig
+from balora.config.fields import field_hints
 from balora.evaluation.bench.config import BenchConfig
-from balora.field_types import field_hints
 from balora.recipes import CLASSIFICATION, GENERATION, known_fields
 
 LINES = [

@@ -15,15 +15,8 @@ RUN = {"cli", "quickstart", "__main__", "__init__"}
 """What calls everything else; nothing imports it."""
 
 
-ONE_ROOM = {"field_rules": "field_types"}
-"""Two files that say what a field takes."""
-
-
 def room(parts):
-    parts = [part.removesuffix(".py") for part in parts]
-    if parts[-1] == "config" and parts[0] == "replay":
-        return "config"  # the part of a recipe, which only lies beside what it is about
-    return ONE_ROOM.get(parts[0], parts[0])
+    return parts[0].removesuffix(".py")
 
 
 def imports():

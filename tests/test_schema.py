@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from balora.classification_config import ClassificationConfig
 from balora.cli import main
 from balora.compare.config import CompareConfig
+from balora.config.classification import ClassificationConfig
+from balora.config.fields import field_hints
+from balora.config.values import read_mapping
 from balora.errors import ConfigError
-from balora.field_types import field_hints
 from balora.lab.config import LabConfig
 from balora.recipes import CLASSIFICATION, GENERATION, known_fields, load_recipe
-from balora.recipes.values import read_mapping
 from balora.schema import annotation_schema, packaged_schema, schema
 from support.bad_values import inputs
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from balora.anchored import get_balora_model, reference_mode
     from balora.config import BALoraConfig
+    from balora.config.replay import ReplayConfig
     from balora.errors import ConfigError
     from balora.fused import FusedObjective
     from balora.models.classifier import load_classifier
     from balora.models.head import head_of
     from balora.objective import next_token_targets
-    from balora.replay.config import ReplayConfig
     from balora.trainers import (
         BALoraSFTConfig,
         BALoraSFTTrainer,
@@ -33,7 +33,7 @@ _HOMES = {
     "BALoraTrainingArguments": "trainers",
     "ConfigError": "errors",
     "FusedObjective": "fused",
-    "ReplayConfig": "replay.config",
+    "ReplayConfig": "config",
     "get_balora_model": "anchored",
     "head_of": "models.head",
     "load_classifier": "models.classifier",

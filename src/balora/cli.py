@@ -17,10 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from balora.cli_help import EXAMPLES, STATUS, bench_fields, compare_fields, lab_fields, train_fields
-from balora.environment import hide_bars_in_logs, launched, print_messages
-from balora.errors import BaloraError, ConfigError
-from balora.field_rules import PathTo
-from balora.options import (
+from balora.config.options import (
     BenchOptions,
     EvalOptions,
     ExportOptions,
@@ -29,6 +26,9 @@ from balora.options import (
     add_options,
     read_options,
 )
+from balora.config.rules import PathTo
+from balora.environment import hide_bars_in_logs, launched, print_messages
+from balora.errors import BaloraError, ConfigError
 
 if TYPE_CHECKING:
     from balora.models.source import ModelSource

@@ -10,8 +10,8 @@ from dataclasses import asdict, fields
 from textwrap import fill
 from typing import NamedTuple
 
+from balora.config.fields import describe, spelled_default, suggestion
 from balora.errors import ConfigError
-from balora.field_types import describe, spelled_default, suggestion
 
 STATUS = "exit status: 0 done; 1 the run failed; 2 the recipe, an option or the data is wrong."
 
@@ -122,7 +122,7 @@ _Sections = dict[str, list[_Entry]]
 
 def train_fields(word: str = "") -> str:
     """Return the fields of `balora train` by part, those with `word` in name or sentence."""
-    from balora.classification_config import ClassificationConfig, OutOfDomainConfig
+    from balora.config.classification import ClassificationConfig, OutOfDomainConfig
     from balora.recipes.kinds import CLASSIFICATION, GENERATION
 
     parts = [*GENERATION.parts.values()]
@@ -150,7 +150,7 @@ def train_fields(word: str = "") -> str:
 
 def _training_fields(own: Collection[str]) -> list[_Entry]:
     """Return the fields of the training arguments, whose classes are not imported."""
-    from balora.classification_config import ClassificationConfig
+    from balora.config.classification import ClassificationConfig
     from balora.schema import packaged_schema
 
     schema = packaged_schema("train")

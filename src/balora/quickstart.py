@@ -11,12 +11,12 @@ import torch
 
 from balora.assets import asset_path
 from balora.config import DataConfig
+from balora.config.values import read_mapping
 from balora.errors import BaloraError
 from balora.evaluation import MeasureOptions, format_table
 from balora.evaluation.run import evaluate_runs
 from balora.models.source import source_of
 from balora.recipes.load import check_recipe, parse_overrides
-from balora.recipes.values import read_mapping
 from balora.staging import work_folder, writing
 from balora.state import read_json
 from balora.trainers import BALoraSFTTrainer

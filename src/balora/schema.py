@@ -21,9 +21,20 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
 
-from balora.classification_config import OutOfDomainConfig
 from balora.config import BALoraConfig
-from balora.field_rules import (
+from balora.config.classification import OutOfDomainConfig
+from balora.config.fields import (
+    FieldDescription,
+    alternatives,
+    choices,
+    describe,
+    field_hints,
+    full_words,
+    rules_of,
+    spelled_default,
+)
+from balora.config.glue_x import GLUE_X
+from balora.config.rules import (
     Allowed,
     Distinct,
     Form,
@@ -35,21 +46,10 @@ from balora.field_rules import (
     Pattern,
     Rule,
 )
-from balora.field_types import (
-    FieldDescription,
-    alternatives,
-    choices,
-    describe,
-    field_hints,
-    full_words,
-    rules_of,
-    spelled_default,
-)
-from balora.glue_x import GLUE_X
+from balora.config.values import parse_text
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind
 from balora.recipes.load import known_fields
 from balora.recipes.table import ROWS, TASKS
-from balora.recipes.values import parse_text
 
 Schema = dict[str, Any]
 _FOLDER = Path(__file__).parent / "schemas"

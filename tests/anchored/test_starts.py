@@ -15,7 +15,8 @@ from torch import nn
 from balora.anchored import get_balora_model, initialise, lora_layers
 from balora.anchored.beside import BASE_UNTOUCHED
 from balora.anchored.starts import STARTS
-from balora.config import PLAIN_STARTS, AdapterInit, BALoraConfig
+from balora.config import BALoraConfig
+from balora.config.objective import PLAIN_STARTS, AdapterInit
 from balora.errors import ConfigError
 from balora.models.classifier import LoadedClassifier
 from support.adapters import (

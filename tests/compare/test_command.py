@@ -14,8 +14,8 @@ from balora.compare import command, runner
 from balora.compare.cell import lock_of
 from balora.compare.command import compare
 from balora.compare.folder import row_of
+from balora.config.values import read_mapping
 from balora.errors import BaloraError, ConfigError, DataError
-from balora.recipes.values import read_mapping
 from balora.report import page
 from balora.rows import read_rows
 from support.comparison import ROWS, write_rows

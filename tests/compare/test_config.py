@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from balora.compare.config import CompareConfig, compare_config
+from balora.config.fields import describe, field_hints
+from balora.config.values import parse_texts
 from balora.errors import ConfigError
-from balora.field_types import describe, field_hints
 from balora.recipes import CLASSIFICATION, GENERATION, known_fields
-from balora.recipes.values import parse_texts
 
 
 def test_every_field_has_a_sentence_and_none_is_a_field_of_a_recipe():

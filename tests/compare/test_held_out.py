@@ -7,10 +7,10 @@ import json
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from balora.classification_config import ClassificationConfig
 from balora.compare import held_out
 from balora.compare.held_out import write_parts
 from balora.config import DataConfig
+from balora.config.classification import ClassificationConfig
 from balora.data import load_examples
 from balora.data.classification import load_evaluation_rows, load_training_rows
 from balora.errors import ConfigError

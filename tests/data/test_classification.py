@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from balora.classification_config import ClassificationConfig
+from balora.config.classification import ClassificationConfig
 from balora.data import reading
 from balora.data.classification import (
     load_evaluation_rows,

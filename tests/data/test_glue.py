@@ -9,12 +9,13 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetInfo, Features, SplitDict, SplitInfo, Value
 
-from balora.classification_config import (
+from balora.config.classification import (
     OWN_TASKS,
     REGRESSION_TASKS,
     SINGLE_TEXT_TASKS,
     ClassificationConfig,
 )
+from balora.config.fields import choices
 from balora.data.classification import (
     load_evaluation_rows,
     load_out_of_domain_rows,
@@ -22,7 +23,6 @@ from balora.data.classification import (
 )
 from balora.data.glue import GLUE_TASKS
 from balora.errors import DataError
-from balora.field_types import choices
 
 # the first line of each published train.tsv, then one row; MNLI's and QQP's with the columns that
 # are read among the others

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from balora.classification_config import ClassificationConfig
+from balora.config.classification import ClassificationConfig
 from balora.data.classification import load_training_rows, tokenize_rows
 from balora.errors import ConfigError, DataError
 

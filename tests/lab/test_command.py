@@ -10,13 +10,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from balora.config.values import dump_mapping
 from balora.errors import ConfigError, WriteError
 from balora.evaluation import format_table
 from balora.lab import command
 from balora.lab.build import build_lab
 from balora.lab.card import measure_defects
 from balora.lab.config import LabConfig
-from balora.recipes.values import dump_mapping
 
 TINY = {
     "num_people": 4,

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from balora.cli_help import lab_fields
+from balora.config.fields import describe
 from balora.errors import ConfigError
-from balora.field_types import describe
 from balora.lab.config import LabConfig, lab_config
 from balora.lab.settings import (
     CorpusSettings,

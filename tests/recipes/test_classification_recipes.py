@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
-from balora.classification_config import ClassificationConfig
 from balora.config import AdapterConfig, BALoraConfig
+from balora.config.classification import ClassificationConfig
+from balora.config.values import dump_mapping
 from balora.errors import ConfigError
 from balora.recipes import CLASSIFICATION, GENERATION, known_fields, load_recipe, training_arguments
-from balora.recipes.values import dump_mapping
 
 GLUE = Path(__file__).parents[2] / "recipes" / "glue.yaml"
 NEEDED = {"task": "cola", "model_name_or_path": "roberta-base", "output_dir": "out"}

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balora.config import BALoraConfig, Method
+from balora.config import BALoraConfig
+from balora.config.adapter import Method
 from balora.errors import ConfigError
 from balora.recipes.methods import METHODS, acting_fields, foreign_fields, resolve
 

@@ -7,8 +7,8 @@ import logging
 import pytest
 import torch
 
+from balora.config.replay import ReplayConfig
 from balora.errors import ConfigError
-from balora.replay.config import ReplayConfig
 from balora.replay.generate import generate_texts
 from balora.replay.library import generated_texts, texts_of
 from balora.replay.start import Start, start_of

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from balora.field_rules import Interval
-from balora.field_types import alternatives, type_problem
+from balora.config.fields import alternatives, type_problem
+from balora.config.rules import Interval
 
 NEVER = {"nan", "infinite", "minus infinite", "huge", "blank", "nested list"}
 """Values that no field takes, whatever it declares, unless it declares nothing of its entries."""
@@ -65,7 +65,7 @@ def inputs(hints: Mapping[str, Any], *, as_texts: bool = False) -> Iterator[Inpu
         hints: Annotations by the name of the field.
         as_texts: Whether a value is to be given as the text of the command line.
     """
-    from balora.recipes.values import parse_text
+    from balora.config.values import parse_text
 
     for field, hint in hints.items():
         for what, value in {**_VALUES, **_beyond(hint)}.items():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from balora.compare.comparison import Comparison, read_comparison
-from balora.recipes.values import dump_mapping
+from balora.config.values import dump_mapping
 from balora.report import page, tables
 from balora.report.study import Study
 from support.classification import save_body

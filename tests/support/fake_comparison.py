@@ -10,7 +10,7 @@ import math
 import random
 from pathlib import Path
 
-from balora.recipes.values import dump_mapping
+from balora.config.values import dump_mapping
 
 METHODS = (
     *("base", "full", "lora", "lora+kl", "pissa", "pissa+kl", "balora"),

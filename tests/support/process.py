@@ -22,9 +22,9 @@ from datasets import Dataset
 
 from balora.cli import main as balora
 from balora.config import BALoraConfig
+from balora.config.replay import ReplayConfig
 from balora.distributed import gather_rows
 from balora.evaluation.results import read_results
-from balora.replay.config import ReplayConfig
 from support import classification, training
 from support.training import CHECKPOINTING, LARGE
 

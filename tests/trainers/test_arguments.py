@@ -13,8 +13,8 @@ from transformers import HfArgumentParser, TrainerCallback, TrainingArguments
 from trl import SFTConfig, TrlParser
 
 from balora.config import BALoraConfig
+from balora.config.replay import ReplayConfig
 from balora.errors import ConfigError
-from balora.replay.config import ReplayConfig
 from balora.trainers import BALoraSFTTrainer
 from balora.trainers.arguments import BALoraSFTConfig, BALoraTrainingArguments, part_of
 from support.classification import make_trainer as make_classification_trainer

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from balora.cli import main
-from balora.replay.config import ReplayConfig
+from balora.config.replay import ReplayConfig
 from support.models import make_model, make_tokenizer
 from support.training import make_rows, make_trainer
 

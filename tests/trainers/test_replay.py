@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from balora.anchored import reference_mode
+from balora.config.replay import ReplayConfig
 from balora.errors import ConfigError
-from balora.replay.config import ReplayConfig
 from balora.replay.texts import REPLAY_FILE
 from balora.trainers import replay as replay_module
 from balora.trainers import step as step_module

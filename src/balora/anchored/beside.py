@@ -20,7 +20,7 @@ from peft.tuners.lora.layer import LoraLayer
 
 from balora.anchored.layer import anchored_adapters, initialise_layer
 from balora.anchored.save import load_checkpoint, plain_adapter, save_anchor, without_anchors
-from balora.config import PLAIN_STARTS
+from balora.config.objective import PLAIN_STARTS
 from balora.errors import ConfigError
 
 BASE_UNTOUCHED = (True, False, "eva", *PLAIN_STARTS[1:])

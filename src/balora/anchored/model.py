@@ -13,14 +13,10 @@ from peft.tuners.lora.layer import LoraLayer
 from tqdm.auto import tqdm
 
 from balora.anchored.beside import anchored_model_class, anchored_tuner_class, is_anchored_model
-from balora.anchored.layer import (
-    anchored_adapters,
-    attach,
-    initialise_layer,
-    misfit,
-)
+from balora.anchored.layer import anchored_adapters, attach, initialise_layer, misfit
 from balora.anchored.starts import lacks_statistics
-from balora.config import AdapterInit, BALoraConfig
+from balora.config import BALoraConfig
+from balora.config.objective import AdapterInit
 from balora.errors import ConfigError
 
 _NEUTRAL = {

@@ -14,10 +14,10 @@ from balora.compare.comparison import Comparison, read_comparison
 from balora.compare.folder import LOCK_FILE, Folder, RefusedError, row_of
 from balora.compare.plan import LabFiles, Parts, Plan, combinations
 from balora.compare.sweep import Choice, choose, failure
+from balora.config.values import read_switch
 from balora.errors import BaloraError, ConfigError, DataError
 from balora.files import write_json
 from balora.recipes.load import check_recipe
-from balora.recipes.values import read_switch
 from balora.rows import BASE, CHOICES_FILE, COMPARISON_FILE, RESULTS_FILE
 
 _log = logging.getLogger(__name__)

@@ -8,17 +8,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from balora.classification_config import ClassificationConfig
 from balora.compare.config import CompareConfig, compare_config
 from balora.compare.methods import DEFAULT_METHODS
-from balora.config import DataConfig, refuse
+from balora.config import DataConfig
+from balora.config.classification import ClassificationConfig
+from balora.config.fields import field_hints, suggestion
+from balora.config.parts import refuse
+from balora.config.values import dump_mapping, parse_texts, read_mapping
 from balora.errors import ConfigError
 from balora.evaluation.metrics import measured_by, metric_of
-from balora.field_types import field_hints, suggestion
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind, kind_of
 from balora.recipes.load import parse_overrides, replace_fields
 from balora.recipes.table import ROWS
-from balora.recipes.values import dump_mapping, parse_texts, read_mapping
 from balora.rows import BASE, COMPARE
 
 LAB = "lab"

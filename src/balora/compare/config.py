@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from balora.compare.methods import DEFAULT_METHODS, Method, parse_method
-from balora.config import COEFFICIENTS, Count, Seed, read_part, refuse
+from balora.config.fields import field_problems, suggestion
+from balora.config.objective import COEFFICIENTS
+from balora.config.parts import Count, Seed, read_part, refuse
+from balora.config.rules import Distinct, Form, Interval, Name, NotEmpty, PathTo
 from balora.errors import ConfigError
 from balora.evaluation.metrics import asked_metric
-from balora.field_rules import Distinct, Form, Interval, Name, NotEmpty, PathTo
-from balora.field_types import field_problems, suggestion
 from balora.rows import BASE
 
 EVERY = "*"

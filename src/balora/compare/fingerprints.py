@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from balora.classification_config import ClassificationConfig
 from balora.config import DataConfig
+from balora.config.classification import ClassificationConfig
 from balora.data.sources import find_local
 from balora.errors import ConfigError
 

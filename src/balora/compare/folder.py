@@ -24,10 +24,10 @@ from typing import Any
 from balora.compare.cell import LOCK_SUFFIX
 from balora.compare.cells import Cell, differences, flat
 from balora.compare.comparison import Comparison
+from balora.config.values import dump_mapping, read_mapping
 from balora.errors import ConfigError
 from balora.files import write_json, write_text
 from balora.folders import Read, check_apart, check_not_overwritten
-from balora.recipes.values import dump_mapping, read_mapping
 from balora.rows import (
     CHOICES_FILE,
     COMPARE,

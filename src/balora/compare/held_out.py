@@ -13,9 +13,9 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset
 
-from balora.classification_config import ClassificationConfig
 from balora.compare.plan import Parts
 from balora.config import DataConfig
+from balora.config.classification import ClassificationConfig
 from balora.data.inputs import training_input
 from balora.data.provenance import iterate_rows
 from balora.data.reading import read_input

@@ -18,9 +18,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from balora.config import COEFFICIENTS, BALoraConfig
+from balora.config import BALoraConfig
+from balora.config.fields import suggestion
+from balora.config.objective import COEFFICIENTS
+from balora.config.replay import GENERATED
 from balora.errors import ConfigError
-from balora.field_types import suggestion
 from balora.recipes.kinds import Kind
 from balora.recipes.methods import (
     FIELDS_OF_TERM,
@@ -31,7 +33,6 @@ from balora.recipes.methods import (
     reference_problem,
     resolve,
 )
-from balora.replay.config import GENERATED
 from balora.rows import BASE
 
 _REPLAY = "replay_coef"

@@ -8,14 +8,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from balora.classification_config import OWN_TASKS, ClassificationConfig
 from balora.compare.cells import Cell
 from balora.compare.comparison import Comparison
 from balora.compare.fingerprints import data_files, fingerprint
 from balora.compare.methods import method_fields, recipe_without
 from balora.config import DataConfig
+from balora.config.classification import OWN_TASKS, ClassificationConfig
+from balora.config.fields import suggestion
 from balora.errors import ConfigError
-from balora.field_types import suggestion
 from balora.files import read_filled_text
 from balora.models.names import check_model_name
 from balora.recipes.kinds import GENERATION

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Value
 
-from balora.classification_config import ClassificationConfig, OutOfDomainConfig
+from balora.config.classification import ClassificationConfig, OutOfDomainConfig
+from balora.config.fields import suggestion
 from balora.data.glue import GLUE_TASKS
 from balora.data.inputs import Input, evaluation_inputs, out_of_domain_input, training_input
 from balora.data.labels import (
@@ -34,7 +35,6 @@ from balora.data.tokens import tokenize_rows
 from balora.data.transforms import transform_classes, transform_targets
 from balora.data.values import as_text
 from balora.errors import ConfigError, DataError
-from balora.field_types import suggestion
 
 __all__ = [
     "ClassificationRows",

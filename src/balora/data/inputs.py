@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from balora.classification_config import ClassificationConfig, OutOfDomainConfig
+from balora.config.classification import ClassificationConfig, OutOfDomainConfig
 from balora.data.glue import GLUE_HUB_ID, GLUE_TASKS, published_files
 from balora.data.sources import LocalFiles, find_local
 from balora.errors import DataError

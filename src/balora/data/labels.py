@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from datasets import ClassLabel
 
-from balora.classification_config import label_text
+from balora.config.classification import label_text
+from balora.config.fields import suggestion
 from balora.data.provenance import LocatedRows, iterate_rows
 from balora.errors import ConfigError, DataError
-from balora.field_types import suggestion
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]

@@ -12,12 +12,12 @@ import datasets
 from datasets import Dataset
 from datasets.exceptions import DatasetsError
 
+from balora.config.fields import suggestion
 from balora.data.opening import ENDINGS, ending, is_data_file, is_hidden, kind_of, stem
 from balora.data.records import records
 from balora.data.stored import stored_splits
 from balora.data.tables import first_values
 from balora.errors import DataError
-from balora.field_types import suggestion
 
 _SPLIT = re.compile(
     r"\w+(\.\w+)*(\[(-?[\d_]+%?)?:(-?[\d_]+%?)?\])?(\((closest|pct1_dropremainder)\))?"

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
 
-from balora.classification_config import REGRESSION_TASKS
+from balora.config.classification import REGRESSION_TASKS
 from balora.errors import NonFiniteError
 
 Array: TypeAlias = Any

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from balora.classification_config import ClassificationConfig
+from balora.config.classification import ClassificationConfig
+from balora.config.fields import field_hints, given_problems
+from balora.config.values import parse_texts, read_mapping
 from balora.data.classification import (
     ClassificationRows,
     load_evaluation_rows,
@@ -17,13 +19,11 @@ from balora.data.classification import (
 from balora.errors import ConfigError, DataError
 from balora.evaluation.predict import glue_x_average, measure_sets
 from balora.evaluation.results import doubts, format_figures
-from balora.field_types import field_hints, given_problems
 from balora.models.load import accelerator
 from balora.models.names import name_of_dtype
 from balora.models.run_folder import class_names_of, load_run
 from balora.models.source import RECIPE_FILE, ModelSource
 from balora.recipes.load import check_recipe
-from balora.recipes.values import parse_texts, read_mapping
 
 
 @dataclass(frozen=True)

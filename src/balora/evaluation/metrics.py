@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from balora.config.fields import suggestion
 from balora.errors import ConfigError
-from balora.field_types import suggestion
 
 Direction = Literal["up", "down", "none"]
 Role = Literal["task", "retention", "other", "cost"]

@@ -12,7 +12,8 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.classification_config import ClassificationConfig
+from balora.config.classification import ClassificationConfig
+from balora.config.glue_x import GLUE_X, average_line
 from balora.data.classification import ClassificationRows, tokenize_rows
 from balora.errors import NonFiniteError
 from balora.evaluation.classification import (
@@ -22,7 +23,6 @@ from balora.evaluation.classification import (
     task_metrics,
     worst_group,
 )
-from balora.glue_x import GLUE_X, average_line
 from balora.models.adapter import inner_model
 
 

@@ -11,20 +11,20 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.config import DataConfig
+from balora.config.fields import field_hints, given_problems
+from balora.config.values import parse_texts
 from balora.data import load_examples
 from balora.errors import ConfigError
 from balora.evaluation.batches import chat_prompt
 from balora.evaluation.instrument import Figures, MeasureOptions, Models
 from balora.evaluation.instruments import measure
 from balora.evaluation.responses import count_responses
-from balora.field_types import field_hints, given_problems
 from balora.files import read_filled_text
 from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.names import name_of_dtype
 from balora.models.record import check_recorded_weights
 from balora.models.run_folder import check_base, load_run
 from balora.models.source import ModelSource, read_recipe
-from balora.recipes.values import parse_texts
 
 
 @dataclass(frozen=True)

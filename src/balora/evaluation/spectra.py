@@ -16,13 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.errors import ConfigError
-from balora.evaluation.batches import (
-    Row,
-    encode,
-    evaluating,
-    in_batches,
-    right_padded,
-)
+from balora.evaluation.batches import Row, encode, evaluating, in_batches, right_padded
 from balora.fused.spectral import HeadFactor
 from balora.models.adapter import inner_model
 from balora.models.generation import padding_id

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from balora.config.fields import field_hints
+from balora.config.values import dump_mapping, parse_texts, read_mapping, read_switch
 from balora.errors import ConfigError
 from balora.evaluation.run import check_runs
 from balora.evaluation.table import format_table
-from balora.field_types import field_hints
 from balora.files import write_json
 from balora.lab.build import BuiltLab, build_lab
 from balora.lab.card import CardOptions, measure_defects
@@ -19,7 +20,6 @@ from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.names import name_of_dtype
 from balora.models.run_folder import check_base, load_run
 from balora.models.source import ModelSource, base_of_runs
-from balora.recipes.values import dump_mapping, parse_texts, read_mapping, read_switch
 from balora.state import read_json
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
-from balora.config import Count, Seed, read_part, refuse
-from balora.field_rules import Interval
-from balora.field_types import field_problems
+from balora.config.fields import field_problems
+from balora.config.parts import Count, Seed, read_part, refuse
+from balora.config.rules import Interval
 from balora.lab.corpus import TRAIN_REPEATS
 from balora.lab.planted import mention_weights
 from balora.lab.problems import MAX_PROBLEMS

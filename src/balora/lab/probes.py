@@ -18,13 +18,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.evaluation.batches import (
-    Row,
-    encode,
-    evaluating,
-    in_batches,
-    right_padded,
-)
+from balora.evaluation.batches import Row, encode, evaluating, in_batches, right_padded
 from balora.lab.world import TEMPLATES, Fact
 from balora.models.generation import padding_id
 from balora.models.limits import max_positions

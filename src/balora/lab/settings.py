@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from balora.config import Count, Seed
-from balora.field_rules import Interval
+from balora.config.parts import Count, Seed
+from balora.config.rules import Interval
 
 Part = Annotated[float, Interval(ge=0, le=1)]
 NoiseRate = Annotated[float, Interval(ge=0, lt=1)]

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.classification_config import ClassificationConfig
+from balora.config.classification import ClassificationConfig
 from balora.data.glue import GLUE_TASKS
 from balora.errors import ConfigError
 from balora.models.adapter import is_adapter_folder, read_adapter

@@ -10,10 +10,10 @@ from typing import Any
 
 from accelerate import PartialState
 
+from balora.config.values import read_mapping
 from balora.errors import ConfigError
 from balora.models.names import check_model_name
 from balora.recipes import Recipe
-from balora.recipes.values import read_mapping
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
+from balora.config.fields import as_declared, missing_path, spelled
 from balora.errors import ConfigError
-from balora.field_types import as_declared, missing_path, spelled
 from balora.recipes.load import known_fields
 
 if TYPE_CHECKING:

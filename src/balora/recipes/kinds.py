@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from balora.classification_config import ClassificationConfig
 from balora.config import (
-    GENERATION_FIELDS,
     AdapterConfig,
     BALoraConfig,
     DataConfig,
@@ -22,7 +20,9 @@ from balora.config import (
     RunConfig,
     StoppingConfig,
 )
-from balora.replay.config import ReplayConfig
+from balora.config.classification import ClassificationConfig
+from balora.config.objective import GENERATION_FIELDS
+from balora.config.replay import ReplayConfig
 
 _QUIET = {"report_to": "none", "gradient_checkpointing": False}
 

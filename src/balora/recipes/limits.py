@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from balora.field_rules import Allowed, Checked, Form, Interval, OneOf, PathTo, Rule
+from balora.config.rules import Allowed, Checked, Form, Interval, OneOf, PathTo, Rule
 
 _POSITIVE, _NOT_NEGATIVE, _COUNT = Interval(gt=0), Interval(ge=0), Interval(ge=1)
 _BELOW_1 = Interval(ge=0, lt=1)

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from balora.config import AdapterConfig
+from balora.config.fields import accepts, field_hints, given_problems, type_problem, wrong_type
+from balora.config.rules import Allowed, OneOf, Rule
+from balora.config.values import parse_text, parse_texts, read_mapping
 from balora.errors import ConfigError
-from balora.field_rules import Allowed, OneOf, Rule
-from balora.field_types import accepts, field_hints, given_problems, type_problem, wrong_type
 from balora.recipes.kinds import GENERATION, Kind, kind_of
 from balora.recipes.limits import DECLARED, limits
 from balora.recipes.methods import METHODS, attempt, fields_of_terms_off, foreign_fields, resolve
 from balora.recipes.other_tools import Here, here
 from balora.recipes.recipe import Recipe
 from balora.recipes.table import ROWS, pick_row
-from balora.recipes.values import parse_text, parse_texts, read_mapping
 
 _NULL_IS_UNSET = ("preset", "report_to")
 

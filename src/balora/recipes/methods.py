@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar
 
-from balora.config import COEFFICIENTS, PISSA_FIELDS, AdapterConfig, AdapterInit, BALoraConfig
+from balora.config import AdapterConfig, BALoraConfig
+from balora.config.objective import COEFFICIENTS, PISSA_FIELDS, AdapterInit
+from balora.config.replay import ReplayConfig
 from balora.errors import ConfigError
-from balora.replay.config import ReplayConfig
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from balora.field_types import spelled_default
+from balora.config.fields import spelled_default
 
 _CALLED = {  # by the name of another tool or version
     "alpha": "lora_alpha",

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from balora.classification_config import ClassificationConfig
 from balora.config import (
     AdapterConfig,
     BALoraConfig,
@@ -16,11 +15,12 @@ from balora.config import (
     RunConfig,
     StoppingConfig,
 )
+from balora.config.classification import ClassificationConfig
+from balora.config.replay import ReplayConfig
+from balora.config.replay import acting_fields as replay_fields
+from balora.config.values import dump_mapping
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind
 from balora.recipes.methods import METHODS, Resolved, acting_fields
-from balora.recipes.values import dump_mapping
-from balora.replay.config import ReplayConfig
-from balora.replay.config import acting_fields as replay_fields
 
 _OF_ONE_CALL = ("resume_from_checkpoint",)
 """Fields of the trainer's that say, as those of `RunConfig` do, what a call does with a folder."""

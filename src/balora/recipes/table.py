@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Collection, KeysView, Mapping
 from typing import Any
 
+from balora.config.fields import suggestion
 from balora.errors import ConfigError
-from balora.field_types import suggestion
 
 ROWS = "rows"
 TASKS = "tasks"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from balora.config.options import ReplayOptions
+from balora.config.replay import GENERATED, ReplayConfig
 from balora.errors import ConfigError
 from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.source import ModelSource
-from balora.options import ReplayOptions
-from balora.replay.config import GENERATED, ReplayConfig
 from balora.replay.library import generated_texts
 
 

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from balora.config.values import read_mapping
 from balora.evaluation.metrics import METRICS, measured_by, metric_of, task_metric
-from balora.recipes.values import read_mapping
 from balora.report.statistics import Estimate, holm, mean_interval, paired_difference
 from balora.rows import BASE, COMPARE, COMPARISON_FILE, cell_key, read_details, read_rows
 

@@ -1,7 +1,7 @@
 """Training arguments that hold the settings of the method too: for trackers, files and parsers.
 
 The fields are those of :class:`~balora.config.BALoraConfig` and
-:class:`~balora.replay.config.ReplayConfig`, with their defaults, sentences and checks; they are
+:class:`~balora.config.replay.ReplayConfig`, with their defaults, sentences and checks; they are
 written there and nowhere else.
 """
 
@@ -17,11 +17,12 @@ from typing import Any, Literal, TypeVar, Union
 from transformers import TrainingArguments
 from trl import SFTConfig
 
-from balora.config import GENERATION_FIELDS, BALoraConfig
+from balora.config import BALoraConfig
+from balora.config.fields import describe
+from balora.config.objective import GENERATION_FIELDS
+from balora.config.replay import ReplayConfig
+from balora.config.values import parse_text
 from balora.errors import ConfigError
-from balora.field_types import describe
-from balora.recipes.values import parse_text
-from balora.replay.config import ReplayConfig
 
 Part = TypeVar("Part", BALoraConfig, ReplayConfig)
 

@@ -15,8 +15,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from peft import PeftModel
 
-from balora.config import COEFFICIENTS
-from balora.replay.config import ReplayConfig
+from balora.config.objective import COEFFICIENTS
+from balora.config.replay import ReplayConfig
 from balora.usage import loading_lines
 
 _BALORA = """@article{chang2024balora,

@@ -18,8 +18,8 @@ from transformers import TrainingArguments
 from balora.anchored import BASE_UNTOUCHED, lora_layers, only_adapter
 from balora.anchored.layer import anchored_adapters, is_anchored
 from balora.config import BALoraConfig
+from balora.config.rules import Allowed
 from balora.errors import ConfigError, DataError, RowError
-from balora.field_rules import Allowed
 from balora.models.limits import Limits
 from balora.recipes.limits import limits
 from balora.recipes.methods import reference_problem

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.utils import is_torch_bf16_gpu_available
 
 from balora.anchored import add_adapter, check_adapter, initialise
-from balora.config import GENERATION_FIELDS, BALoraConfig
+from balora.config import BALoraConfig
+from balora.config.objective import GENERATION_FIELDS
 from balora.errors import ConfigError, NonFiniteError
 from balora.models.classifier import (
     ClassifierHead,
@@ -56,11 +57,7 @@ from balora.trainers.reference import (
 )
 from balora.trainers.resume import ResumeMixin
 from balora.trainers.save import StagedSaveMixin
-from balora.trainers.sharding import (
-    check_sharding,
-    sharding_of,
-    sharding_of_accelerator,
-)
+from balora.trainers.sharding import check_sharding, sharding_of, sharding_of_accelerator
 from balora.trainers.texts import ready
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from torch import Tensor
 from balora.anchored import anchor_adapter
 from balora.anchored.beside import is_anchored_model
 from balora.config import BALoraConfig
+from balora.config.replay import ReplayConfig
 from balora.objective import Coefficients, Normalizer, coefficients_at
 from balora.regularizers.spectral import ratio_is_constant
-from balora.replay.config import ReplayConfig
 from balora.trainers.arguments import holding
 from balora.trainers.memory import ReportMemory
 from balora.usage import absolute_name

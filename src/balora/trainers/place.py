@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from balora.config.fields import field_hints, rules_of
+from balora.config.rules import PathTo
 from balora.errors import WriteError
-from balora.field_rules import PathTo
-from balora.field_types import field_hints, rules_of
 from balora.folders import OF_A_MODEL, Read, check_apart, check_not_overwritten, made_folder
 from balora.recipes import Recipe
 from balora.staging import recover, writing

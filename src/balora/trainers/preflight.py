@@ -16,8 +16,8 @@ from torch import nn
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import integration_utils
 
+from balora.config.fields import spelled
 from balora.errors import ConfigError
-from balora.field_types import spelled
 from balora.models.blank import without_weights
 from balora.recipes import CLASSIFICATION, Recipe, training_arguments
 from balora.trainers.checkpoint import is_wished

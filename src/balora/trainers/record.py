@@ -15,6 +15,7 @@ from datasets import Dataset
 from peft import PeftModel
 
 from balora.config import BALoraConfig
+from balora.config.replay import ReplayConfig, acting_fields
 from balora.digests import (
     digest_of_batches,
     digest_of_columns,
@@ -25,7 +26,6 @@ from balora.digests import (
 from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.models.adapter import inner_model
-from balora.replay.config import ReplayConfig, acting_fields
 from balora.trainers.checkpoint import Checkpoint
 from balora.trainers.resume_rules import (
     content_differences,

@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from balora.anchored import reference_mode
+from balora.config.replay import ReplayConfig
 from balora.models.head import LMHead, head_of
 from balora.objective import Normalizer, next_token_targets
-from balora.replay.config import ReplayConfig
 from balora.replay.reference import HiddenStates, Place, place_for
 from balora.replay.schedule import ReplaySchedule, share
 from balora.replay.texts import ReplayTexts

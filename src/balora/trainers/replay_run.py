@@ -12,12 +12,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from balora.anchored import reference_mode
 from balora.cache import default_cache
-from balora.config import refuse
+from balora.config.parts import refuse
+from balora.config.replay import GENERATED, ReplayConfig
 from balora.errors import ConfigError
 from balora.models.adapter import inner_model
 from balora.models.head import head_of
 from balora.models.limits import max_positions
-from balora.replay.config import GENERATED, ReplayConfig
 from balora.replay.library import generated_texts, texts_of
 from balora.replay.start import start_of
 from balora.replay.swap import swap_of

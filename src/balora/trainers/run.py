@@ -9,12 +9,7 @@ from transformers import EarlyStoppingCallback, Trainer
 
 from balora.recipes import CLASSIFICATION, Recipe, training_arguments
 from balora.trainers.checkpoint import is_wished
-from balora.trainers.output import (
-    Provenance,
-    checkpoint_to_resume,
-    remove_traces,
-    settings_of,
-)
+from balora.trainers.output import Provenance, checkpoint_to_resume, remove_traces, settings_of
 from balora.trainers.place import output_folder
 from balora.trainers.preflight import check_arguments_work
 from balora.trainers.run_classification import prepare_classification

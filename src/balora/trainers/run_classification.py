@@ -22,7 +22,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.trainer_utils import IntervalStrategy
 
-from balora.classification_config import ClassificationConfig
+from balora.config.classification import ClassificationConfig
 from balora.data.classification import (
     ClassificationRows,
     load_evaluation_rows,

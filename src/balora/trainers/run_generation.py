@@ -23,12 +23,7 @@ from balora.models.special_tokens import (
     settle_special_tokens,
 )
 from balora.recipes import Recipe
-from balora.trainers.build import (
-    Prepared,
-    building_trainer,
-    naming_refused_chats,
-    peft_config,
-)
+from balora.trainers.build import Prepared, building_trainer, naming_refused_chats, peft_config
 from balora.trainers.rows import scores_responses_only
 from balora.trainers.sft import BALoraSFTTrainer
 

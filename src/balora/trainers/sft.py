@@ -17,13 +17,13 @@ from trl import SFTConfig, SFTTrainer, is_conversational
 
 from balora.anchored import check_adapter, initialise, naming_targets, started_by_peft
 from balora.config import BALoraConfig
+from balora.config.replay import ReplayConfig
 from balora.errors import ConfigError, NonFiniteError
 from balora.models.head import head_of
 from balora.models.limits import Limits
 from balora.models.load import load_model, load_tokenizer
 from balora.models.source import ModelSource, placed_source
 from balora.objective import Normalizer
-from balora.replay.config import ReplayConfig
 from balora.trainers.arguments import BALoraSFTConfig, settings
 from balora.trainers.checks import (
     check_arguments,
@@ -53,11 +53,7 @@ from balora.trainers.rows import (
     unshortened,
 )
 from balora.trainers.save import StagedSaveMixin
-from balora.trainers.sharding import (
-    check_sharding,
-    sharding_of,
-    sharding_of_accelerator,
-)
+from balora.trainers.sharding import check_sharding, sharding_of, sharding_of_accelerator
 from balora.trainers.step import ObjectiveStep, add_objective
 
 # transformers renamed it and warns of the old name

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from balora.cli import main
+from balora.config.values import dump_mapping
 from balora.evaluation.bench.suite import Figure
 from balora.evaluation.generation import TransformersGenerator
 from balora.models.load import load_model
 from balora.models.source import ModelSource
-from balora.recipes.values import dump_mapping
 from support.adapters import anchored_model, make_batch, train
 from support.classification_runs import error_of
 from support.models import make_model, make_tokenizer

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from balora.config import Count, Seed, refuse
+from balora.config.fields import field_hints, field_problems, given_problems, suggestion
+from balora.config.parts import Count, Seed, refuse
+from balora.config.rules import Checked, Form, Interval, Named, NotEmpty, OneOf, PathTo
 from balora.errors import ConfigError
-from balora.field_rules import Checked, Form, Interval, Named, NotEmpty, OneOf, PathTo
-from balora.field_types import field_hints, field_problems, given_problems, suggestion
 
 BENCHMARKS = ("gsm8k", "math", "humaneval", "mbpp", "mt_bench")
 

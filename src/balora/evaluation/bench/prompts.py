@@ -10,13 +10,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from balora.config import DataConfig
+from balora.config.fields import field_hints
 from balora.data.columns import pick_layout
 from balora.data.layouts import FirstPairLayout, InstructionLayout
 from balora.data.sources import find_local, load_rows
 from balora.data.templates import ALPACA, PLAIN, template_named
 from balora.errors import ConfigError, DataError
 from balora.evaluation.batches import chat_prompt
-from balora.field_types import field_hints
 from balora.models.source import RECIPE_FILE, read_recipe
 
 CHAT = "chat"

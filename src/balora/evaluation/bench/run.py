@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from balora.config.fields import field_hints, given_problems
+from balora.config.values import parse_text, parse_texts
 from balora.digests import digest_of_weight_files
 from balora.errors import ConfigError
 from balora.evaluation.bench.backends import Backend, make_backend
@@ -19,11 +21,9 @@ from balora.evaluation.bench.mt_bench import MtBench
 from balora.evaluation.bench.prompts import prompter_of
 from balora.evaluation.bench.suite import Figure, Measured, Sheet, make_sheet
 from balora.evaluation.run import check_runs
-from balora.field_types import field_hints, given_problems
 from balora.models.load import load_config, load_tokenizer
 from balora.models.run_folder import check_base, is_classifier
 from balora.models.source import ModelSource
-from balora.recipes.values import parse_text, parse_texts
 
 MADE_BY: dict[str, Callable[[BenchConfig], Benchmark]] = {
     "gsm8k": Gsm8k,

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from balora.config.fields import spelled
 from balora.errors import ConfigError
-from balora.field_types import spelled
 from balora.files import finite, write_json, write_text
 from balora.folders import made_folder
 from balora.staging import writing

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from balora.config.replay import ReplayConfig, acting_fields
 from balora.errors import ConfigError
-from balora.replay.config import ReplayConfig, acting_fields
 
 
 def test_off_by_default():

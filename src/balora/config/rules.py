@@ -89,13 +89,13 @@ class OneOf(Rule):
     @property
     def words(self) -> str:
         """The names."""
-        from balora.field_types import choice_words
+        from balora.config.fields import choice_words
 
         return choice_words(self.names)
 
     def problem(self, value: Any) -> str | None:
         """Return the first text that is none of the names."""
-        from balora.field_types import choice_words, suggestion
+        from balora.config.fields import choice_words, suggestion
 
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str) and one not in self.names:
@@ -127,13 +127,13 @@ class Allowed(Rule):
     @property
     def words(self) -> str:
         """Such as "only `nll` or `chunked_nll`"."""
-        from balora.field_types import spelled_default
+        from balora.config.fields import spelled_default
 
         return "only " + " or ".join(f"`{spelled_default(value)}`" for value in self.values)
 
     def problem(self, value: Any) -> str | None:
         """Return what another value does, and what to set."""
-        from balora.field_types import spelled_default
+        from balora.config.fields import spelled_default
 
         if value in self.values:
             return None

@@ -1,13 +1,13 @@
-"""The settings of replay. Standard library only."""
+"""The settings of replay."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from balora.config import Count, Seed, refuse
-from balora.field_rules import Form, Interval, Named, NotEmpty, PathTo
-from balora.field_types import field_problems
+from balora.config.fields import field_problems
+from balora.config.parts import Count, Seed, refuse
+from balora.config.rules import Form, Interval, Named, NotEmpty, PathTo
 
 GENERATED = "generated"
 """The value of `replay` for texts that the pre-trained model writes itself."""

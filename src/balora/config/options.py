@@ -10,10 +10,7 @@ import argparse
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, TypeVar, cast
 
-from balora.config import Count, Dtype, Seed
-from balora.errors import ConfigError
-from balora.field_rules import Interval, PathTo
-from balora.field_types import (
+from balora.config.fields import (
     accepts,
     describe,
     field_hints,
@@ -22,6 +19,10 @@ from balora.field_types import (
     spelled_default,
     type_problem,
 )
+from balora.config.model import Dtype
+from balora.config.parts import Count, Seed
+from balora.config.rules import Interval, PathTo
+from balora.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -171,7 +172,7 @@ def read_options(options: type[T], given: argparse.Namespace) -> T:
     Raises:
         ConfigError: With every value that does not fit its field, and every file that is missing.
     """
-    from balora.recipes.values import parse_text
+    from balora.config.values import parse_text
 
     hints = field_hints(options)
     texts = {name: text for name in hints if (text := getattr(given, name)) is not None}

@@ -9,15 +9,14 @@ import sys
 
 import pytest
 
-from balora.classification_config import (
+from balora.config.classification import (
     ClassificationConfig,
     OutOfDomainConfig,
     label_text,
 )
-from balora.config import describe
+from balora.config.fields import describe, field_hints
+from balora.config.values import parse_text
 from balora.errors import ConfigError
-from balora.field_types import field_hints
-from balora.recipes.values import parse_text
 
 
 def config(**settings) -> ClassificationConfig:
@@ -55,7 +54,7 @@ def test_every_field_has_one_sentence(config_class):
 
 def test_the_settings_do_not_import_torch():
     code = (
-        "import balora.classification_config, sys;"
+        "import balora.config.classification, sys;"
         "heavy = {'torch', 'transformers', 'trl', 'datasets', 'numpy', 'yaml'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
+from balora.config.fields import accepts, list_of, members, named_texts, suggestion, type_problem
 from balora.errors import ConfigError
-from balora.field_types import accepts, list_of, members, named_texts, suggestion, type_problem
 
 _RARE_BREAKS = ("\r", "\x85", "\u2028", "\u2029")
 _NULLS = ("null", "Null", "NULL", "~")

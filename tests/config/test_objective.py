@@ -15,8 +15,8 @@ from balora.config import (
     DataConfig,
     ModelConfig,
     RunConfig,
-    describe,
 )
+from balora.config.fields import describe
 from balora.errors import ConfigError
 from balora.evaluation.bench.config import BenchConfig, BenchmarkData
 

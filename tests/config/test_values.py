@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balora.config.rules import Named, OneOf
+from balora.config.values import (
+    dump_mapping,
+    parse_text,
+    read_mapping,
+)
 from balora.errors import ConfigError
-from balora.field_rules import Named, OneOf
-from balora.recipes.values import dump_mapping, parse_text, read_mapping
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from balora.classification_config import ClassificationConfig
+from balora.config.classification import ClassificationConfig
+from balora.config.glue_x import FILES_ONLY, SETS
 from balora.data.classification import load_out_of_domain_rows
 from balora.data.glue import GLUE_TASKS
 from balora.errors import ConfigError
 from balora.evaluation.predict import glue_x_average
-from balora.glue_x import FILES_ONLY, SETS
 
 NAMES = {
     "sst2": {"+": "positive", "-": "negative"},

@@ -4,7 +4,7 @@ Standard library only.
 
 `bool` is never a number here, `int` is accepted where `float` is declared, and a `float` must be
 finite: `learning_rate: true` and `svd_k: .nan` are mistakes, not values. A text is never blank.
-What a type leaves open is said by the rules of :mod:`balora.field_rules`, in an `Annotated`.
+What a type leaves open is said by the rules of :mod:`balora.config.rules`, in an `Annotated`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
-from balora.field_rules import Form, Named, OneOf, PathTo, Rule
+from balora.config.rules import Form, Named, OneOf, PathTo, Rule
 
 _WORDS = {
     int: "a whole number",

@@ -1,7 +1,4 @@
-"""The data settings of a classification or regression run. Standard library only.
-
-As in `balora.config`: one sentence below each field, and each class lists every problem at once.
-"""
+"""The data of a classification or regression run."""
 
 from __future__ import annotations
 
@@ -11,13 +8,13 @@ from decimal import Decimal
 from itertools import combinations
 from typing import Annotated, Any, Literal
 
-from balora.config import Count, Seed, read_part, refuse
+from balora.config.fields import field_problems, suggestion
+from balora.config.glue_x import GLUE_X
+from balora.config.glue_x import SETS as GLUE_X_SETS
+from balora.config.glue_x import entries as glue_x_entries
+from balora.config.parts import Count, Seed, read_part, refuse
+from balora.config.rules import Form, Interval, NotEmpty, PathTo
 from balora.errors import ConfigError
-from balora.field_rules import Form, Interval, NotEmpty, PathTo
-from balora.field_types import field_problems, suggestion
-from balora.glue_x import GLUE_X
-from balora.glue_x import SETS as GLUE_X_SETS
-from balora.glue_x import entries as glue_x_entries
 
 ClassificationTask = Literal[
     "cola",

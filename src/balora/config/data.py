@@ -1,0 +1,83 @@
+"""The data of a text generation run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from balora.config.fields import field_problems, suggestion
+from balora.config.parts import refuse
+from balora.config.rules import Named, PathTo
+
+OverlongRows = Literal["error", "drop"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which rows to train on, and how a row becomes a prompt and a response."""
+
+    dataset_name: Annotated[str, PathTo("data")]
+    """A hub id, a local .jsonl, .json, .csv, .tsv or .parquet file, or a folder of them."""
+
+    dataset_config: str | None = None
+    """Configuration (subset) of `dataset_name`, where that is a data set on the hub."""
+
+    dataset_train_split: str = "train"
+    """Rows to train on, such as train, train[:100000] or train[10%:]."""
+
+    eval_dataset_name: Annotated[str | None, PathTo("data")] = None
+    """Another data set to evaluate on, named like `dataset_name`; null takes the same one."""
+
+    dataset_test_split: str | None = None
+    """Rows to evaluate on; null with no `eval_dataset_name` means no evaluation."""
+
+    prompt_column: str | None = None
+    """Column with the instruction, where its name is not one of the usual ones."""
+
+    input_column: str | None = None
+    """Column with an optional input to the instruction; needs `prompt_column`."""
+
+    response_column: str | None = None
+    """Column with the response, where its name is not one of the usual ones."""
+
+    prompt_template: Annotated[str | None, Named(("alpaca", "none"))] = None
+    """Text with {instruction} and optionally {input}, or alpaca, or none; null picks by columns."""
+
+    overlong_rows: OverlongRows = "error"
+    """What to do with rows whose response is cut off entirely by `max_length`: error or drop."""
+
+    def __post_init__(self) -> None:
+        refuse("data", field_problems(self, self._column_problems, self._template_problems))
+
+    def _column_problems(self) -> list[str]:
+        problems = []
+        for one, other in (
+            ("prompt_column", "response_column"),
+            ("response_column", "prompt_column"),
+            ("input_column", "prompt_column"),
+        ):
+            if getattr(self, one) is not None and getattr(self, other) is None:
+                problems.append(f"`{one}` is {getattr(self, one)}, so `{other}` must be set too")
+        return problems
+
+    def _template_problems(self) -> list[str]:
+        text = self.prompt_template
+        if text is None or text == "alpaca":
+            return []
+        if text != "none" and "{instruction}" not in text:
+            hint = suggestion(text, ("alpaca", "none"))
+            return [
+                f"`prompt_template` is `{text}`, which holds no {{instruction}}{hint}; write "
+                "alpaca, none or a text with {instruction} in it"
+            ]
+        if text.endswith((" ", "\t")):
+            return [
+                "`prompt_template` ends in a space, which tokenizers merge with the first word of "
+                "the response; leave the space out, the response then starts with one"
+            ]
+        if self.input_column is not None and "{input}" not in text:
+            return [
+                f"`input_column` is {self.input_column}, but `prompt_template` has no {{input}}; "
+                "add {input} to it or leave `input_column` out"
+            ]
+        return []
