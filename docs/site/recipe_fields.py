@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from balora.classification_config import ClassificationConfig
+from balora.config import ClassificationConfig
 from balora.recipes.kinds import GENERATION
 
 _SCHEMAS = Path(__file__).resolve().parents[2] / "src" / "balora" / "schemas"
