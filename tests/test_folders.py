@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from balora.errors import BaloraError, ConfigError
+from balora.files import write_text
 from balora.folders import Read, check_apart, check_not_overwritten, made_folder, new_folder
 from balora.staging import staged_folder
 from support.killing import Kill, killed_at
@@ -215,11 +218,30 @@ def test_what_a_killed_call_moved_aside_is_back_before_it_is_asked_for(tmp_path,
     assert tree(Path("out")) == old
 
 
+def test_several_threads_write_into_one_new_folder(tmp_path):
+    """What one of them tries a folder with is not taken for what a killed process has left."""
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+
+    def write(folder, number):
+        with made_folder(folder, "`--to`"):
+            write_text(folder / f"{number}.txt", "text")
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for turn in range(30):
+                done = [pool.submit(write, tmp_path / str(turn), i) for i in range(4)]
+                assert [one.result() for one in done] == [None] * 4
+    finally:
+        sys.setswitchinterval(switch)
+    assert len([*tmp_path.glob("*/*.txt")]) == 30 * 4
+
+
 def test_a_full_disk_is_a_failed_run(monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tempfile.mkdtemp", fail)
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
     with pytest.raises(BaloraError, match="`--to` 'new/x' cannot be written: no space") as caught:
         export(Path("new/x"))
     assert caught.value.exit_status == 1

@@ -56,7 +56,6 @@ ELSEWHERE = {
     "evaluation/bench/markers": "evaluation/bench/test_gsm8k.py",
     "evaluation/bench/math_answers": "evaluation/bench/test_math.py",
     "evaluation/bench/math_problems": "evaluation/bench/test_math.py",
-    "evaluation/bench/metrics": "evaluation/bench/test_run.py",
     "evaluation/bench/numbers": "evaluation/bench/test_gsm8k.py",
     "evaluation/bench/programs": "evaluation/bench/test_code.py",
     "evaluation/bench/prompts": "evaluation/bench/test_gsm8k.py",

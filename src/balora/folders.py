@@ -112,7 +112,8 @@ def made_folder(path: Path, setting: str, *, shown: Path | None = None) -> Itera
     try:
         with _refusing(shown or path, setting):
             path.mkdir(parents=True, exist_ok=True)
-            os.rmdir(tempfile.mkdtemp(prefix=".balora-", dir=path))
+            # a file without a name: an empty folder would be taken for one that a kill has left
+            tempfile.TemporaryFile(dir=path).close()
         yield
     except BaseException:
         for folder in made:

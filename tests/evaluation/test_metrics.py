@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 
 from balora.errors import ConfigError
-from balora.evaluation.bench.metrics import INSTRUMENT as BENCH
 from balora.evaluation.metrics import (
     METRICS,
     Metric,
@@ -21,11 +22,19 @@ from balora.recipes.kinds import CLASSIFICATION, GENERATION
 
 
 def test_every_metric_has_an_instrument_and_is_found_under_its_name():
-    instruments = (*GENERATION.instruments, *CLASSIFICATION.instruments, "lab", "run")
-    # those of the benchmarks are added when `balora bench` is first loaded
-    own = {name for name, metric in METRICS.items() if metric.instrument != BENCH}
-    assert set(measured_by(*instruments)) == own
+    instruments = (*GENERATION.instruments, *CLASSIFICATION.instruments, "lab", "benchmark", "run")
+    assert set(measured_by(*instruments)) == METRICS.keys()
     assert all(metric.name == name for name, metric in METRICS.items())
+
+
+def test_benchmarks_have_their_titles_where_only_a_report_is_written():
+    code = (
+        "import sys; from balora.evaluation.metrics import metric_of; m = metric_of('gsm8k'); "
+        "assert not [name for name in sys.modules if 'evaluation.bench' in name]; "
+        "print(m.title, m.show(0.5), m.direction)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "GSM8K 50.0% up\n"
 
 
 def test_what_is_measured_of_the_world_or_of_kept_text_is_not_of_the_task_rows():

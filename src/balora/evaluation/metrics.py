@@ -1,7 +1,7 @@
 """The metrics: what each is called, how it is shown, which way is better, who measures it.
 
-This is the one place that says so. A metric that another module brings, as ``gsm8k/exact_match``,
-is added by `register` when that module is imported. ``SET:METRIC`` and ``BENCHMARK/METRIC`` need no
+This is the one place that says so. A metric that a module of the user's own brings is added by
+`register` when that module is imported. ``SET:METRIC`` and ``BENCHMARK/METRIC`` need no
 entry: they are the metric after the mark, measured elsewhere.
 """
 
@@ -19,10 +19,14 @@ from balora.errors import ConfigError
 Direction = Literal["up", "down", "none"]
 Role = Literal["task", "retention", "other", "cost"]
 
-SHARE, NATS, NUMBER, PLAIN = "{:.1%}", "{:.4f}", "{:.3f}", "{:.4g}"
+SHARE, NATS, NUMBER, PLAIN, RATING = "{:.1%}", "{:.4f}", "{:.3f}", "{:.4g}", "{:.2f}"
 """Formats of one value, for `str.format`."""
 _ON_TASK_ROWS = ("answers", "responses", "classification")
 """Instruments that read the rows of the task."""
+_CATEGORIES = (
+    *("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"),
+)
+"""Of MT-Bench's questions."""
 _NOTHING = 1e-12
 """What rounding leaves of a difference that is none."""
 
@@ -153,6 +157,26 @@ register(
     Metric("spearman", "Spearman correlation", NUMBER, "up", "classification", "task", 0.0),
     Metric("mse", "mean squared error", NATS, "down", "classification", "other"),
     Metric("ece", "calibration error (ECE)", NATS, "down", "classification", "other"),
+    # benchmarks
+    Metric("gsm8k", "GSM8K", SHARE, "up", "benchmark", "task", 0.0),
+    Metric("gsm8k_paper", "GSM8K, the authors' rule", SHARE, "up", "benchmark", "other"),
+    Metric("gsm8k_flexible", "GSM8K, last number of the text", SHARE, "up", "benchmark", "other"),
+    Metric("math", "MATH", SHARE, "up", "benchmark", "task", 0.0),
+    Metric("math_paper", "MATH, the authors' rule", SHARE, "up", "benchmark", "other"),
+    Metric("humaneval", "HumanEval (pass@1)", SHARE, "up", "benchmark", "task", 0.0),
+    Metric("mbpp", "MBPP (pass@1)", SHARE, "up", "benchmark", "task", 0.0),
+    Metric("humaneval_pass@10", "HumanEval (pass@10)", SHARE, "up", "benchmark", "other"),
+    Metric("humaneval_pass@100", "HumanEval (pass@100)", SHARE, "up", "benchmark", "other"),
+    Metric("mbpp_pass@10", "MBPP (pass@10)", SHARE, "up", "benchmark", "other"),
+    Metric("mbpp_pass@100", "MBPP (pass@100)", SHARE, "up", "benchmark", "other"),
+    Metric("mt_bench", "MT-Bench, first turn (1 to 10)", RATING, "up", "benchmark", "task"),
+    *(
+        Metric(f"mt_bench_{name}", f"MT-Bench, {name}", RATING, "up", "benchmark", "other")
+        for name in _CATEGORIES
+    ),
+    Metric("unanswered", "without an answer", SHARE, "down", "benchmark", "other"),
+    Metric("unrated", "without a rating", SHARE, "down", "benchmark", "other"),
+    Metric("programs_timed_out", "programs out of time", SHARE, "down", "benchmark", "other"),
     # fields of a row beside its metrics
     Metric("num_trainable_parameters", "trainable parameters", "{:,.0f}", "none", "run", "cost"),
     Metric("train_seconds", "training (s)", "{:.1f}", "down", "run", "cost"),

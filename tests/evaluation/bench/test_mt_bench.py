@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -70,6 +71,12 @@ def test_the_prompts_are_the_published_ones(shared_data):
     assert {published[n]["system_prompt"] for n in ("single-v1", "single-math-v1")} == {
         judge_module._SYSTEM
     }
+
+
+def test_one_client_asks_everything(judge, server):
+    assert judge.server.client is Server("another", "`--base`", 0.5, 3).client
+    judge.rate("Why?", "Because.", None)
+    assert judge.rate("Why?", "So.", None).rating == 7.0
 
 
 def test_what_fails_for_now_is_asked_again(judge, server):
@@ -156,9 +163,12 @@ def test_answers_are_written_rated_and_shown_and_an_outage_leaves_them(
     figures = json.loads((tmp_path / "figures.json").read_text())["base"]
     assert figures["figures"]["mt_bench"]["value"] == pytest.approx((9 + 7 + 7) / 3)
     assert figures["figures"]["mt_bench/unrated"]["value"] == 0
+    assert figures["figures"]["mt_bench_writing"]["value"] == 9
+    assert figures["figures"]["mt_bench_stem"]["n"] == 1
     assert figures["facts"]["mt_bench"] == {"judge": MODEL_AS_SERVED}
     printed = capsys.readouterr().out
     assert f"mt_bench is judged with judge {MODEL_AS_SERVED}." in printed
+    assert re.search(r"MT-Bench, writing, n = 1 +9\.00 \+- 0\.00", printed)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["text"] for row in rows] == answers
     assert [row["rating"] for row in rows] == [9, 7, 7]

@@ -85,9 +85,14 @@ class MtBench:
 
 
 def _verdict(problem: Problem, rating: Rating) -> Verdict:
-    scores = {"mt_bench": rating.rating, "unrated": float(rating.rating is None)}
+    category = problem.row["category"]
+    scores = {
+        "mt_bench": rating.rating,
+        f"mt_bench_{category}": rating.rating,
+        "unrated": float(rating.rating is None),
+    }
     shown = {
-        "category": problem.row["category"],
+        "category": category,
         "rating": rating.rating,
         "status": "rated" if rating.rating is not None else "the judge gave no rating",
         "judgment": rating.text,

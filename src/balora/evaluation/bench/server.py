@@ -6,6 +6,7 @@ or a cache. What a server says of an error is not repeated either, because it ma
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +66,7 @@ class Server:
         import openai
 
         try:
-            self.client(max_retries=1).models.list()
+            self.client.with_options(max_retries=1).models.list()
         except (openai.NotFoundError, openai.InternalServerError, openai.RateLimitError):
             return  # a server without a list of its models, or one that is busy
         except openai.OpenAIError as error:
@@ -79,15 +80,14 @@ class Server:
         """Where it is."""
         return os.environ.get(URL) or "api.openai.com"
 
-    def client(self, *, max_retries: int | None = None) -> OpenAI:
-        """Return the client, which tries again by itself and honours Retry-After."""
-        import openai
-
-        return openai.OpenAI(
-            base_url=os.environ.get(URL) or None,
-            api_key=os.environ.get(KEY) or "none",  # a server of one's own asks for none
-            timeout=self.seconds,
-            max_retries=self.max_retries if max_retries is None else max_retries,
+    @property
+    def client(self) -> OpenAI:
+        """The client, one for all requests of this process; it honours Retry-After."""
+        return _client(
+            os.environ.get(URL) or None,
+            os.environ.get(KEY) or "none",  # a server of one's own asks for none
+            self.seconds,
+            self.max_retries,
         )
 
     def chat(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int) -> Reply:
@@ -96,9 +96,9 @@ class Server:
         Raises:
             BaloraError: If the server gave none.
         """
-        with self._failing(), self.client() as client:
+        with self._failing():
             given: Any = list(messages)
-            reply = client.chat.completions.create(
+            reply = self.client.chat.completions.create(
                 model=self.model, messages=given, temperature=0.0, max_tokens=max_tokens
             )
             usage = reply.usage.model_dump(exclude_none=True) if reply.usage else {}
@@ -111,8 +111,8 @@ class Server:
         Raises:
             BaloraError: If the server gave none.
         """
-        with self._failing(), self.client() as client:
-            reply = client.completions.create(model=self.model, prompt=prompt, **sampling)
+        with self._failing():
+            reply = self.client.completions.create(model=self.model, prompt=prompt, **sampling)
             return [choice.text for choice in sorted(reply.choices, key=lambda one: one.index)]
 
     @contextmanager
@@ -126,6 +126,16 @@ class Server:
                 f"{self.setting} {self.model}: the server at {self.address} {_why(error)}. What "
                 "was answered is kept; the same command goes on."
             ) from None
+
+
+@functools.cache
+def _client(url: str | None, key: str, seconds: float, max_retries: int) -> OpenAI:
+    import openai
+
+    client = openai.OpenAI(base_url=url, api_key=key, timeout=seconds, max_retries=max_retries)
+    # the package loads what these need when they are first asked for: here, before threads do
+    _ = client.chat.completions, client.completions
+    return client
 
 
 def _why(error: Exception) -> str:

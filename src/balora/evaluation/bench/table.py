@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import balora.evaluation.bench.metrics  # noqa: F401  registers the metrics that are shown
 from balora.evaluation.bench.suite import Figure, Measured
 from balora.evaluation.metrics import metric_of
 from balora.evaluation.table import aligned
