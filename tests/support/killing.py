@@ -3,7 +3,8 @@
 A call runs in a forked child, so that what the test has imported is there already: a kill costs as
 long as the call itself. Before each write below a folder the child counts; at the given number it
 kills itself. In the mode ``half`` it first cuts what the write before it wrote to half its bytes,
-which is what a kill inside that write leaves.
+which is what a kill inside that write leaves. Of the kills that leave the same files one is enough:
+a call that is only watched says which.
 
 Counted are what Python opens for writing, renames, links, makes and removes, and each file of
 ``torch.save`` and of safetensors, which are written without Python.
@@ -11,13 +12,16 @@ Counted are what Python opens for writing, renames, links, makes and removes, an
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,23 +44,30 @@ class Kill(NamedTuple):
 def every_kill(call: Callable[[], Any], under: Path) -> Iterator[tuple[Kill, bool]]:
     """Kill a call before each of its writes, then inside each, and yield after every kill.
 
-    The caller puts the folder back to what it was before it goes on.
+    Before the first kill the call comes to its end once. The caller puts the folder back to what it
+    was each time before it goes on.
 
     Args:
-        call: Returns an exit status, or None for 0.
+        call: Returns an exit status, or None for 0; it writes the same each time.
         under: Only writes below this folder count.
 
     Yields:
-        Where it was killed, and True; last of each of the two rounds, where the call came to its
-        end before that step, False.
+        Where it was killed, and True; first, where it came to its end, step 0 and False.
+
+    Raises:
+        AssertionError: If it failed, with what it printed.
     """
-    for half in (False, True):
-        step, killed = 0, True
-        while killed:
-            step += 1
-            kill = Kill(step, half)
-            killed = killed_at(kill, call, under)
-            yield kill, killed
+    with tempfile.TemporaryDirectory() as elsewhere:
+        log = Path(elsewhere) / "states"
+        log.touch()
+        assert not _in_child(lambda: _Watcher(log, under.resolve()).arm(), call, None)
+        states = log.read_text().splitlines()
+    yield Kill(0, half=False), False
+    order = [Kill(step, half) for step in range(1, len(states) // 2 + 1) for half in (False, True)]
+    first = dict(zip(reversed(states), reversed(order), strict=True))
+    for kill in sorted(first.values(), key=lambda kill: (kill.half, kill.step)):
+        assert killed_at(kill, call, under), f"the call wrote less than before: {kill}"
+        yield kill, True
 
 
 def killed_at(kill: Kill, call: Callable[[], Any], under: Path) -> bool:
@@ -120,14 +131,19 @@ class _Killer:
             return
         self.is_busy = True
         self.count += 1
+        self.at_write()
+        self.is_busy = False
+
+    def at_write(self) -> None:
+        """Kill the process if it is the write."""
         if self.count == self.kill.step:
             if self.kill.half:
-                self.cut_the_last()
+                for path in self.changed():
+                    os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(60)  # the signal comes
         if self.kill.half and self.count == self.kill.step - 1:
             self.before = self.files()
-        self.is_busy = False
 
     def is_below(self, path: Any) -> bool:
         """Say whether a write goes below the folder; links on the way are followed."""
@@ -141,12 +157,43 @@ class _Killer:
         paths = (path for path in self.under.rglob("*") if path.is_file() and not path.is_symlink())
         return {path: path.stat() for path in paths}
 
-    def cut_the_last(self) -> None:
-        """Cut every file that has changed since the write before to half; a renamed one has not."""
+    def changed(self) -> list[Path]:
+        """Return every file that has changed since the write before; a renamed one has not."""
         known = {(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in self.before.values()}
-        for path, stat in self.files().items():
-            if (stat.st_ino, stat.st_mtime_ns, stat.st_size) not in known:
-                os.truncate(path, stat.st_size // 2)
+        return [
+            path
+            for path, stat in self.files().items()
+            if (stat.st_ino, stat.st_mtime_ns, stat.st_size) not in known
+        ]
+
+
+class _Watcher(_Killer):
+    """Writes down the two states that a kill before each write would leave: whole, and cut."""
+
+    def __init__(self, log: Path, under: Path) -> None:
+        super().__init__(Kill(0, half=False), under)
+        self.log = log
+
+    def at_write(self) -> None:
+        """Write down the states."""
+        states = [self.state(cut) for cut in ((), self.changed())]
+        self.before = self.files()
+        with self.log.open("a") as file:
+            file.writelines(f"{state}\n" for state in states)
+
+    def state(self, cut: Collection[Path]) -> str:
+        """Return a digest of every path and file; the names of work folders are by chance."""
+        digest = hashlib.sha256()
+        found = {_named(path.relative_to(self.under)): path for path in self.under.rglob("*")}
+        for name, path in sorted(found.items()):
+            content = path.read_bytes() if path.is_file() else b""
+            digest.update(name.encode() + b"\0")
+            digest.update(content[: len(content) // 2] if path in cut else content)
+        return digest.hexdigest()
+
+
+def _named(path: Path) -> str:
+    return re.sub(r"\.balora-\w{8}", ".balora-", str(path))
 
 
 def _in_child(arm: Callable[[], None], call: Callable[[], Any], seconds: float | None) -> bool:
