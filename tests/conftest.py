@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# rows of tests do not stay in the user's cache, which `datasets` looks through at every map
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="balora-tests-")
 
 import pytest
 import torch
 from hypothesis import settings
+
+atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 # a deadline would fail on a busy machine
 settings.register_profile("balora", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("balora")
 
 torch.set_num_threads(1)  # two workers with a thread pool each get in one another's way
+os.fsync = lambda _: None  # no test cuts the power, and a disk takes its time
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported out of garbage collections; every training asks for one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def describe_environment() -> dict[str, str]:
     return facts | _devices()
 
 
+@lru_cache(maxsize=1)  # what runs is what was imported
 def git_commit() -> str | None:
     """Return the commit of the source tree that balora runs from, None for an installed wheel."""
     root = Path(__file__).resolve().parents[2]
@@ -70,6 +72,7 @@ def git_commit() -> str | None:
     return result.stdout.strip() or None
 
 
+@lru_cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
