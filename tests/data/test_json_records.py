@@ -332,6 +332,19 @@ def test_a_second_run_does_not_read_the_file_again(write, monkeypatch):
     assert read(name) == first
 
 
+def test_what_is_mapped_of_a_file_lies_apart_from_every_other_file(write):
+    folders = []
+    for name in ("one.jsonl", "two.jsonl"):
+        rows, _ = load_rows(write(name, [{"a": 1}]), find_local(name), None, "train")
+        mapped = rows.map(lambda row: {"b": row["a"]})
+        places = {
+            Path(file["filename"]).parent for file in (*rows.cache_files, *mapped.cache_files)
+        }
+        assert len(places) == 1
+        folders += places
+    assert folders[0] != folders[1]
+
+
 def test_nothing_is_left_of_a_file_that_cannot_be_read(write):
     write("rows.jsonl", '{"a": 1}\n{"a"')
     refusal("rows.jsonl")

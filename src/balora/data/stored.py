@@ -49,13 +49,15 @@ def stored_splits(files: Files, columns: Sequence[str] | None = None) -> dict[st
         BaloraError: If the rows cannot be stored.
     """
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "balora"
-    key = _key(files, columns)
-    found = {split: folder / f"{key}-{split}.arrow" for split in files}
+    # a folder for each: `datasets` stores what it maps beside it and looks through all of that
+    own = folder / _key(files, columns)
+    found = {split: own / f"{split}.arrow" for split in files}
     if not all(file.is_file() for file in found.values()):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as stage:
                 _store(files, columns, Path(stage))
+                own.mkdir(exist_ok=True)
                 for split, file in found.items():
                     os.replace(Path(stage) / split, file)
         except OSError as error:
