@@ -252,14 +252,50 @@ def test_the_same_rows_and_weights_elsewhere_are_the_same_run(copied, capsys):
     assert resume(copied, *moved, "--model_name_or_path", str(copied / "moved")) == 0
 
 
+def change_base(folder, part, **settings):
+    """Write a base of the same sizes in which something else than its first layer differs."""
+    model = make_model("llama", **settings)
+    part(model.model).weight.data *= 1.5
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+
+
+def first_layer(model):
+    return model.layers[0].mlp.up_proj
+
+
+def embedding(model):
+    return model.embed_tokens
+
+
 def test_another_base_is_refused(copied, capsys):
-    model = make_model("llama")
-    model.model.layers[0].mlp.up_proj.weight.data *= 1.5
-    model.save_pretrained(copied / "other")
-    make_tokenizer().save_pretrained(copied / "other")
+    change_base(copied / "other", first_layer)
     assert resume(copied, "--model_name_or_path", str(copied / "other")) == 2
     said = error_of(capsys)
+    other, base = (str(copied / name) for name in ("other", "base"))
+    assert f"other weights than `model_name_or_path` {other!r}: `model.layers.0." in said
+    assert "Name the model it was trained on, " in said
+    change_base(copied / "base", first_layer)
+    assert resume(copied, "--model_name_or_path", base) == 2
+    assert f"than `model_name_or_path` {base!r}: `model.layers.0." in error_of(capsys)
+    # of what the record of the base has no sample, the digest has
+    change_base(copied / "base", embedding)
+    assert resume(copied) == 2
+    said = error_of(capsys)
     assert "the weights of the pre-trained model are others (`model_name_or_path` was " in said
+
+
+def test_another_base_of_full_fine_tuning_is_refused(tmp_path, capsys):
+    save_base(tmp_path / "base")
+    write(tmp_path / "rows.jsonl", ROWS)
+    full = ("--method", "full", "--lora_r", "null", "--lora_alpha", "null")
+    assert call(tmp_path, "out", *full) == 0
+    change_base(tmp_path / "base", first_layer)
+    capsys.readouterr()
+    assert resume(tmp_path, *full) == 2
+    said = error_of(capsys)
+    assert f"other weights than `model_name_or_path` {str(tmp_path / 'base')!r}: `model.lay" in said
+    assert "It has changed since; restore it." in said
 
 
 def test_what_training_does_not_depend_on_may_differ(copied, capsys, caplog):
@@ -334,7 +370,10 @@ def test_a_trainer_without_a_recipe_compares_files_settings_and_content(tmp_path
     refused("`per_device_train_batch_size` was 4 and is 2", per_device_train_batch_size=2)
     refused("`svd_coef` was 0.0001 and is 0.3", objective={"svd_coef": 0.3})
     refused("the training rows are others", rows=make_rows(9))
+    other = make_model("llama", seed=1)
+    other.name_or_path = "another"
     refused("the weights of the pre-trained model are others", model=make_model("llama", seed=1))
+    refused(r"are others \(`model_name_or_path` was null and is another\)", model=other)
     trainer = make_trainer(tmp_path, **settings)
     trainer.data_collator.pad_to_multiple_of = 8
     with pytest.raises(ConfigError, match="the batches that the data collator makes"):

@@ -100,7 +100,7 @@ def test_long_values_are_cut():
 def test_other_content_names_the_field_behind_it():
     was, now = {"dataset_name": "a.jsonl", "model_revision": "v1"}, {"dataset_name": "b.jsonl"}
     found = content_differences({"rows": "1"}, {"rows": "2"}, settings=(was, now | was))
-    assert found == ["the training rows are others"]
+    assert found == ["the training rows are others (`dataset_name` is still a.jsonl)"]
     found = content_differences({"rows": "1"}, {"rows": "2"}, settings=(was, was | now))
     assert found == [
         "the training rows are others (`dataset_name` was a.jsonl and is b.jsonl)",

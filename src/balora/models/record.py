@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from balora.errors import ConfigError
 from balora.files import write_json
-from balora.models.source import ModelSource, name_the_base
+from balora.models.source import ModelSource, name_the_base, read_recipe
 from balora.state import read_json
 
 BASE_FILE = "base_model.json"
@@ -78,9 +78,11 @@ def check_recorded_weights(folder: Path, base: ModelSource, model: PreTrainedMod
     for name, entries in recorded.get("weights", {}).items():
         found = _entries(weights[name]) if name in weights else entries
         if not np.allclose(found, entries, rtol=tolerance, atol=tolerance * np.abs(entries).max()):
+            is_named = read_recipe(folder).get("model_name_or_path") == base.name
+            fix = "It has changed since; restore it." if is_named else name_the_base(folder)
             raise ConfigError(
                 f"`{folder}` was trained on a model of the same sizes but with other weights than "
-                f"{base.words}: `{name}` differs. {name_the_base(folder)}"
+                f"{base.words}: `{name}` differs. {fix}"
             )
 
 

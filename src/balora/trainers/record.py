@@ -59,7 +59,9 @@ def settings_of(trainer: Any, objective: BALoraConfig) -> dict[str, dict[str, An
             for name, value in config.items()
             if name not in _NOT_OF_THE_ADAPTER
         }
+    base = inner_model(model).name_or_path
     return {
+        "base": {"model_name_or_path": base} if base else {},
         "arguments": plain(trainer.args.to_dict()),
         "objective": plain(asdict(objective) | _replay_of(trainer)),
         "adapter": plain(adapter),
@@ -103,7 +105,7 @@ def check_same_run(
 
     Args:
         checkpoint: To go on from.
-        settings: From :func:`settings_of`.
+        settings: From :func:`settings_of`, every part.
         content: Returns the digests of :func:`content_of`; called where the settings agree.
         processes: How many there are.
         recipe: The flat fields of the recipe, where there is one.
@@ -120,8 +122,9 @@ def check_same_run(
         found += differences(was, {name: v for name, v in now.items() if name not in held})
     problems = [str(difference) for difference in found]
     if not problems:
-        recipes = (record.get("recipe") or {}, recipe or {})
-        problems = content_differences(record["digests"], content(), settings=recipes)
+        was = (record.get("base") or {}) | (record.get("recipe") or {})
+        named = (was, {**settings["base"], **(recipe or {})})
+        problems = content_differences(record["digests"], content(), settings=named)
     refuse_other_run(checkpoint.folder, problems)
     arguments = settings["arguments"]
     if arguments["load_best_model_at_end"]:

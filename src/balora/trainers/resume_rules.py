@@ -172,7 +172,7 @@ def content_differences(
         recorded: Digests of the checkpoint by the names of :data:`CONTENT`; None where there is
             none, as for data that are streamed.
         now: Of the run that is to go on.
-        settings: Those of the recipe, recorded and now, to name the field behind a content.
+        settings: Those of the recipe, recorded and now, to name the fields behind a content.
     """
     was, is_now = settings
     found = []
@@ -185,7 +185,9 @@ def content_differences(
             for name in fields
             if was.get(name) != is_now.get(name)
         ]
-        found.append(f"{words} are others" + (f" ({', '.join(changed)})" if changed else ""))
+        same = [f"`{name}` is still {_shown(was[name])}" for name in fields if was.get(name)]
+        named = ", ".join(changed or same)
+        found.append(f"{words} are others{f' ({named})' if named else ''}")
     return found
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from transformers import EarlyStoppingCallback, Trainer
 
+from balora.models.adapter import inner_model
+from balora.models.record import check_recorded_weights
+from balora.models.source import source_of
 from balora.recipes import CLASSIFICATION, Recipe, training_arguments
 from balora.trainers.checkpoint import is_wished
 from balora.trainers.output import Provenance, checkpoint_to_resume, remove_traces, settings_of
@@ -46,7 +49,9 @@ def _run(recipe: Recipe) -> Trainer:
     is_classification = recipe.kind is CLASSIFICATION
     prepare = prepare_classification if is_classification else prepare_generation
     trainer, resolved, finish = prepare(recipe, args)
-    if resume is None and args.should_save:
+    if resume is not None:
+        check_recorded_weights(resume, source_of(recipe), inner_model(trainer.model))
+    elif args.should_save:
         remove_traces(output_dir)
     provenance = Provenance(resolved, trainer.model)
     trainer.recipe_settings = settings
