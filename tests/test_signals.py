@@ -15,7 +15,7 @@ COMMANDS = {
     "train": ("balora.recipes.load_recipe", ["train"], "`--resume_from_checkpoint true` resumes"),
     "quickstart": ("balora.quickstart.quickstart", ["quickstart"], "with `--overwrite` starts"),
     "eval": (
-        "balora.evaluation.classification_run.is_classification_run",
+        "balora.evaluation.command.evaluate",
         ["eval", "out", "--base", "base"],
         "the same command measures again",
     ),

@@ -318,7 +318,7 @@ def overrides(rest: Sequence[str]) -> dict[str, str]:
 
 
 def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    from balora.recipes import CLASSIFICATION, load_recipe
+    from balora.recipes import load_recipe
 
     recipe = load_recipe(options.config, overrides(rest))
     if recipe.run.dry_run:
@@ -332,7 +332,7 @@ def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
     trainer = run_recipe(recipe)
     if launched()[0] > 0:
         return
-    if recipe.kind is CLASSIFICATION:
+    if recipe.kind.evaluates_itself:
         from balora.evaluation.results import format_results, read_results
 
         print(format_results(read_results(Path(trainer.args.output_dir))), end="\n\n")
@@ -364,31 +364,15 @@ def _json_file(text: str | None) -> Path | None:
 def _eval(given: argparse.Namespace, rest: Sequence[str]) -> None:
     options = read_options(EvalOptions, given)
     runs, fields = runs_and_fields(rest)
-    from balora.evaluation.classification_run import is_classification_run
-
     if not runs:
         raise ConfigError(
             "no run is named; folders that `balora train` wrote stand first: `balora eval OUT ...`."
         )
-    if any(is_classification_run(run) for run in runs):
-        _eval_classification(options, runs, fields)
-        return
-    from balora.evaluation import MeasureOptions, format_table
-    from balora.evaluation.run import data_config, evaluate_runs
+    from balora.evaluation.command import evaluate
 
-    figures = evaluate_runs(
-        runs,
-        _base(options, runs),
-        data_config(runs[0], fields),
-        retention_file=Path(options.retention_file) if options.retention_file else None,
-        num_rows=options.num_rows,
-        options=MeasureOptions(options.batch_size, options.max_new_tokens or 256),
-    )
-    print(format_table({name: row.figures for name, row in figures.items()}))
-    print(f"Computed in {figures['base'].dtype}.")
-    if figures["base"].figures["exact_match"] is None:
-        print("No exact match: no completion ends in `The answer is: ...` or `#### ...`.")
-    _write_figures(options, {name: row.to_dict() for name, row in figures.items()})
+    text, metrics = evaluate(runs, _base(options, runs), fields, options)
+    print(text)
+    _write_metrics(options, metrics)
 
 
 def _bench(given: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -401,7 +385,7 @@ def _bench(given: argparse.Namespace, rest: Sequence[str]) -> None:
     measured = measure_benchmarks(runs, _base(options, runs), config)
     print(format_figures({name: one.figures for name, one in measured.items()}))
     print("\n".join(["", *judged_by(measured), f"The answers are in {config.output_dir}."]))
-    _write_figures(options, {name: asdict(one) for name, one in measured.items()})
+    _write_metrics(options, {name: asdict(one) for name, one in measured.items()})
 
 
 def _base(options: EvalOptions | BenchOptions, runs: Sequence[Path]) -> ModelSource:
@@ -416,35 +400,12 @@ def _base(options: EvalOptions | BenchOptions, runs: Sequence[Path]) -> ModelSou
     )
 
 
-def _eval_classification(
-    options: EvalOptions, runs: Sequence[Path], fields: Mapping[str, str]
-) -> None:
-    from balora.evaluation.classification_run import evaluate_classification_runs
-
-    for name in ("retention_file", "max_new_tokens"):
-        if getattr(options, name) is not None:
-            raise ConfigError(f"`--{name}` acts on runs of text generation only; leave it out.")
-    figures = evaluate_classification_runs(
-        runs,
-        _base(options, runs),
-        fields,
-        num_rows=options.num_rows,
-        batch_size=options.batch_size,
-    )
-    print(
-        "\n\n".join(
-            f"{name}, computed in {run.dtype}:\n\n{run.to_text()}" for name, run in figures.items()
-        )
-    )
-    _write_figures(options, {name: asdict(run) for name, run in figures.items()})
-
-
-def _write_figures(options: EvalOptions | BenchOptions, figures: Mapping[str, Any]) -> None:
+def _write_metrics(options: EvalOptions | BenchOptions, metrics: Mapping[str, Any]) -> None:
     """Write the metrics where `--json` says: last, so that a full disk does not take them."""
     if options.json is not None:
         from balora.files import write_json
 
-        write_json(Path(options.json), figures, name="`--json`")
+        write_json(Path(options.json), metrics, name="`--json`")
 
 
 def _compare(options: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -151,7 +151,7 @@ def _properties(kind: Kind) -> Schema:
     known = known_fields(kind)
     described = _described(kind)
     found = {name: field_schema(entry.annotation, described[name]) for name, entry in known.items()}
-    if kind is CLASSIFICATION:
+    if "out_of_domain" in found:
         own = _section(OutOfDomainConfig)
         entry = {**own, "type": "object"}
         by_name = {"type": "object", "additionalProperties": entry}

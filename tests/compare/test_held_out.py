@@ -7,7 +7,6 @@ import json
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from balora.compare import held_out
 from balora.compare.held_out import write_parts
 from balora.config import DataConfig
 from balora.config.classification import ClassificationConfig
@@ -106,7 +105,7 @@ def test_classes_of_the_hub_are_written_by_name(tmp_path, monkeypatch):
     stored = Dataset.from_dict(
         {"text": [f"{i}" for i in range(8)], "label": [0, 1] * 4}, features=features
     )
-    monkeypatch.setattr(held_out, "_read", lambda data: stored)
+    monkeypatch.setattr("balora.data.reading.training_rows", lambda data: stored)
     config = ClassificationConfig(task="classification", dataset_name="x")
     parts = write_parts(config, tmp_path, 0.25)
     assert {row["label"] for row in read(parts.fit)} == {"cold", "warm"}

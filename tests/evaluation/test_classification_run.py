@@ -139,6 +139,6 @@ def test_eval_refuses_runs_of_two_kinds_and_a_run_without_rows(train, models, tm
     capsys.readouterr()
     words = ["eval", str(tmp_path / "out"), "--base", models("bert")]
     assert main(["eval", str(other), *words[1:]]) == 2
-    assert "holds no run of classification" in error_of(capsys)
+    assert "evaluate them apart" in error_of(capsys)
     assert main(words) == 2
     assert "names no rows to evaluate on. Pass `--eval_dataset_name`" in error_of(capsys)

@@ -213,7 +213,7 @@ def test_a_changed_setting_is_named_with_both_values(name, finished, capsys, mon
     def refuse(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("balora.trainers.run.prepare_generation", refuse)
+    monkeypatch.setattr("balora.trainers.run_generation.prepare_generation", refuse)
     also = ("--prompt_column", "prompt", "--response_column", "completion")
     options = [f"--{name}", CHANGED[name], *(also if name == "prompt_template" else ())]
     if name == "load_best_model_at_end":

@@ -17,7 +17,7 @@ from balora.config.parts import refuse
 from balora.config.values import dump_mapping, parse_texts, read_mapping
 from balora.errors import ConfigError
 from balora.evaluation.metrics import measured_by, metric_of
-from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind, kind_of
+from balora.recipes.kinds import Kind, kind_of
 from balora.recipes.load import parse_overrides, replace_fields
 from balora.recipes.table import ROWS
 from balora.rows import BASE, COMPARE
@@ -102,7 +102,7 @@ class Comparison:
     @property
     def evaluation(self) -> dict[str, Any]:
         """Return how text generation is evaluated; nothing for classification."""
-        if self.kind is CLASSIFICATION:
+        if self.kind.evaluates_itself:
             return {}
         names = _EVALUATION if self.lab is None else _EVALUATION[2:]
         return {name: getattr(self.config, name) for name in names}
@@ -198,7 +198,7 @@ def _section(content: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 
 def _with_defaults(config: CompareConfig, kind: Kind) -> CompareConfig:
     """Return the settings with methods, seeds and baseline filled in."""
-    methods = config.methods or [*([BASE] if kind is GENERATION else []), *DEFAULT_METHODS]
+    methods = config.methods or [*([BASE] if kind.has_base else []), *DEFAULT_METHODS]
     trained = [name for name in methods if name != BASE]
     baseline = config.baseline
     if baseline is None and trained:
@@ -289,14 +289,13 @@ def _kind_problems(comparison: Comparison) -> list[str]:
                 f"`conditions`, `{name}` makes the run one of {kind.other.words}, and the recipe "
                 f"is {kind.words}; compare them apart"
             )
-    if kind is CLASSIFICATION:
-        if comparison.lab is not None:
-            problems.append("`task` and `lab` are set, but the lab's task is text generation")
-        if BASE in (config.methods or ()):
-            problems.append(
-                f"`methods` names {BASE}, but the head of a classifier is new, so there is "
-                "nothing to measure before training; leave it out"
-            )
+    if comparison.lab is not None and not kind.has_lab:
+        problems.append(f"`task` and `lab` are set, but the lab's task is {kind.other.words}")
+    if BASE in (config.methods or ()) and not kind.has_base:
+        problems.append(
+            f"`methods` names {BASE}, but the head of a classifier is new, so there is "
+            "nothing to measure before training; leave it out"
+        )
     if config.metric is not None:
         problems += _metric_problems(comparison, config.metric)
     return problems
@@ -305,7 +304,7 @@ def _kind_problems(comparison: Comparison) -> list[str]:
 def _metric_problems(comparison: Comparison, metric: str) -> list[str]:
     lab = () if comparison.lab is None else ("lab",)
     measured = measured_by(*comparison.kind.instruments, *lab)
-    is_elsewhere = comparison.kind is CLASSIFICATION and ":" in metric
+    is_elsewhere = comparison.kind.evaluates_itself and ":" in metric
     if metric in measured or is_elsewhere:
         if comparison.config.sweep and not metric_of(metric).is_of_task_rows:
             return [_chosen_on_what_is_reported(metric, measured)]
@@ -329,7 +328,7 @@ def _chosen_on_what_is_reported(metric: str, measured: Sequence[str]) -> str:
 
 def _unmeasured(comparison: Comparison, metric: str) -> list[str]:
     """Say what a metric needs that is not there."""
-    if comparison.kind is CLASSIFICATION:
+    if comparison.kind.evaluates_itself:
         return []
     if metric == "retention_loss" and comparison.lab is None:
         if comparison.config.retention_file is None:
@@ -353,8 +352,10 @@ def _inert(comparison: Comparison, asked: frozenset[str]) -> list[str]:
         if name in asked and not comparison.config.sweep
     ]
     acting = comparison.evaluation
-    if comparison.kind is CLASSIFICATION:
-        why = "this is classification, which is evaluated by its own settings; leave it out"
+    if comparison.kind.evaluates_itself:
+        why = (
+            f"this is {comparison.kind.words}, which is evaluated by its own settings; leave it out"
+        )
     else:
         why = (
             "the lab has its own; leave it out (`lab: {num_test: N}` sets how many rows there are)"

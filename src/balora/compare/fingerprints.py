@@ -21,12 +21,8 @@ def data_files(data: DataConfig | ClassificationConfig) -> dict[str, dict[str, l
     Raises:
         DataError: If a file or folder is missing or is none of data.
     """
-    names = {"dataset_name": data.dataset_name, "eval_dataset_name": data.eval_dataset_name}
-    if isinstance(data, ClassificationConfig):
-        for other in data.out_of_domain_sets:
-            names[f"out_of_domain.{other.name}"] = other.dataset_name
     found = {}
-    for field, name in names.items():
+    for field, name in data.named_sets.items():
         local = None if name is None else find_local(name, setting=field)
         if local is not None:
             found[field] = local.files

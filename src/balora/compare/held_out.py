@@ -16,11 +16,9 @@ from datasets import ClassLabel, Dataset
 from balora.compare.plan import Parts
 from balora.config import DataConfig
 from balora.config.classification import ClassificationConfig
-from balora.data.inputs import training_input
 from balora.data.provenance import iterate_rows
-from balora.data.reading import read_input
-from balora.data.sources import find_local, load_rows
 from balora.errors import ConfigError
+from balora.recipes.kinds import kind_of_data, load
 from balora.staging import staged_file
 
 _SEED = 0
@@ -42,7 +40,7 @@ def write_parts(data: DataConfig | ClassificationConfig, folder: Path, fraction:
         DataError: If the rows cannot be read.
         ConfigError: If no row would be left to train on.
     """
-    rows = _read(data)
+    rows: Dataset = load(kind_of_data(data).training_rows)(data)
     order = list(range(len(rows)))
     random.Random(_SEED).shuffle(order)
     num_held_out = max(round(fraction * len(rows)), 1)
@@ -56,14 +54,6 @@ def write_parts(data: DataConfig | ClassificationConfig, folder: Path, fraction:
     for file, chosen in zip(parts, (order[num_held_out:], order[:num_held_out]), strict=True):
         _write(rows.select(sorted(chosen)), file)
     return parts
-
-
-def _read(data: DataConfig | ClassificationConfig) -> Dataset:
-    if isinstance(data, ClassificationConfig):
-        return read_input(training_input(data))[0].dataset
-    name = data.dataset_name
-    rows, _ = load_rows(name, find_local(name), data.dataset_config, data.dataset_train_split)
-    return rows
 
 
 def _write(rows: Dataset, file: Path) -> None:

@@ -31,7 +31,7 @@ from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.names import name_of_dtype
 from balora.models.run_folder import load_run
 from balora.models.source import source_of
-from balora.recipes import CLASSIFICATION, Recipe, load_recipe
+from balora.recipes import Recipe, load_recipe
 from balora.rows import DETAILS_FILE
 
 _PACKAGES = ("python", "balora", "torch", "transformers", "peft", "trl", "accelerate", "datasets")
@@ -56,7 +56,7 @@ def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
     measured = {} if cell.is_base else _train(recipe)
     start = time.monotonic()
     details: dict[str, Any] = {}
-    if recipe.kind is CLASSIFICATION:
+    if recipe.kind.evaluates_itself:
         # the run itself has evaluated its last epoch, and the sets out of domain
         assert run is not None
         results = read_results(run)
@@ -216,6 +216,6 @@ def _by_set(
     return {
         prefix + name: figures(row)[name]
         for prefix, row in sets
-        for name in measured_by(*CLASSIFICATION.instruments)
+        for name in measured_by("classification")
         if name in figures(row)
     }

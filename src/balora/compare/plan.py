@@ -13,12 +13,11 @@ from balora.compare.comparison import Comparison
 from balora.compare.fingerprints import data_files, fingerprint
 from balora.compare.methods import method_fields, recipe_without
 from balora.config import DataConfig
-from balora.config.classification import OWN_TASKS, ClassificationConfig
+from balora.config.classification import ClassificationConfig
 from balora.config.fields import suggestion
 from balora.errors import ConfigError
 from balora.files import read_filled_text
 from balora.models.names import check_model_name
-from balora.recipes.kinds import GENERATION
 from balora.recipes.load import check_recipe
 from balora.recipes.recipe import Recipe
 from balora.rows import BASE
@@ -222,7 +221,7 @@ class Plan:
     def _check(self, condition: str, method: str, values: Mapping[str, Any]) -> None:
         own = self.comparison.config.settings_of(method)
         recipe = self._recipe(condition, method, {**own, **values, "output_dir": "unused"})
-        if not _is_evaluated(recipe):
+        if not recipe.data.is_evaluated:
             raise ConfigError(
                 "there is nothing to evaluate on: set `eval_dataset_name` or `dataset_test_split`."
             )
@@ -235,15 +234,15 @@ class Plan:
 
     def _check_metric(self, recipe: Recipe) -> None:
         """Refuse a metric that the task of a classification has not."""
-        metric, data = self.comparison.config.metric, recipe.data
-        if metric is None or ":" in metric or not isinstance(data, ClassificationConfig):
+        metric = self.comparison.config.metric
+        if metric is None or ":" in metric or recipe.task is None:
             return
         from balora.evaluation.classification import metric_names
 
-        names = metric_names(data.task)
+        names = metric_names(recipe.task)
         if metric not in names:
             raise ConfigError(
-                f"`metric` is {metric}, which is not computed for {data.task}"
+                f"`metric` is {metric}, which is not computed for {recipe.task}"
                 f"{suggestion(metric, names)}; choose one of {', '.join(names)}."
             )
 
@@ -290,15 +289,6 @@ def combinations(swept: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())]
 
 
-def _is_evaluated(recipe: Recipe) -> bool:
-    data = recipe.data
-    has_rows = data.eval_dataset_name is not None or data.dataset_test_split is not None
-    if isinstance(data, DataConfig):
-        return has_rows
-    assert isinstance(data, ClassificationConfig)
-    return has_rows or data.task not in OWN_TASKS
-
-
 def _part_fields(comparison: Comparison, parts: Parts | None) -> dict[str, Any]:
     """Return the fields that name the two parts of the training rows."""
     fit, held_out = parts or (_TO_BE_BUILT, _TO_BE_BUILT)
@@ -310,6 +300,4 @@ def _part_fields(comparison: Comparison, parts: Parts | None) -> dict[str, Any]:
         "dataset_test_split": "train",
     }
     # the data sets of another origin take no part in a choice
-    if comparison.kind is GENERATION:
-        return fields
-    return {**fields, "out_of_domain": None, "glue_x_files": None, "glue_x_whole": False}
+    return {**fields, **comparison.kind.without_other_sets}

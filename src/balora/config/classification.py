@@ -238,6 +238,19 @@ class ClassificationConfig:
         """The entries of `out_of_domain`."""
         return tuple(OutOfDomainConfig.from_mapping(entry) for entry in self._entries())
 
+    @property
+    def is_evaluated(self) -> bool:
+        """True when there are rows to evaluate on: a GLUE task always has its own."""
+        is_named = self.eval_dataset_name is not None or self.dataset_test_split is not None
+        return is_named or self.task not in OWN_TASKS
+
+    @property
+    def named_sets(self) -> dict[str, str | None]:
+        """Every data set by the field that names it, those out of domain by their own names."""
+        others = {f"out_of_domain.{one.name}": one.dataset_name for one in self.out_of_domain_sets}
+        own = {"dataset_name": self.dataset_name, "eval_dataset_name": self.eval_dataset_name}
+        return {**own, **others}
+
     def _entries(self) -> list[Any]:
         """Return `out_of_domain` as a list; a mapping gives each entry its name."""
         if self.out_of_domain == GLUE_X:
@@ -270,8 +283,7 @@ class ClassificationConfig:
             return []
         if self.is_regression:
             return [f"`group_column` is set, but task {self.task} has no accuracy; leave it out"]
-        is_evaluated = self.eval_dataset_name is not None or self.dataset_test_split is not None
-        if self.task in OWN_TASKS and not is_evaluated:
+        if not self.is_evaluated:
             return [
                 f"`group_column` is {self.group_column}, but it only acts in evaluation; set "
                 "`dataset_test_split` or `eval_dataset_name`"

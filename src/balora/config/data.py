@@ -46,6 +46,16 @@ class DataConfig:
     overlong_rows: OverlongRows = "error"
     """What to do with rows whose response is cut off entirely by `max_length`: error or drop."""
 
+    @property
+    def is_evaluated(self) -> bool:
+        """True when there are rows to evaluate on."""
+        return self.eval_dataset_name is not None or self.dataset_test_split is not None
+
+    @property
+    def named_sets(self) -> dict[str, str | None]:
+        """Every data set by the field that names it."""
+        return {"dataset_name": self.dataset_name, "eval_dataset_name": self.eval_dataset_name}
+
     def __post_init__(self) -> None:
         refuse("data", field_problems(self, self._column_problems, self._template_problems))
 

@@ -17,7 +17,16 @@ from typing import Any
 
 import yaml
 
-from balora.config.fields import accepts, list_of, members, named_texts, suggestion, type_problem
+from balora.config.fields import (
+    accepts,
+    field_hints,
+    given_problems,
+    list_of,
+    members,
+    named_texts,
+    suggestion,
+    type_problem,
+)
 from balora.errors import ConfigError
 
 _RARE_BREAKS = ("\r", "\x85", "\u2028", "\u2029")
@@ -120,6 +129,24 @@ def parse_texts(texts: Mapping[str, str], hints: Mapping[str, Any]) -> dict[str,
         hints: The annotation of every field.
     """
     return {name: parse_text(text, hints.get(name, str)) for name, text in texts.items()}
+
+
+def parse_fields(texts: Mapping[str, str], config_class: type, *, of: str) -> dict[str, Any]:
+    """Return the values of the fields of a part that a command line gives.
+
+    Args:
+        texts: As they were typed, by the name of the option.
+        config_class: The dataclass of the part.
+        of: What the fields are of, where a name is no field.
+
+    Raises:
+        ConfigError: If a name is no field, or a value does not fit.
+    """
+    hints = field_hints(config_class)
+    values = parse_texts(texts, hints)
+    if problems := given_problems(values, hints, of=of, label="--{}".format):
+        raise ConfigError("; ".join(problems) + ".")
+    return values
 
 
 def parse_text(text: str, annotation: Any) -> Any:

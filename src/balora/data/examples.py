@@ -108,3 +108,13 @@ def _render_batch(batch: dict[str, list[Any]], layout: Layout) -> dict[str, list
         for values in zip(*columns, strict=True)
     ]
     return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def training_rows(config: DataConfig) -> Dataset:
+    """Return the rows that a run trains on, with the columns they are stored with.
+
+    Raises:
+        DataError: If they cannot be read.
+    """
+    name, split = config.dataset_name, config.dataset_train_split
+    return load_rows(name, find_local(name), config.dataset_config, split)[0]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from datasets import Dataset
 
+from balora.config import ClassificationConfig
 from balora.data.columns import listed
 from balora.data.glue import GLUE_TASKS, TaskColumns, with_tsv_columns
-from balora.data.inputs import Input, find_files
+from balora.data.inputs import Input, find_files, training_input
 from balora.data.layouts import texts_problem
 from balora.data.provenance import LocatedRows, iterate_rows
 from balora.data.sources import load_rows
@@ -175,3 +176,12 @@ def check_texts(rows: LocatedRows, columns: InputColumns, *, task: str, purpose:
         f"{num_empty} of {len(rows.dataset)} rows of {rows.name} ({rows.split}) have an empty "
         f"text; {task} was published so, and they are kept."
     )
+
+
+def training_rows(config: ClassificationConfig) -> Dataset:
+    """Return the rows that a run trains on, with the columns they are stored with.
+
+    Raises:
+        DataError: As `read_input`.
+    """
+    return read_input(training_input(config))[0].dataset

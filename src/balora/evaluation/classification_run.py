@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from balora.config.classification import ClassificationConfig
-from balora.config.fields import field_hints, given_problems
-from balora.config.values import parse_texts, read_mapping
+from balora.config.options import EvalOptions
+from balora.config.values import parse_fields, read_mapping
 from balora.data.classification import (
     ClassificationRows,
     load_evaluation_rows,
@@ -45,10 +45,33 @@ class EvaluatedRun:
         return "\n".join([format_figures(sets), *doubts(sets), *average])
 
 
-def is_classification_run(run: Path) -> bool:
-    """Say whether a folder holds a run of classification: its recipe sets `task`."""
-    recipe = run / RECIPE_FILE
-    return recipe.is_file() and read_mapping(recipe).get("task") is not None
+def evaluate(
+    runs: Sequence[Path], base: ModelSource, given: Mapping[str, str], options: EvalOptions
+) -> tuple[str, dict[str, Any]]:
+    """Evaluate runs of classification as `balora eval` does.
+
+    Args:
+        runs: Folders of finished runs.
+        base: As for `evaluate_classification_runs`.
+        given: Data fields as they were typed, which replace those of each run's recipe.
+        options: Of the command.
+
+    Returns:
+        The tables, and everything by the name of the run.
+
+    Raises:
+        ConfigError: If an option acts on text generation only; or as
+            `evaluate_classification_runs`.
+        DataError: If the rows cannot be read.
+    """
+    for name in ("retention_file", "max_new_tokens"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"`--{name}` acts on runs of text generation only; leave it out.")
+    found = evaluate_classification_runs(
+        runs, base, given, num_rows=options.num_rows, batch_size=options.batch_size
+    )
+    tables = [f"{name}, computed in {run.dtype}:\n\n{run.to_text()}" for name, run in found.items()]
+    return "\n\n".join(tables), {name: dataclasses.asdict(run) for name, run in found.items()}
 
 
 def evaluate_classification_runs(
@@ -73,19 +96,13 @@ def evaluate_classification_runs(
         The figures by the name of the run's folder.
 
     Raises:
-        ConfigError: If a folder is no run of classification, a name repeats, a field is no data
-            field or wrong, or the base cannot be loaded.
+        ConfigError: If a name repeats, a field is no data field or wrong, or the base cannot be
+            loaded.
         DataError: If the rows cannot be read, or there are none to evaluate on.
     """
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise ConfigError(f"the runs {names} must have different names.")
-    for run in runs:
-        if not is_classification_run(run):
-            raise ConfigError(
-                f"`{run}` holds no run of classification: its {RECIPE_FILE} sets no `task`. "
-                "Evaluate runs of text generation by themselves."
-            )
     return {
         run.name: _evaluate(run, base, given, num_rows=num_rows, batch_size=batch_size)
         for run in runs
@@ -134,11 +151,7 @@ def data_settings(run: Path, given: Mapping[str, str]) -> ClassificationConfig:
     Raises:
         ConfigError: If a field is unknown or wrong.
     """
-    hints = field_hints(ClassificationConfig)
-    values = parse_texts(given, hints)
-    problems = given_problems(values, hints, of="the data to evaluate on", label="--{}".format)
-    if problems:
-        raise ConfigError("; ".join(problems) + ".")
+    values = parse_fields(given, ClassificationConfig, of="the data to evaluate on")
     if "dataset_name" in values:
         values.setdefault("eval_dataset_name", values.pop("dataset_name"))
     if "eval_dataset_name" in values:

@@ -11,14 +11,16 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.config import DataConfig
-from balora.config.fields import field_hints, given_problems
-from balora.config.values import parse_texts
+from balora.config.fields import field_hints
+from balora.config.options import EvalOptions
+from balora.config.values import parse_fields
 from balora.data import load_examples
 from balora.errors import ConfigError
 from balora.evaluation.batches import chat_prompt
 from balora.evaluation.instrument import Figures, MeasureOptions, Models
 from balora.evaluation.instruments import measure
 from balora.evaluation.responses import count_responses
+from balora.evaluation.table import format_table
 from balora.files import read_filled_text
 from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.names import name_of_dtype
@@ -42,6 +44,39 @@ class Evaluated:
     def to_dict(self) -> dict[str, Any]:
         """Return everything in one mapping."""
         return {**self.figures, **self.counts, "dtype": self.dtype}
+
+
+def evaluate(
+    runs: Sequence[Path], base: ModelSource, given: Mapping[str, str], options: EvalOptions
+) -> tuple[str, dict[str, Any]]:
+    """Evaluate runs of text generation as `balora eval` does.
+
+    Args:
+        runs: Folders of finished runs, at least one.
+        base: As for `evaluate_runs`.
+        given: Data fields as they were typed, which replace those of the first run's recipe.
+        options: Of the command.
+
+    Returns:
+        The table, and everything by the name of the run.
+
+    Raises:
+        ConfigError: As `data_config` and `evaluate_runs`.
+        DataError: If the rows cannot be read.
+    """
+    found = evaluate_runs(
+        runs,
+        base,
+        data_config(runs[0], given),
+        retention_file=Path(options.retention_file) if options.retention_file else None,
+        num_rows=options.num_rows,
+        options=MeasureOptions(options.batch_size, options.max_new_tokens or 256),
+    )
+    table = format_table({name: row.figures for name, row in found.items()})
+    lines = [table, f"Computed in {found['base'].dtype}."]
+    if found["base"].figures["exact_match"] is None:
+        lines.append("No exact match: no completion ends in `The answer is: ...` or `#### ...`.")
+    return "\n".join(lines), {name: row.to_dict() for name, row in found.items()}
 
 
 def evaluate_runs(
@@ -147,12 +182,9 @@ def data_config(run: Path, given: Mapping[str, str]) -> DataConfig:
     Raises:
         ConfigError: If a field is unknown or wrong, or no data set is named anywhere.
     """
-    hints = field_hints(DataConfig)
-    values = parse_texts(given, hints)
-    problems = given_problems(values, hints, of="the data to evaluate on", label="--{}".format)
-    if problems:
-        raise ConfigError("; ".join(problems) + ".")
-    fields = {name: value for name, value in read_recipe(run).items() if name in hints}
+    values = parse_fields(given, DataConfig, of="the data to evaluate on")
+    known = field_hints(DataConfig)
+    fields = {name: value for name, value in read_recipe(run).items() if name in known}
     if "dataset_name" in values:
         for name in ("eval_dataset_name", "dataset_test_split", "dataset_config"):
             fields.pop(name, None)

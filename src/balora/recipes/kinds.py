@@ -1,8 +1,7 @@
 """The two kinds of recipe, text generation and classification, and what each may hold.
 
-A recipe that sets `task` is one of classification. What differs between the two is listed here and
-nowhere else: the data part, the class of the training arguments, the numbers of the preset, and
-the fields of the objective that act in the other kind only.
+A recipe that sets `task` is one of classification. What differs between the two stands in the table
+here; everything else asks it, or the data part, and compares no kind with another.
 """
 
 from __future__ import annotations
@@ -33,10 +32,18 @@ class Kind:
 
     words: str
     """The kind as a message names it."""
+    chosen_by: str
+    """What to do with a field of this kind in a recipe of the other."""
     preset_task: str
     """Which numbers a preset stands for: nlg or nlu."""
     data: type
     """The dataclass of the data part."""
+    training_rows: str
+    """Module and function that read the rows to train on, as they are stored."""
+    prepare: str
+    """Module and function that build a run: from recipe and arguments to trainer, recipe, end."""
+    evaluate: str
+    """Module and function behind `balora eval`."""
     arguments: str
     """Module and class of the training arguments, imported when they are needed."""
     required: tuple[str, ...]
@@ -54,6 +61,14 @@ class Kind:
     """Training arguments where the recipe is silent."""
     instruments: tuple[str, ...]
     """What measures a run where nothing else is asked for, by name."""
+    evaluates_itself: bool
+    """Whether a run leaves its metrics in its folder; of others the finished model is measured."""
+    has_base: bool
+    """Whether the pre-trained model can be measured too: a classifier's head is new."""
+    has_lab: bool
+    """Whether the lab has a task of this kind."""
+    without_other_sets: Mapping[str, Any] = field(default_factory=dict)
+    """The data fields of sets of another origin, with the values that name none."""
     metrics_need: Mapping[str, bool] = field(default_factory=dict)
     """Training arguments with the value without which evaluation has no metrics."""
 
@@ -73,44 +88,70 @@ class Kind:
     @property
     def other(self) -> Kind:
         """The other of the two kinds."""
-        return GENERATION if self is CLASSIFICATION else CLASSIFICATION
+        return next(kind for kind in KINDS if kind is not self)
 
     def arguments_class(self) -> Any:
         """Return the class of the training arguments: `SFTConfig` or `TrainingArguments`."""
-        module, _, name = self.arguments.rpartition(".")
-        return getattr(import_module(module), name)
+        return load(self.arguments)
 
 
 GENERATION = Kind(
     words="text generation",
     preset_task="nlg",
+    chosen_by="leave it out",
     data=DataConfig,
     arguments="trl.SFTConfig",
+    training_rows="balora.data.examples.training_rows",
+    prepare="balora.trainers.run_generation.prepare_generation",
+    evaluate="balora.evaluation.run.evaluate",
     required=("model_name_or_path", "dataset_name", "output_dir"),
     foreign=("space",),
     adapter_learning_rate=2e-4,  # ten times trl's own, as its documentation advises for LoRA
     own_parts={"replay": ReplayConfig},
     instruments=("answers", "responses", "retention"),
+    evaluates_itself=False,
+    has_base=True,
+    has_lab=True,
 )
 CLASSIFICATION = Kind(
     words="classification",
     preset_task="nlu",
+    chosen_by="set `task`",
     data=ClassificationConfig,
     arguments="transformers.TrainingArguments",
+    training_rows="balora.data.reading.training_rows",
+    prepare="balora.trainers.run_classification.prepare_classification",
+    evaluate="balora.evaluation.classification_run.evaluate",
     required=("model_name_or_path", "output_dir"),
     foreign=GENERATION_FIELDS,
     adapter_learning_rate=5e-4,  # within the paper's Table 1, 1e-4 to 6e-4
     adapter_defaults={"lora_r": 8, "lora_alpha": 8},  # the paper's rank, and half of its alphas
     argument_defaults={**_QUIET, "eval_strategy": "epoch"},
     instruments=("classification",),
+    evaluates_itself=True,
+    has_base=False,
+    has_lab=False,
+    without_other_sets={"out_of_domain": None, "glue_x_files": None, "glue_x_whole": False},
     metrics_need={
         "prediction_loss_only": False,
         "batch_eval_metrics": False,
         "eval_do_concat_batches": True,
     },
 )
+KINDS = (GENERATION, CLASSIFICATION)
+
+
+def load(name: str) -> Any:
+    """Return what a module and a name in it, with a point between, stand for."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute)
 
 
 def kind_of(values: Mapping[str, Any]) -> Kind:
     """Return the kind of a recipe by its fields: classification where `task` is set."""
     return GENERATION if values.get("task") is None else CLASSIFICATION
+
+
+def kind_of_data(data: DataConfig | ClassificationConfig) -> Kind:
+    """Return the kind of a recipe by its data part."""
+    return next(kind for kind in KINDS if type(data) is kind.data)

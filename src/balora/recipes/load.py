@@ -220,7 +220,7 @@ def _instead(kind: Kind, name: str) -> str | None:
     if name == ROWS:
         return "belongs into a recipe's file"
     if name in known_fields(kind.other):
-        fix = "set `task`" if kind is GENERATION and name not in kind.foreign else "leave it out"
+        fix = "leave it out" if name in kind.foreign else kind.other.chosen_by
         return f"is a field of {kind.other.words} only, and this is {kind.words}; {fix}"
     return None
 

@@ -19,7 +19,7 @@ from balora.config.classification import ClassificationConfig
 from balora.config.replay import ReplayConfig
 from balora.config.replay import acting_fields as replay_fields
 from balora.config.values import dump_mapping
-from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind
+from balora.recipes.kinds import Kind, kind_of_data
 from balora.recipes.methods import METHODS, Resolved, acting_fields
 
 _OF_ONE_CALL = ("resume_from_checkpoint",)
@@ -43,8 +43,12 @@ class Recipe:
     @property
     def kind(self) -> Kind:
         """Text generation or classification."""
-        is_classification = isinstance(self.data, ClassificationConfig)
-        return CLASSIFICATION if is_classification else GENERATION
+        return kind_of_data(self.data)
+
+    @property
+    def task(self) -> str | None:
+        """The task of a classification, None in text generation."""
+        return getattr(self.data, "task", None)
 
     @property
     def has_adapter(self) -> bool:

@@ -15,7 +15,7 @@ from balora.errors import ConfigError
 from balora.evaluation.results import RESULTS_FILE
 from balora.files import write_text
 from balora.models.record import base_record, write_base
-from balora.recipes import CLASSIFICATION, Recipe
+from balora.recipes import Recipe
 from balora.trainers.checkpoint import STATE_FILE, Checkpoint, find_checkpoint, is_checkpoint
 from balora.trainers.record import refuse_other_run
 from balora.trainers.resume_rules import differences, plain
@@ -101,7 +101,7 @@ def remove_traces(output_dir: Path) -> None:
 
 def _is_done(output_dir: Path, recipe: Recipe) -> bool:
     """Say whether a run has left the last of its files, so that nothing of it can be missing."""
-    last = RESULTS_FILE if recipe.kind is CLASSIFICATION else _FACTS_FILE
+    last = RESULTS_FILE if recipe.kind.evaluates_itself else _FACTS_FILE
     return (output_dir / last).is_file()
 
 

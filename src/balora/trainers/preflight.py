@@ -19,12 +19,11 @@ from transformers.integrations import integration_utils
 from balora.config.fields import spelled
 from balora.errors import ConfigError
 from balora.models.blank import without_weights
-from balora.recipes import CLASSIFICATION, Recipe, training_arguments
+from balora.recipes import Recipe, training_arguments
+from balora.recipes.kinds import load
 from balora.trainers.checkpoint import is_wished
 from balora.trainers.output import checkpoint_to_resume, settings_of
 from balora.trainers.place import check_place
-from balora.trainers.run_classification import prepare_classification
-from balora.trainers.run_generation import prepare_generation
 from balora.trainers.sharding import check_sharding, sharding_of
 
 _REFUSALS = (
@@ -50,7 +49,7 @@ def check_run(recipe: Recipe) -> None:
     check_arguments_work(args, recipe.training)
     check_place(recipe)
     checkpoint_to_resume(recipe, args, settings_of(recipe, args))
-    prepare = prepare_classification if recipe.kind is CLASSIFICATION else prepare_generation
+    prepare = load(recipe.kind.prepare)
     with tempfile.TemporaryDirectory(prefix="balora-") as folder, without_weights():
         elsewhere = {**recipe.training, "output_dir": folder, "push_to_hub": False}
         recipe = dataclasses.replace(recipe, training=elsewhere)

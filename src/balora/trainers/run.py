@@ -10,13 +10,12 @@ from transformers import EarlyStoppingCallback, Trainer
 from balora.models.adapter import inner_model
 from balora.models.record import check_recorded_weights
 from balora.models.source import source_of
-from balora.recipes import CLASSIFICATION, Recipe, training_arguments
+from balora.recipes import Recipe, training_arguments
+from balora.recipes.kinds import load
 from balora.trainers.checkpoint import is_wished
 from balora.trainers.output import Provenance, checkpoint_to_resume, remove_traces, settings_of
 from balora.trainers.place import output_folder
 from balora.trainers.preflight import check_arguments_work
-from balora.trainers.run_classification import prepare_classification
-from balora.trainers.run_generation import prepare_generation
 from balora.trainers.sharding import check_sharding, sharding_of
 
 
@@ -46,9 +45,7 @@ def _run(recipe: Recipe) -> Trainer:
     settings = settings_of(recipe, args)
     resume = checkpoint_to_resume(recipe, args, settings)
     output_dir = Path(args.output_dir)
-    is_classification = recipe.kind is CLASSIFICATION
-    prepare = prepare_classification if is_classification else prepare_generation
-    trainer, resolved, finish = prepare(recipe, args)
+    trainer, resolved, finish = load(recipe.kind.prepare)(recipe, args)
     if resume is not None:
         check_recorded_weights(resume, source_of(recipe), inner_model(trainer.model))
     elif args.should_save:
