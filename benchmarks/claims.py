@@ -1,4 +1,4 @@
-"""The figures that README.md and docs/ give in prose, computed from the rows they come from.
+"""The figures that docs/ give in prose, computed from the rows they come from.
 
     python -m benchmarks.claims
 
@@ -22,7 +22,11 @@ from balora.report.tables import main_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-EXPERIMENTS, PERFORMANCE, README = "docs/experiments.md", "docs/performance.md", "README.md"
+EXPERIMENTS, PERFORMANCE, FINDINGS = (
+    "docs/experiments.md",
+    "docs/performance.md",
+    "docs/findings.md",
+)
 COMPARE = "docs/compare.md"
 SAME_START = (("lora+kl=0.1", "lora at 4.5e-3"), ("pissa+kl=0.1", "pissa"))
 """A method with the consistency term and the one without, at the same learning rate."""
@@ -105,6 +109,24 @@ def quickstart_kept(other: str) -> str:
     return percents([(more - less) / (more - base) for more, less in pairs])
 
 
+def replay_leaves(of: Study) -> list[str]:
+    """Return what replay leaves of what a method loses without it, over all pairs of cells."""
+    found: dict[str, list[float]] = {"retention_loss": [], "recall": []}
+    for metric, shares in found.items():
+        for condition in of.conditions:
+            (before,) = of.values(condition, "base", metric).values()
+            for method in ("full", "lora", "pissa"):
+                without = of.values(condition, method, metric)
+                for seed, value in of.values(condition, f"{method}+replay", metric).items():
+                    if seed in without:
+                        shares.append((value - before) / (without[seed] - before))
+    text, facts = found.values()
+    return [
+        f"leaves {min(text):.1%} to {max(text):.1%} of what the same method loses",
+        f"{percents(facts)} in recall of facts",
+    ]
+
+
 def claims() -> dict[str, list[str]]:
     """Return by page the pieces of sentences that must stand in it, white space aside."""
     coefficients, lab, large = study("lab-coefficients"), study("lab"), study("lab-large")
@@ -127,8 +149,9 @@ def claims() -> dict[str, list[str]]:
     median = f"{statistics.median(seconds):.1f} s"
     whole = statistics.mean(coefficients.values("", "pissa", "kl").values())
     return {
-        README: [
+        FINDINGS: [
             f"forgot {quickstart_kept('balora')} less",
+            *replay_leaves(study("lab-replay")),
             f"keeps {percents(comparisons)} of the lost retained text",
             f"falls by {_share(coefficients, 'balora')}, with ten times as large ones by "
             f"{_share(coefficients, 'ten times')}",

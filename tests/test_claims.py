@@ -17,7 +17,7 @@ def test_a_page_says_what_the_rows_say(page, piece):
     assert piece in text
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/experiments.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/findings.md", "docs/experiments.md"])
 @pytest.mark.parametrize(
     "claim", ["do nothing that shows,", "is PiSSA**:", "change nothing that shows;", "is PiSSA;"]
 )

@@ -8,18 +8,21 @@ through the command line up to their work; recipes are read as recipes. What a p
 from __future__ import annotations
 
 import ast
+import csv
 import importlib.util
 import json
 import re
+import shutil
+import sys
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 
 from balora.cli import main
 from support.documents import PAGES, ROOT, Block, blocks_of, commands_of
@@ -32,7 +35,14 @@ SHELL = ("bash", "sh", "console")
 DRY = ("train", "quickstart", "compare", "lab")
 """Verbs that can say what they would do."""
 MAKE = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-ON_THE_HUB = {"meta-llama/Llama-2-7b-hf": "llama", "FacebookAI/roberta-base": "roberta"}
+EXTRAS = set(
+    re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+)
+ON_THE_HUB = {
+    "meta-llama/Llama-2-7b-hf": "llama",
+    "FacebookAI/roberta-base": "bert",
+    "encoder": "bert",
+}
 """Models of the pages, and the architecture of the tiny ones in their place."""
 RECIPE = "model_name_or_path: MODEL\ndataset_name: rows.jsonl\noutput_dir: outputs/run\n"
 """What a page calls `recipe.yaml` without showing it."""
@@ -43,12 +53,12 @@ def of(*languages: str) -> list:
 
 
 def test_every_block_can_be_run_or_says_why_not(capsys):
-    known = {OUTPUT, "python", "yaml", "json", "diff", *SHELL}
+    known = {OUTPUT, "python", "yaml", "json", "jsonl", "csv", "diff", *SHELL}
     bad = [one.name for one in BLOCKS if one.language not in known and not one.reason]
     assert not bad, f"blocks of a language that nothing here runs: {bad}"
     count = Counter("not run" if one.reason else one.language for one in BLOCKS)
     with capsys.disabled():
-        print(f"\n{len(BLOCKS)} blocks of {len(PAGES)} pages: {dict(count)}")
+        sys.stdout.write(f"\n{len(BLOCKS)} blocks of {len(PAGES)} pages: {dict(count)}\n")
     assert count.total() > 30
 
 
@@ -59,13 +69,15 @@ def workplace(tmp_path, monkeypatch):
     Path("recipes").symlink_to(ROOT / "recipes")
     Path("benchmarks").symlink_to(ROOT / "benchmarks")
     Path("recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    for name in ("train.jsonl", "rows.jsonl"):
+        make_rows().to_json(name)
     return tmp_path
 
 
 @pytest.fixture
 def no_work(monkeypatch):
     """Let every command come as far as its work: its options and fields are read and checked."""
-    given = "balora.field_rules.PathTo.missing"
+    given = "balora.config.rules.PathTo.missing"
     monkeypatch.setattr(given, lambda *_: None)  # files of the reader
     monkeypatch.setattr("balora.trainers.preflight.check_run", lambda recipe: None)
     monkeypatch.setattr("balora.lab.command.check_runs", lambda runs: None)
@@ -99,6 +111,9 @@ def tried(words: list[str], monkeypatch) -> str | None:
         return "" if importlib.util.find_spec(words[2]) else f"no module {words[2]}"
     if first == "python" and words[1].startswith(("examples/", "benchmarks/")):
         return "" if (ROOT / words[1]).is_file() else f"no file {words[1]}"
+    if words[:2] == ["pip", "install"] and words[-1].startswith("."):
+        unknown = set(re.findall(r"\w+", words[-1])) - EXTRAS
+        return f"no extra {unknown}" if unknown else ""
     if first in ("cp", "mkdir", "cd", "cat"):
         return ""
     return None
@@ -122,17 +137,17 @@ def tried_balora(words: list[str], monkeypatch) -> str:
 
 def reads_options(given: Namespace, rest: list[str]) -> None:
     """Read what a command is given, as it does before its work."""
-    from balora import options
     from balora.cli import runs_and_fields
-    from balora.evaluation.bench.run import bench_config
+    from balora.config import options
     from balora.errors import ConfigError
+    from balora.evaluation.bench.run import bench_config
     from balora.recipes import CLASSIFICATION
     from balora.recipes.load import known_fields
 
     own = getattr(options, f"{given.command.capitalize()}Options", None)
     if own:
         options.read_options(own, given)
-    runs, fields = runs_and_fields(rest)
+    _, fields = runs_and_fields(rest)
     if given.command == "bench":
         bench_config(fields)
     elif (
@@ -156,9 +171,13 @@ def test_recipes(block, workplace, capsys):
     assert main([verb, "--config", "shown.yaml", "--dry_run"]) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("block", of("json"))
-def test_json(block):
-    json.loads(block.code)
+@pytest.mark.parametrize("block", of("json", "jsonl", "csv"))
+def test_data(block):
+    lines = [block.code] if block.language == "json" else block.code.splitlines()
+    if block.language == "csv":
+        assert len({len(row) for row in csv.reader(lines)}) == 1
+    else:
+        assert all(json.loads(line) for line in lines)
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +185,10 @@ def hub(tmp_path_factory):
     """Return a folder with tiny models by the names of those of the hub."""
     place = tmp_path_factory.mktemp("hub")
     for name, architecture in ON_THE_HUB.items():
-        make_model(architecture).save_pretrained(place / name)
+        make_model(architecture, num_labels=2).save_pretrained(place / name)
         make_tokenizer().save_pretrained(place / name)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear")
+    get_peft_model(make_model("llama"), lora).save_pretrained(place / "outputs" / "run")
     return place
 
 
@@ -194,8 +215,7 @@ SECTIONS = list(
 @pytest.mark.parametrize(("page", "section"), SECTIONS)
 def test_python(page, section, hub, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for folder in hub.iterdir():
-        (tmp_path / folder.name).symlink_to(folder)
+    shutil.copytree(hub, tmp_path, dirs_exist_ok=True)
     names = given()
     for block in blocks_of(ROOT / page):
         if block.language != "python" or block.section != section:
@@ -205,8 +225,9 @@ def test_python(page, section, hub, tmp_path, monkeypatch, capsys):
             continue
         capsys.readouterr()
         exec(program, names)
+        printed = capsys.readouterr().out
         for promised in re.findall(r"^\s*print\(.*\)  # (.*)$", block.code, re.M):
-            assert promised in capsys.readouterr().out
+            assert promised in printed
 
 
 @pytest.mark.parametrize("block", of("diff"))

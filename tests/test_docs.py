@@ -1,63 +1,32 @@
-"""What the README promises: its commands parse, its recipes load, its names exist."""
+"""The documents: their sentences, names and targets exist; the site builds without a warning."""
 
 from __future__ import annotations
 
+import ast
+import json
+import os
 import re
-import shlex
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+from benchmarks.picture import FIGURES, numbers
 
 import balora
-from balora.cli import build_parser, main, runs_and_fields
-from balora.cli_help import EXAMPLES
+from balora.report.study import read_study
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(set(re.findall(r"^`?(balora [^`\n#|]+)", README.replace("| `", "\n`"), re.M)))
-
-
-def test_the_readme_names_commands():
-    assert sum(command.startswith("balora train --config") for command in COMMANDS) >= 6
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    """Leave out of a dry run what asks the hub for models and data."""
-    monkeypatch.setattr("balora.trainers.preflight.check_run", lambda recipe: None)
-
-
-@pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("balora train --config")])
-def test_train_commands_of_the_readme_resolve(command, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert main([*shlex.split(command)[1:], "--dry_run"]) == 0
-    assert "method: balora" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS if " | " not in c and "train" not in c])
-def test_other_commands_of_the_readme_parse(command):
-    _, rest = build_parser().parse_known_args(shlex.split(command)[1:])
-    runs_and_fields(rest)
-
-
-def test_the_lab_of_the_documents_has_the_fields_it_is_given(monkeypatch):
-    asked = []
-    monkeypatch.setattr("balora.lab.command.lab", lambda *given, **_: asked.append(given) or "")
-    commands = [c for c in COMMANDS if c.startswith("balora lab")]
-    commands += re.findall(r"^  (balora lab.*)$", EXAMPLES["lab"], re.M)
-    assert len(commands) > 3
-    for command in commands:
-        assert main(shlex.split(command)[1:]) == 0
-    runs, _, fields = (list(column) for column in zip(*asked, strict=True))
-    assert [*map(len, runs)] == [0, 0, 0, 2]
-    assert fields == [{"noise_rate": "0.2"}, {}, {"noise_rate": "0.4", "world_seed": "1"}, {}]
+TROUBLES = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+SENTENCES = re.findall(r"^\*\*(.+)\*\*$", TROUBLES, re.M)
 
 
 def test_the_two_commands_of_the_readme_are_targets_of_the_makefile():
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     assert re.findall(r"^make ([a-z-]+)", README, re.M) == ["quickstart", "test"]
-    assert {"quickstart", "test", "check"} <= set(targets)
+    assert {"quickstart", "test", "check", "docs"} <= set(targets)
 
 
 def test_public_names_exist():
@@ -66,16 +35,61 @@ def test_public_names_exist():
         _ = balora.nothing
 
 
-def test_links_of_the_documents_lead_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "AGENTS.md"]:
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+def test_links_of_the_readme_lead_somewhere():
+    for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md"):
+        for target in re.findall(
+            r"\]\((?!http)([^)#]+)", (ROOT / name).read_text(encoding="utf-8")
+        ):
+            assert (ROOT / target).exists(), f"{name}: {target}"
 
 
-@pytest.mark.usefixtures("offline")
-def test_the_comparison_in_the_documents_runs(tmp_path, capsys):
-    page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(re.search(r"```yaml\n(.*?)```", page, re.S)[1], encoding="utf-8")
-    assert main(["compare", "--config", str(recipe), "--dry_run"]) == 0
-    assert capsys.readouterr().out.endswith("56 cells\n")
+def test_the_picture_shows_the_rows():
+    shown = json.loads((FIGURES / "replay.json").read_text(encoding="utf-8"))
+    rows = read_study(ROOT / "benchmarks" / "results" / "lab-replay")
+    assert shown == numbers(rows), "run `python -m benchmarks.picture`"
+
+
+@cache
+def templates() -> list[re.Pattern[str]]:
+    """Return the texts of the code whose values are filled in, whole and up to the first stop."""
+    found = set()
+    for path in (ROOT / "src" / "balora").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                pieces = [
+                    one.value if isinstance(one, ast.Constant) else None for one in node.values
+                ]
+                text = "".join("\0" if one is None else str(one) for one in pieces)
+                found |= {text, *(text[: stop.start() + 1] for stop in re.finditer(r"[.?] ", text))}
+    return [
+        re.compile(re.escape(text.rstrip(".")).replace("\0", ".*"), re.DOTALL)
+        for text in found
+        if len(text.replace("\0", "")) > 20
+    ]
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_a_sentence_of_the_page_on_failures_is_one_of_the_code(sentence):
+    assert any(one.fullmatch(sentence.rstrip(".")) for one in templates()), sentence
+
+
+def test_the_page_on_failures_has_sentences():
+    assert len(SENTENCES) >= 20
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("latex2mathml")
+    words = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-d", str(tmp_path)]
+    environment = {
+        **os.environ,
+        "NO_MKDOCS_2_WARNING": "1",
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")])
+        ),
+    }
+    built = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (built.returncode, built.stdout + built.stderr) == (0, "")
+    pages = "".join(path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html"))
+    assert pages.count("<math ") > 30
+    assert not re.findall(r'(?:src|href)="(https?://[^"]*\.(?:js|css|woff2?))"', pages)
+    assert "`learning_rate`" not in pages  # rendered, not copied

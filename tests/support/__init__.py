@@ -17,6 +17,7 @@ module                       what is in it
 ``killing``                  calls that are killed inside one of their writes
 ``sandbox``                  where programs run in the sandbox, as root and as another user
 ``small_disk``               a disk that is soon full
+``documents``                the code blocks of README.md and docs/
 ``two_processes``            training by one process, and by two that share the work
 ``process``                  the program of each of those processes
 ===========================  ==================================================================
