@@ -6,22 +6,45 @@ import pytest
 
 from balora.cli import main
 from balora.quickstart import quickstart
+from balora.recipes import load_recipe
+
+FEW = {
+    **{"max_steps": "3", "disable_tqdm": "true"},
+    **{"replay_num_texts": "32", "replay_length": "16"},
+}
 
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart") / "out"
-    text = quickstart({"max_steps": "3", "output_dir": str(folder), "disable_tqdm": "true"})
-    return text, folder
+    return quickstart({**FEW, "output_dir": str(folder)}), folder
 
 
-def test_table_has_before_and_after_and_what_changed(printed):
-    text, _ = printed
-    for word in ("before", "after", "change", "exact match", "KL to", "entropy", "retained text"):
+def test_table_has_the_paper_and_the_recommended_setting_beside_one_another(printed):
+    text, folder = printed
+    for word in (
+        "before",
+        "paper",
+        "recommended",
+        "change",
+        "exact match",
+        "KL to",
+        "entropy",
+        "retained text",
+    ):
         assert word in text
     kl = next(line for line in text.splitlines() if line.startswith("KL to")).split()
-    assert float(kl[-3]) == 0.0
-    assert float(kl[-2]) > 0.0
+    before, paper, _, recommended, _ = map(float, kl[-5:])
+    assert before == 0 < recommended
+    assert paper > 0
+    assert load_recipe(folder.with_name("out-paper") / "recipe.yaml").adapter.preset == "paper"
+
+
+def test_a_setting_of_the_users_is_trained_alone(tmp_path):
+    given = {"max_steps": "1", "disable_tqdm": "true", "output_dir": str(tmp_path / "out")}
+    text = quickstart({**given, "method": "lora"})
+    assert "after" in text
+    assert [folder.name for folder in tmp_path.iterdir()] == ["out"]
 
 
 def test_adapter_loads_in_plain_peft_with_the_trained_logits(printed):

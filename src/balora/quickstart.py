@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,9 @@ from balora.errors import BaloraError
 from balora.evaluation import MeasureOptions, format_table
 from balora.evaluation.run import evaluate_runs
 from balora.models.source import source_of
+from balora.recipes import Recipe
 from balora.recipes.load import check_recipe, parse_overrides
+from balora.recipes.methods import REPLAY_FIELDS
 from balora.staging import work_folder, writing
 from balora.state import read_json
 from balora.trainers import BALoraSFTTrainer
@@ -56,31 +59,55 @@ def quickstart(given: Mapping[str, str]) -> str:
     }
     # without the packaged file's name in messages: what can be wrong is what was given
     content = read_mapping(asset_path("quickstart/recipe.yaml")) | embedded
-    recipe = check_recipe(content, parse_overrides(content, given))
+    recipes = _recipes(content, parse_overrides(content, given))
+    recipe = list(recipes.values())[-1]
+    for one in recipes.values():
+        check_run(one)
     if recipe.run.dry_run:
-        check_run(recipe)
         return recipe.to_yaml().rstrip()
-    trainer = run_recipe(recipe)
-    run = Path(trainer.args.output_dir)
+    trainers = {name: run_recipe(one) for name, one in recipes.items()}
     figures = evaluate_runs(
-        [run],
+        [_folder(trainer) for trainer in trainers.values()],
         source_of(recipe),
         DataConfig(dataset_name=str(asset_path("quickstart/test.jsonl"))),
         retention_file=asset_path("quickstart/retention.txt"),
         options=MeasureOptions(batch_size=64, max_new_tokens=48),
     )
-    before, after = figures["base"], figures[run.name]
-    num_examples = after.counts["num_examples"]
+    columns = {name: figures[_folder(trainer).name] for name, trainer in trainers.items()}
+    num_examples = figures["base"].counts["num_examples"]
     lines = [
         *([_pretraining_line(base)] if recipe.model.model_name_or_path == str(base) else []),
         f"Fine-tuned with {recipe.adapter.method}; {num_examples} held-out problems:",
         "",
-        format_table({"before": before.figures, "after": after.figures}),
+        format_table(
+            {"before": figures["base"].figures}
+            | {name: column.figures for name, column in columns.items()}
+        ),
         "",
     ]
+    trainer = trainers.pop(list(trainers)[-1])
+    lines += [
+        f"The run with the paper's setting is in {_folder(one)}." for one in trainers.values()
+    ]
+    run = _folder(trainer)
     if not recipe.has_adapter:
         return "\n".join([*lines, f"The model is in {run}:", "", lines_that_load(trainer, run)])
     return "\n".join([*lines, _plain_peft_line(trainer)])
+
+
+def _recipes(content: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Recipe]:
+    """Return what is trained by the name of its column: the recommended beside the paper's."""
+    recipe = check_recipe(content, given)
+    if recipe.adapter.preset != "recommended":
+        return {"after": recipe}
+    folder = f"{Path(recipe.training['output_dir'])}-paper"
+    without_replay = dict.fromkeys(REPLAY_FIELDS & given.keys())
+    paper = {**given, **without_replay, "preset": "paper", "output_dir": folder}
+    return {"paper": check_recipe(content, paper), "recommended": recipe}
+
+
+def _folder(trainer: BALoraSFTTrainer) -> Path:
+    return Path(trainer.args.output_dir)
 
 
 def _pretraining_line(base: Path) -> str:
@@ -93,7 +120,7 @@ def _pretraining_line(base: Path) -> str:
 
 
 def _plain_peft_line(trainer: BALoraSFTTrainer) -> str:
-    run = Path(trainer.args.output_dir)
+    run = _folder(trainer)
     return (
         f"The adapter is in {run}, a plain LoRA. Loaded in plain PEFT, in a process without "
         f"balora, its logits differ from the trained model's by {plain_peft_error(trainer)}:\n\n"
@@ -109,7 +136,7 @@ def plain_peft_error(trainer: BALoraSFTTrainer) -> str:
     Raises:
         BaloraError: If that process fails; its last line says how.
     """
-    model, run = trainer.model.eval(), Path(trainer.args.output_dir)
+    model, run = trainer.model.eval(), _folder(trainer)
     input_ids = torch.arange(2, 34, device=model.device)[None]
     with torch.no_grad():
         logits = model(input_ids=input_ids).logits

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balora.compare.methods import TERMS, Method, method_fields, parse_method, recipe_without
+from balora.config.replay import RECOMMENDED
 from balora.errors import ConfigError
 from balora.recipes.kinds import CLASSIFICATION, GENERATION
 from balora.recipes.load import check_recipe
@@ -167,6 +168,9 @@ REPLAYING = {"method": "balora", "replay": "texts.jsonl", "replay_every": 2, "re
         ("lora", REPLAYING, {}),
         ("balora", REPLAYING, {k: v for k, v in REPLAYING.items() if k != "method"}),
         ("balora-replay", REPLAYING, {}),
+        ("balora-replay", {"preset": "recommended"}, {"replay": None}),
+        ("pissa+replay", {"preset": "recommended"}, dict(RECOMMENDED)),
+        ("lora+replay=3", {"preset": "recommended"}, {**RECOMMENDED, "replay_coef": 3.0}),
         ("full+replay=0.3", {}, {"replay": "generated", "replay_coef": 0.3}),
         ("pissa+replay", {}, {"replay": "generated"}),
         (

@@ -103,6 +103,12 @@ def test_preset_of_the_published_code():
     assert (config.svd_denominator, config.schedule) == ("frobenius", "iclr2026")
 
 
+def test_recommended_preset_has_none_of_the_three_terms():
+    config = BALoraConfig.preset("recommended")
+    assert (config.consistency_coef, config.diversity_coef, config.svd_coef) == (0, 0, 0)
+    assert config.adapter_init == "pissa"
+
+
 def test_preset_takes_overrides():
     config = BALoraConfig.preset("iclr2026", svd_coef=0.0, entropy_top_k=None)
     assert (config.svd_coef, config.entropy_top_k, config.consistency_coef) == (0.0, None, 0.025)
@@ -114,13 +120,13 @@ def test_preset_takes_overrides():
         (
             "papper",
             "nlg",
-            r"`preset` must be one of paper, iclr2026, got `papper` \(did you mean `p",
+            r"`preset` must be one of paper, iclr2026, recommended, got `papper` \(did you mean `p",
         ),
         ("paper", "nlp", r"`task` must be one of nlg, nlu, got `nlp`"),
         (
             "iclr2026",
             "nlu",
-            r"`preset` is iclr2026, which has numbers for text generation \(nlg\) onl",
+            r"`preset` is iclr2026, which is for text generation \(nlg\) onl",
         ),
     ],
 )
@@ -211,7 +217,7 @@ def test_configs_are_frozen():
         ),
         (
             {"preset": "icml", "method": "lora"},
-            "`preset` must be one of `paper`, `iclr2026` or null",
+            "`preset` must be one of `paper`, `iclr2026`, `recommended` or null",
         ),
         ({"lora_target_modules": []}, "`lora_target_modules` is empty"),
         ({"lora_target_modules": ["q", ""]}, "`lora_target_modules` is empty"),

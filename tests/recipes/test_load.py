@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,8 +17,10 @@ from balora.config import (
     ModelConfig,
     RunConfig,
 )
+from balora.config.replay import ReplayConfig
 from balora.errors import ConfigError
 from balora.recipes import GENERATION, known_fields, load_recipe
+from balora.recipes.load import check_recipe
 
 OFF = dict.fromkeys(("consistency_coef", "diversity_coef", "svd_coef"), 0.0)
 NEEDED = {"model_name_or_path": "gpt2", "dataset_name": "rows.jsonl", "output_dir": "out"}
@@ -83,6 +86,27 @@ def test_method_on_the_command_line_sets_aside_what_is_another_methods(
     recipe = load_recipe(path, {"method": method})
     assert recipe.adapter.lora_r == rank
     assert recipe.objective == objective
+
+
+def test_the_recommended_preset_is_replay_without_the_three_terms():
+    recipe = load_recipe(None, {**NEEDED, "preset": "recommended"})
+    assert recipe.objective == BALoraConfig(**OFF)
+    assert recipe.replay == ReplayConfig(replay="generated", replay_coef=1.0, replay_every=2)
+    assert check_recipe(yaml.safe_load(recipe.to_yaml())).replay == recipe.replay
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"replay": "texts.txt"}, {"replay": "texts.txt", "replay_every": 2}),
+        ({"replay_every": "8"}, {"replay": "generated", "replay_every": 8}),
+        ({"replay": "null"}, {}),
+        ({"method": "lora"}, {}),
+    ],
+)
+def test_what_is_given_goes_over_the_recommended_replay(recipe_file, given, expected):
+    recipe = load_recipe(recipe_file("preset: recommended\n"), given)
+    assert recipe.replay == ReplayConfig(**expected)
 
 
 def test_a_term_switched_off_takes_its_settings_along(recipe_file):

@@ -136,7 +136,7 @@ def test_a_preset_with_a_term_switched_off_is_no_contradiction():
 settings = st.fixed_dictionaries(
     {"method": st.sampled_from(list(METHODS))},
     optional={
-        "preset": st.sampled_from([None, "paper", "iclr2026"]),
+        "preset": st.sampled_from([None, "paper", "iclr2026", "recommended"]),
         "lora_r": st.integers(1, 64),
         "lora_dropout": st.sampled_from([0.0, 0.25]),
         "adapter_init": st.sampled_from(["lora", "pissa", "olora"]),

@@ -174,14 +174,15 @@ def test_a_reference_is_computed_once_and_only_where_it_is_read(
     assert len(calls) == num_passes
 
 
-def test_the_kept_reference_is_the_pretrained_model_in_eval_mode(tmp_path):
-    model = make_model("gpt2")  # with dropout
-    trainer = make(tmp_path, "pissa", model=model, max_steps=1)
+@pytest.mark.parametrize("method", ["pissa", "full"])
+def test_the_kept_reference_is_the_pretrained_model_in_eval_mode(tmp_path, method):
+    model = make_model("gpt2").train()  # with dropout
+    trainer = make(tmp_path, method, model=model, max_steps=1)
     run(trainer)
     number = min(trainer.replay._kept)
     text = trainer.replay.texts.texts[number]
     with torch.no_grad():
-        fresh = make_model("gpt2")
+        fresh = make_model("gpt2").eval()
         hidden = fresh.base_model(input_ids=torch.tensor([text.input_ids])).last_hidden_state[0]
     scored = torch.tensor([label != -100 for label in text.labels[1:]])
     torch.testing.assert_close(trainer.replay._hidden.rows([number]), hidden[:-1][scored])

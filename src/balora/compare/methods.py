@@ -21,7 +21,7 @@ from typing import Any
 from balora.config import BALoraConfig
 from balora.config.fields import suggestion
 from balora.config.objective import COEFFICIENTS
-from balora.config.replay import GENERATED
+from balora.config.replay import GENERATED, RECOMMENDED
 from balora.errors import ConfigError
 from balora.recipes.kinds import Kind
 from balora.recipes.methods import (
@@ -167,9 +167,10 @@ def method_fields(method: Method, recipe: Mapping[str, Any], kind: Kind) -> dict
 
 def _replay_fields(coefficient: float | None, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe's own replay, or the default one; nothing where it is left out."""
+    of_preset = RECOMMENDED if recipe.get("preset") == "recommended" else {}
     if coefficient == 0:
-        return {}
-    own = {name: value for name, value in recipe.items() if name in REPLAY_FIELDS}
+        return dict.fromkeys(of_preset.keys() & {"replay"})
+    own = {**of_preset, **{name: recipe[name] for name in REPLAY_FIELDS & recipe.keys()}}
     own |= {} if coefficient is None else {_REPLAY: coefficient}
     return {"replay": GENERATED, **{name: v for name, v in own.items() if v is not None}}
 

@@ -23,7 +23,7 @@ class AdapterConfig:
     """What is trained: all weights, an adapter by its start, or PiSSA with the terms (balora)."""
 
     preset: Preset | None = None
-    """Published numbers for the terms of method balora; null means paper."""
+    """Terms of method balora: published numbers, or recommended, which is replay; null: paper."""
 
     lora_r: Count = 128
     """Rank r, at most the smaller side of every adapted matrix."""

@@ -17,7 +17,7 @@ PissaSvd = Literal["randomized", "exact"]
 SvdDenominator = Literal["nuclear", "frobenius"]
 Schedule = Literal["constant", "iclr2026"]
 Space = Literal["logits", "features"]
-Preset = Literal["paper", "iclr2026"]
+Preset = Literal["paper", "iclr2026", "recommended"]
 Task = Literal["nlg", "nlu"]
 
 _FRACTION = Interval(gt=0, le=1, hint="write a whole number to count singular values")
@@ -56,6 +56,8 @@ _PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "svd_denominator": "frobenius",
         "schedule": "iclr2026",
     },
+    # what the study of replay found to keep most; a recipe gets replay with it (`RECOMMENDED`)
+    ("recommended", "nlg"): {"consistency_coef": 0.0, "diversity_coef": 0.0, "svd_coef": 0.0},
 }
 
 
@@ -150,10 +152,11 @@ class BALoraConfig:
 
     @classmethod
     def preset(cls, name: str, task: str = "nlg", **overrides: Any) -> BALoraConfig:
-        """Return the published numbers `name` for a `task`, with single fields replaced.
+        """Return the numbers that `name` stands for in a `task`, with single fields replaced.
 
         Args:
-            name: ``paper`` (arXiv 2408.04556, Eq. 9 and 13) or ``iclr2026`` (the authors' script).
+            name: ``paper`` (arXiv 2408.04556, Eq. 9 and 13), ``iclr2026`` (the authors' script), or
+                ``recommended``, in which the three terms are off and a recipe gets replay instead.
             task: ``nlg`` (text generation) or ``nlu`` (classification and regression).
             **overrides: Fields of this class that replace the preset's.
 
@@ -170,7 +173,7 @@ class BALoraConfig:
             )
         if (name, task) not in _PRESETS:
             raise ConfigError(
-                f"`preset` is {name}, which has numbers for text generation (nlg) only; "
+                f"`preset` is {name}, which is for text generation (nlg) only; "
                 f"use `paper` for the task {task}."
             )
         return cls(**{**_PRESETS[name, task], **overrides})

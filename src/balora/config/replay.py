@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,9 @@ from balora.config.rules import Form, Interval, Named, NotEmpty, PathTo
 
 GENERATED = "generated"
 """The value of `replay` for texts that the pre-trained model writes itself."""
+
+RECOMMENDED: Mapping[str, Any] = {"replay": GENERATED, "replay_coef": 1.0, "replay_every": 2}
+"""What the preset ``recommended`` adds to a recipe that says nothing of replay itself."""
 
 ReplayLoss = Literal["kl", "cross_entropy"]
 ReplayReference = Literal["auto", "memory", "disk", "live"]

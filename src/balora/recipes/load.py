@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 from balora.config import AdapterConfig
 from balora.config.fields import accepts, field_hints, given_problems, type_problem, wrong_type
+from balora.config.replay import GENERATED, RECOMMENDED
 from balora.config.rules import Allowed, OneOf, Rule
 from balora.config.values import parse_text, parse_texts, read_mapping
 from balora.errors import ConfigError
@@ -229,6 +230,8 @@ def _build(values: Mapping[str, Any], source: Path | None, kind: Kind) -> Recipe
     by_part: dict[str, dict[str, Any]] = {part: {} for part in (*kind.parts, "training")}
     for name, value in values.items():
         by_part[known_fields(kind)[name].part][name] = value
+    if values.get("preset") == "recommended" and values.get("replay", GENERATED) is not None:
+        by_part["replay"] = {**RECOMMENDED, **by_part.get("replay", {})}
     errors: list[str] = []
     own: dict[str, Any] = {
         name: attempt(errors, partial(part, **by_part[name]))
