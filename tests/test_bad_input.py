@@ -23,6 +23,7 @@ from balora.config.options import (
     BenchOptions,
     EvalOptions,
     ExportOptions,
+    PredictOptions,
     ReplayOptions,
 )
 from balora.config.values import dump_mapping
@@ -74,6 +75,7 @@ def stopped(monkeypatch):
     monkeypatch.setattr("balora.trainers.run.run_recipe", arguments)
     monkeypatch.setattr("balora.quickstart.run_recipe", arguments)
     monkeypatch.setattr("balora.evaluation.run.evaluate_runs", reached)
+    monkeypatch.setattr("balora.predict.command.read_asked", reached)
     monkeypatch.setattr("balora.evaluation.classification_run.load_evaluation_rows", reached)
     monkeypatch.setattr("balora.evaluation.bench.run.measure_benchmarks", reached)
     monkeypatch.setattr("balora.anchored.export.export_adapter", reached)
@@ -172,6 +174,7 @@ VERBS = {
         _by_option("eval", "cls"),
         True,
     ),
+    "predict": Verb(lambda: _texts(PredictOptions), _by_option("predict", "gen"), True),
     "bench, options": Verb(lambda: _texts(BenchOptions), _by_option("bench", "gen"), True),
     "bench": Verb(lambda: field_hints(BenchConfig), _by_option("bench", "gen"), True),
     "export": Verb(lambda: _texts(ExportOptions), _by_option("export", "gen"), True),

@@ -31,6 +31,9 @@ def test_every_example_is_a_line_that_runs(command, line):
     assert words, line
     options, rest = build_parser().parse_known_args(words)
     assert command in ("balora", options.command)
+    if command == "predict":
+        assert rest[0].startswith("outputs/")
+        return  # what follows are texts
     fields = overrides([word for word in rest if not word.startswith("outputs/")] if rest else [])
     known = {*known_fields(GENERATION), *known_fields(CLASSIFICATION), *field_hints(CompareConfig)}
     known |= {"report_only", "noise_rate", "world_seed", *field_hints(BenchConfig)}

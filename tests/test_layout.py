@@ -95,6 +95,7 @@ ELSEWHERE = {
     "replay/reference": "trainers/test_replay.py",
     "replay/start": "replay/test_generate.py",
     "replay/texts": "replay/test_generate.py",
+    "predict/rows": "predict/test_command.py",
     "report/labels": "report/test_plots.py",
     "report/panels": "report/test_plots.py",
     "report/sections": "report/test_page.py",

@@ -22,6 +22,7 @@ from balora.config.options import (
     EvalOptions,
     ExportOptions,
     Once,
+    PredictOptions,
     ReplayOptions,
     add_options,
     read_options,
@@ -37,6 +38,7 @@ _AFTER_INTERRUPT = {
     "train": "; `--resume_from_checkpoint true` resumes the last checkpoint, if one was saved",
     "quickstart": "; the same command with `--overwrite` starts again",
     "eval": "; the same command measures again",
+    "predict": "; the same command predicts again",
     "compare": "; the same command resumes the comparison, without `--overwrite` if a cell had "
     "finished",
     "lab": "; the same command pre-trains an unfinished model again",
@@ -160,6 +162,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     quickstart.usage = "balora quickstart [--FIELD VALUE ...]"
     quickstart.set_defaults(run=_quickstart)
+
+    predict = _parser(
+        commands.add_parser,
+        "predict",
+        "Use a finished run on new texts: classes with probabilities, numbers, or generated text. "
+        "OUT is a folder that `balora train` wrote; the texts stand after it, or in a file.",
+    )
+    predict.usage = "balora predict OUT [TEXT ...] [--input FILE] [--output FILE] [--FIELD VALUE]"
+    add_options(predict, PredictOptions)
+    predict.set_defaults(run=_predict)
 
     evaluate = _parser(
         commands.add_parser,
@@ -352,6 +364,19 @@ def _quickstart(options: argparse.Namespace, rest: Sequence[str]) -> None:
     from balora.quickstart import quickstart
 
     print(quickstart(overrides(rest)))
+
+
+def _predict(given: argparse.Namespace, rest: Sequence[str]) -> None:
+    options = read_options(PredictOptions, given)
+    unknown = [word for word in rest if word.startswith("--") and " " not in word and word != "--"]
+    if unknown:
+        raise ConfigError(f"unknown option `{unknown[0]}`; see `balora predict --help`.")
+    words = [word for word in rest if word != "--"]
+    if not words:
+        raise ConfigError("no run is named; its folder stands first: `balora predict OUT TEXT`.")
+    from balora.predict.command import predict
+
+    predict(Path(words[0]), words[1:], options, show=print)
 
 
 def _json_file(text: str | None) -> Path | None:

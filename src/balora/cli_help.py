@@ -41,6 +41,12 @@ examples:
   balora train --config recipe.yaml --resume_from_checkpoint true
   accelerate launch -m balora train --config recipe.yaml
 """,
+    "predict": """\
+examples:
+  balora predict outputs/reviews "A film to remember." "Two hours of my life."
+  balora predict outputs/reviews --input reviews.csv --output predictions.csv
+  balora predict outputs/math "Ann has 3 balls and buys 2. How many has she?" --max_new_tokens 64
+""",
     "eval": """\
 examples:
   balora eval outputs/run --base MODEL --dataset_name test.jsonl

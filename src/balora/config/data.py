@@ -7,9 +7,23 @@ from typing import Annotated, Literal
 
 from balora.config.fields import field_problems, suggestion
 from balora.config.parts import refuse
-from balora.config.rules import Named, PathTo
+from balora.config.rules import Checked, Named, PathTo
 
 OverlongRows = Literal["error", "drop"]
+
+
+def _template_problem(text: str) -> str | None:
+    if text in ("alpaca", "none", "chat") or "{instruction}" in text:
+        return None
+    return (
+        f"is `{text}`, which holds no {{instruction}}"
+        f"{suggestion(text, ('alpaca', 'none', 'chat'))}; write alpaca, none, chat or a text with "
+        "{instruction} in it"
+    )
+
+
+RunTemplate = Annotated[str | None, Named(("alpaca", "none", "chat")), Checked(_template_problem)]
+"""How a finished run is asked: as in training (null), by name, or with a text of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

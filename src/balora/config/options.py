@@ -1,4 +1,4 @@
-"""The options of `balora eval` and `balora export` that are no fields of a recipe.
+"""The options of the commands on finished runs that are no fields of a recipe.
 
 Like the parts of a recipe: type, range and one sentence stand on the field, and the command line is
 made from them. Importing this module must not import torch.
@@ -10,6 +10,7 @@ import argparse
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, TypeVar, cast
 
+from balora.config.data import RunTemplate
 from balora.config.fields import (
     accepts,
     describe,
@@ -28,25 +29,35 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OfABase:
-    """Which model the runs belong to."""
-
-    base: Annotated[str, PathTo("model")]
-    """The pre-trained model, a Hugging Face hub id or a local folder."""
+class _Revised:
+    """Which version of the base is meant."""
 
     revision: str | None = None
     """Branch, tag or commit of the base; null takes the recipe's where it trains that name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Measured(_OfABase):
-    """How models are loaded that are measured."""
+class _OfABase(_Revised):
+    """Which model the runs belong to."""
+
+    base: Annotated[str, PathTo("model")]
+    """The pre-trained model, a Hugging Face hub id or a local folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """How models are loaded that are not trained."""
 
     dtype: Dtype | None = None
-    """Type of the weights while measuring; null takes the recipe's, without a recipe float32."""
+    """Type of the weights; null takes the recipe's, without a recipe float32."""
 
     attn_implementation: str | None = None
-    """Attention kernel while measuring, such as sdpa; null takes the recipe's."""
+    """Attention kernel, such as sdpa; null takes the recipe's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured(_OfABase, _Loaded):
+    """How models are loaded that are measured."""
 
     json: Annotated[str | None, PathTo("new file")] = None
     """Also write the metrics to this file, as JSON."""
@@ -72,6 +83,44 @@ class EvalOptions(_Measured):
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(_Measured):
     """Which models are asked, and how they are loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(_Revised, _Loaded):
+    """Which texts are read, and how a run answers them."""
+
+    base: Annotated[str | None, PathTo("model")] = None
+    """The pre-trained model of an adapter; null takes the one that the adapter names."""
+
+    input: Annotated[str | None, PathTo("file")] = None
+    """A file of texts: .txt with one a line, .jsonl, .json, .csv, .tsv or .parquet."""
+
+    output: Annotated[str | None, PathTo("new file")] = None
+    """A new file, .jsonl or .csv: the columns of the input, and the predictions."""
+
+    overwrite: bool = False
+    """Replace the file of `--output` if it exists."""
+
+    text_column: str | None = None
+    """Column with the text or the prompt; null takes the recipe's, or a usual name."""
+
+    text_pair_column: str | None = None
+    """Column with the second text of a pair, or with the input of an instruction."""
+
+    batch_size: Count = 16
+    """Rows in a batch."""
+
+    prompt_template: RunTemplate = None
+    """Of generated text: alpaca, none, chat or a text with {instruction}; null is as in training."""
+
+    max_new_tokens: Count | None = None
+    """Longest text to generate; null means 256."""
+
+    temperature: Annotated[float, Interval(ge=0)] | None = None
+    """Of generated text; null and 0 take the likeliest token every time."""
+
+    seed: Seed | None = None
+    """Of what is drawn at a temperature above 0; null means 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,10 +30,15 @@ from balora.data.labels import (
     shown,
 )
 from balora.data.provenance import LocatedRows
-from balora.data.reading import InputColumns, check_texts, num_texts_of, read_input
+from balora.data.reading import (
+    InputColumns,
+    check_texts,
+    num_texts_of,
+    read_input,
+    texts_alone,
+)
 from balora.data.tokens import tokenize_rows
 from balora.data.transforms import transform_classes, transform_targets
-from balora.data.values import as_text
 from balora.errors import ConfigError, DataError
 
 __all__ = [
@@ -74,7 +79,7 @@ def load_training_rows(config: ClassificationConfig) -> ClassificationRows:
         ConfigError: If `class_fractions` names no class.
     """
     rows, columns = read_input(training_input(config))
-    notes = _notes(check_texts(rows, columns, task=config.task, purpose="trained on"))
+    notes = _notes(check_texts(rows, columns.texts, task=config.task, purpose="trained on"))
     names: tuple[str, ...] | None = None
     if config.is_regression:
         targets = read_targets(rows, columns.label, task=config.task, purpose="trained on")
@@ -215,7 +220,7 @@ def _read_labelled(
 ) -> ClassificationRows:
     """Return the rows of a data set that has the classes of the task, or its targets."""
     rows, columns = read_input(source)
-    notes = _notes(check_texts(rows, columns, task=source.task, purpose="evaluated on"))
+    notes = _notes(check_texts(rows, columns.texts, task=source.task, purpose="evaluated on"))
     if class_names is None:
         targets = read_targets(rows, columns.label, task=source.task, purpose="evaluated on")
         return _assemble(rows, columns, targets, notes)
@@ -266,7 +271,7 @@ def _read_mapped(
             f"dropped: `label_map` sends {shown(left_out)} to null."
         ]
         rows = rows.select(kept.tolist())
-    notes += _notes(check_texts(rows, columns, task=source.task, purpose="evaluated on"))
+    notes += _notes(check_texts(rows, columns.texts, task=source.task, purpose="evaluated on"))
     return _assemble(
         rows, columns, indices, notes, class_names=sets.names, class_sets=sets.class_sets
     )
@@ -284,10 +289,7 @@ def _assemble(
     **what: Any,
 ) -> ClassificationRows:
     """Return checked rows under the names of `ClassificationRows`, and say the notes."""
-    names = dict(zip(columns.texts, ("text", "text_pair"), strict=False))
-    dataset = rows.dataset.select_columns(list(names)).rename_columns(names)
-    for name in names.values():
-        dataset = as_text(dataset, name)
+    dataset = texts_alone(rows.dataset, columns.texts)
     dataset = dataset.add_column("label", labels, feature=Value(str(labels.dtype)))
     if columns.group is not None:
         groups = read_names(rows, columns.group, purpose="evaluated on", what="group")

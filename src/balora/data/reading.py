@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from datasets import Dataset
@@ -14,6 +15,7 @@ from balora.data.inputs import Input, find_files, training_input
 from balora.data.layouts import texts_problem
 from balora.data.provenance import LocatedRows, iterate_rows
 from balora.data.sources import load_rows
+from balora.data.values import as_text
 from balora.errors import DataError
 
 USUAL_TEXTS = (
@@ -45,6 +47,16 @@ def read_input(source: Input) -> tuple[LocatedRows, InputColumns]:
     Raises:
         DataError: If they cannot be read, there are none, or a column is missing.
     """
+    rows = read_rows(source)
+    return rows, pick_columns(rows.dataset, source)
+
+
+def read_rows(source: Input) -> LocatedRows:
+    """Return the rows as they are stored.
+
+    Raises:
+        DataError: If they cannot be read, or there are none.
+    """
     files = find_files(source.name, source.task, setting=source.name_setting)
     if files is not None and source.task in GLUE_TASKS:
         first_split = re.split(r"[\[(+]", source.split.strip())[0].strip()
@@ -52,8 +64,7 @@ def read_input(source: Input) -> tuple[LocatedRows, InputColumns]:
     raw, sizes = load_rows(
         source.name, files, source.subset, source.split, setting=source.split_setting
     )
-    rows = LocatedRows(raw, source.name, source.split, (), files, tuple(sizes.items()))
-    return rows, pick_columns(raw, source)
+    return LocatedRows(raw, source.name, source.split, (), files, tuple(sizes.items()))
 
 
 def num_texts_of(source: Input) -> int:
@@ -73,25 +84,10 @@ def pick_columns(dataset: Dataset, source: Input) -> InputColumns:
     Raises:
         DataError: If one is missing, with those that are there.
     """
+    texts = pick_texts(dataset, source)
     columns = dataset.column_names
     there = f"its columns are {listed(columns)}"
-    settings = zip(
-        ("text_column", "text_pair_column", "label_column", "group_column"),
-        (*((source.texts or ()) + (None, None))[:2], source.label, source.group),
-        strict=True,
-    )
-    for setting, column in settings:
-        if column is not None and column not in columns:
-            raise DataError(
-                f"`{setting}` is {column}, but {source.name} has no column of that name; {there}."
-            )
-    texts = source.texts or _find_texts(columns, source, there)
-    if source.num_texts not in (None, len(texts)):
-        raise DataError(
-            f"{source.name} is read with {_texts(len(texts))} in a row ({', '.join(texts)}), but "
-            f"the training data have {_texts(source.num_texts)}. Set `text_column` "
-            f"{'and `text_pair_column`' if source.num_texts == 2 else 'alone'}."
-        )
+    _check_named(columns, {"label_column": source.label, "group_column": source.group}, source)
     label = source.label or _find_label(columns, source, there)
     if label in texts:
         raise DataError(
@@ -99,6 +95,36 @@ def pick_columns(dataset: Dataset, source: Input) -> InputColumns:
             "`text_column` and `label_column`."
         )
     return InputColumns(texts, label, source.group)
+
+
+def pick_texts(dataset: Dataset, source: Input) -> tuple[str, ...]:
+    """Return the columns of the texts: those that the user named, the task's own, or usual ones.
+
+    Raises:
+        DataError: If one is missing, with the columns that are there, or there are more or fewer
+            than in the training data.
+    """
+    columns = dataset.column_names
+    named = (*(source.texts or ()), None, None)[:2]
+    settings = dict(zip(("text_column", "text_pair_column"), named, strict=True))
+    _check_named(columns, settings, source)
+    texts = source.texts or _find_texts(columns, source, f"its columns are {listed(columns)}")
+    if source.num_texts not in (None, len(texts)):
+        raise DataError(
+            f"{source.name} is read with {_texts(len(texts))} in a row ({', '.join(texts)}), but "
+            f"the training data have {_texts(source.num_texts)}. Set `text_column` "
+            f"{'and `text_pair_column`' if source.num_texts == 2 else 'alone'}."
+        )
+    return texts
+
+
+def _check_named(columns: list[str], named: Mapping[str, str | None], source: Input) -> None:
+    for setting, column in named.items():
+        if column is not None and column not in columns:
+            raise DataError(
+                f"`{setting}` is {column}, but {source.name} has no column of that name; its "
+                f"columns are {listed(columns)}."
+            )
 
 
 def _texts(number: int | None) -> str:
@@ -144,12 +170,12 @@ def _find_label(columns: list[str], source: Input, there: str) -> str:
     )
 
 
-def check_texts(rows: LocatedRows, columns: InputColumns, *, task: str, purpose: str) -> str | None:
+def check_texts(rows: LocatedRows, texts: Sequence[str], *, task: str, purpose: str) -> str | None:
     """Return a note on empty texts that belong to the task, None where there are none.
 
     Args:
         rows: As they are stored.
-        columns: Which of their columns count.
+        texts: The columns of the texts.
         task: The task of the run; an empty text belongs to some of GLUE's.
         purpose: What is done with rows, such as "trained on", for the message.
 
@@ -159,7 +185,7 @@ def check_texts(rows: LocatedRows, columns: InputColumns, *, task: str, purpose:
     keeps_empty = task in GLUE_TASKS and GLUE_TASKS[task].has_empty_texts
     bad: list[int] = []
     problem, num_empty = "", 0
-    for number, row in enumerate(iterate_rows(rows.dataset, columns.texts)):
+    for number, row in enumerate(iterate_rows(rows.dataset, texts)):
         found = texts_problem(row)
         if found is None:
             continue
@@ -185,3 +211,12 @@ def training_rows(config: ClassificationConfig) -> Dataset:
         DataError: As `read_input`.
     """
     return read_input(training_input(config))[0].dataset
+
+
+def texts_alone(dataset: Dataset, texts: Sequence[str]) -> Dataset:
+    """Return the texts of each row, one or two, as the columns ``text`` and ``text_pair``."""
+    names = dict(zip(texts, ("text", "text_pair"), strict=False))
+    dataset = dataset.select_columns(list(names)).rename_columns(names)
+    for name in names.values():
+        dataset = as_text(dataset, name)
+    return dataset

@@ -25,13 +25,13 @@ def tokenize_rows(
     left. Nothing is padded.
 
     Args:
-        rows: With ``text``, perhaps ``text_pair``, and ``label``.
+        rows: With ``text``, perhaps ``text_pair`` and ``label``.
         tokenizer: Of the model.
         max_length: Most tokens of a row, special ones included.
 
     Returns:
         Columns ``input_ids``, ``attention_mask``, ``token_type_ids`` where the tokenizer gives
-        them, and ``labels``.
+        them, and ``labels`` where there is a ``label``.
 
     Raises:
         ConfigError: If ``max_length`` leaves no token for a text.
@@ -47,7 +47,9 @@ def tokenize_rows(
             fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
             remove_columns=[column for column in columns if column != "label"],
             desc="Tokenizing",
-        ).rename_column("label", "labels")
+        )
+    if "label" in columns:
+        tokenized = tokenized.rename_column("label", "labels")
     _check_tokens(rows, tokenized)
     return tokenized
 

@@ -186,7 +186,9 @@ class TransformersGenerator:
         return [cut[start : start + number] for start in range(0, len(cut), number)]
 
     def _config(self, room: int, sampling: Sampling) -> GenerationConfig:
-        draws = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        # transformers takes no whole number for either
+        draws = {"temperature": float(sampling.temperature), "top_p": float(sampling.top_p)}
+        draws["top_k"] = 0
         is_drawn = sampling.temperature > 0
         return GenerationConfig(
             max_new_tokens=room,

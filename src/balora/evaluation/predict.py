@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.config.classification import ClassificationConfig
@@ -33,6 +34,7 @@ def predict_logits(
     tokenizer: PreTrainedTokenizerBase,
     *,
     batch_size: int = 32,
+    title: str = "Classifying",
 ) -> Array:
     """Return the logits of every row, in the order of ``dataset``, the model in eval mode.
 
@@ -43,6 +45,7 @@ def predict_logits(
         dataset: Tokenized, with ``labels`` or without.
         tokenizer: Pads.
         batch_size: Rows at once.
+        title: Of the progress bar.
 
     Returns:
         Shape ``(N, C)``, float32.
@@ -60,7 +63,8 @@ def predict_logits(
     )
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    parts = [model(**batch.to(device)).logits.float().cpu().numpy() for batch in loader]
+    bar = tqdm(loader, desc=title, leave=False)
+    parts = [model(**batch.to(device)).logits.float().cpu().numpy() for batch in bar]
     model.train(was_training)
     logits = np.concatenate(parts)
     return logits[np.argsort(order)]

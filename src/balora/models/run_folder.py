@@ -18,7 +18,13 @@ from balora.models.classifier import load_classifier
 from balora.models.fits import check_adapter_fits, num_labels_of
 from balora.models.load import attach_adapter, load_config, load_model, load_tokenizer, placed
 from balora.models.record import check_recorded_base, check_recorded_weights
-from balora.models.source import RECIPE_FILE, ModelSource, check_is_not_run, read_recipe
+from balora.models.source import (
+    RECIPE_FILE,
+    ModelSource,
+    base_of_runs,
+    check_is_not_run,
+    read_recipe,
+)
 from balora.recipes import load_recipe
 
 
@@ -53,9 +59,60 @@ def load_run(
             be loaded or has a weight that is not finite.
     """
     check_base(run, base, class_names=class_names)
-    is_adapter, tokenizer = is_adapter_folder(run), load_tokenizer(base, run)
-    own = dataclasses.replace(base, name=str(run), setting="the run", revision="main")
-    source, names = base if is_adapter else own, None
+    if not is_adapter_folder(run):
+        base = dataclasses.replace(base, name=str(run), setting="the run", revision="main")
+    return _load(run, base, class_names, device)
+
+
+def load_run_alone(
+    run: Path,
+    base: str | None = None,
+    *,
+    device: torch.device | None = None,
+    **given: str | None,
+) -> LoadedRun:
+    """Return the model of a run, to use it: its own weights on the base that it names itself.
+
+    Args:
+        run: A folder with an adapter or a model.
+        base: The pre-trained model of an adapter, where that has moved.
+        device: Where the model goes; None leaves it where it is loaded.
+        **given: As for `base_of_runs`.
+
+    Raises:
+        ConfigError: As `load_run`; if an adapter names no base, or one that is not there; and for
+            a base beside a whole model.
+    """
+    if is_adapter_folder(run):
+        source = base_of_runs([run], base or _named_base(run), **given)
+        check_base(run, source)
+    elif base is not None:
+        raise ConfigError(f"`--base` is {base!r}, but `{run}` is a whole model; leave it out.")
+    else:
+        source = base_of_runs([run], str(run), setting="the run", **given)
+    return _load(run, source, None, device)
+
+
+def _named_base(run: Path) -> str:
+    """Return the base that an adapter names, if it is there or is one of the hub."""
+    name = read_adapter(run).config.base_model_name_or_path
+    if not name:
+        raise ConfigError(f"`{run}` does not say which model it was trained on; name it: `--base`.")
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise ConfigError(
+            f"`{run}` was trained on {name!r}, which is not there; name its place with `--base`."
+        )
+    return str(name)
+
+
+def _load(
+    run: Path,
+    source: ModelSource,
+    class_names: Sequence[str] | None,
+    device: torch.device | None,
+) -> LoadedRun:
+    """Return the model of a run: with an adapter ``source`` is the base, else the run itself."""
+    is_adapter, tokenizer, names = is_adapter_folder(run), load_tokenizer(source, run), None
     if is_classifier(run):
         names = tuple(class_names) if class_names is not None else classes_of(run)
         # the head of the base, if it has one, makes room for the run's
@@ -65,7 +122,7 @@ def load_run(
     else:
         model = load_model(source)
     if is_adapter:
-        check_recorded_weights(run, base, model)
+        check_recorded_weights(run, source, model)
     model = placed(model, device)
     return LoadedRun(attach_adapter(model, run) if is_adapter else model, tokenizer, names)
 
@@ -82,10 +139,19 @@ def check_base(run: Path, base: ModelSource, *, class_names: Sequence[str] | Non
             num_labels = len(class_names or classes_of(run) or ("target",))
         check_adapter_fits(run, base, num_labels=num_labels)
         return
-    if not (run / "config.json").is_file():
-        raise ConfigError(f"`{run}` holds neither an adapter nor a model; name a finished run.")
+    check_holds_model(run)
     check_is_not_run(run, base)
     check_recorded_base(run, base, load_config(base))
+
+
+def check_holds_model(run: Path) -> None:
+    """Refuse a folder without an adapter and without a model.
+
+    Raises:
+        ConfigError: Naming the folder.
+    """
+    if not is_adapter_folder(run) and not (run / "config.json").is_file():
+        raise ConfigError(f"`{run}` holds neither an adapter nor a model; name a finished run.")
 
 
 def is_classifier(run: Path) -> bool:

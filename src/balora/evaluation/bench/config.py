@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from balora.config.fields import field_hints, field_problems, given_problems, suggestion
+from balora.config.data import RunTemplate
+from balora.config.fields import field_hints, field_problems, given_problems
 from balora.config.parts import Count, Seed, refuse
 from balora.config.rules import Checked, Form, Interval, Named, NotEmpty, OneOf, PathTo
 from balora.errors import ConfigError
@@ -103,7 +104,7 @@ class BenchConfig:
     eval_batch_size: Count = 16
     """Answers at once; halved by itself where they do not fit in memory."""
 
-    prompt_template: Annotated[str | None, Named(("alpaca", "none", "chat"))] = None
+    prompt_template: RunTemplate = None
     """Text with {instruction}, or alpaca, none or chat; null takes the one the run had."""
 
     cot_suffix: Annotated[str | None, Named(("none",))] = None
@@ -164,8 +165,7 @@ class BenchConfig:
     """Where mt_bench comes from; null takes HuggingFaceH4/mt_bench_prompts."""
 
     def __post_init__(self) -> None:
-        checks = (self._sampling_problems, self._inert_problems, self._template_problems)
-        refuse("bench", field_problems(self, *checks))
+        refuse("bench", field_problems(self, self._sampling_problems, self._inert_problems))
 
     def data_of(self, benchmark: str) -> BenchmarkData:
         """Return where the problems of a benchmark come from."""
@@ -202,16 +202,6 @@ class BenchConfig:
             )
         twice = [name for name in self.benchmarks if self.benchmarks.count(name) > 1]
         return problems + [f"`benchmarks` names {name} twice" for name in twice[:1]]
-
-    def _template_problems(self) -> list[str]:
-        text = self.prompt_template
-        if text is None or text in ("alpaca", "none", "chat") or "{instruction}" in text:
-            return []
-        return [
-            f"`prompt_template` is `{text}`, which holds no {{instruction}}"
-            f"{suggestion(text, ('alpaca', 'none', 'chat'))}; write alpaca, none, chat or a text "
-            "with {instruction} in it"
-        ]
 
     def _is_set(self, name: str) -> bool:
         default = next(field.default for field in fields(self) if field.name == name)

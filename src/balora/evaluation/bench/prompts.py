@@ -32,12 +32,12 @@ class Prompter:
     tokenizer: PreTrainedTokenizerBase | None = None
     """Of a chat; no other template needs one."""
 
-    def prompt(self, instruction: str, suffix: str = "") -> str:
+    def prompt(self, instruction: str, suffix: str = "", *, given_input: str = "") -> str:
         """Return the prompt of a problem, with what its answer is to begin with."""
         if self.tokenizer is not None:
             text = chat_prompt(self.tokenizer, [{"role": "user", "content": instruction}])
         else:
-            text = template_named(self.template).prompt(instruction)
+            text = template_named(self.template).prompt(instruction, given_input)
         return text + (suffix.lstrip() if text[-1:].isspace() else suffix)
 
     @property

@@ -1,0 +1,1 @@
+"""What a finished run says of new texts: classes with probabilities, numbers, generated texts."""
