@@ -12,8 +12,8 @@ from balora.config.rules import Checked, Named, PathTo
 OverlongRows = Literal["error", "drop"]
 
 
-def _template_problem(text: str) -> str | None:
-    if text in ("alpaca", "none", "chat") or "{instruction}" in text:
+def _template_problem(text: str | None) -> str | None:
+    if text in (None, "alpaca", "none", "chat") or "{instruction}" in text:
         return None
     return (
         f"is `{text}`, which holds no {{instruction}}"

@@ -111,7 +111,7 @@ class PredictOptions(_Revised, _Loaded):
     """Rows in a batch."""
 
     prompt_template: RunTemplate = None
-    """Of generated text: alpaca, none, chat or a text with {instruction}; null is as in training."""
+    """Text with {instruction}, or alpaca, none or chat; null takes the one the run had."""
 
     max_new_tokens: Count | None = None
     """Longest text to generate; null means 256."""

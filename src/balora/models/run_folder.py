@@ -84,7 +84,7 @@ def load_run_alone(
             a base beside a whole model.
     """
     if is_adapter_folder(run):
-        source = base_of_runs([run], base or _named_base(run), **given)
+        source = base_of_runs([run], base or _named_base(run), setting="`--base`", **given)
         check_base(run, source)
     elif base is not None:
         raise ConfigError(f"`--base` is {base!r}, but `{run}` is a whole model; leave it out.")

@@ -208,10 +208,16 @@ def _flat(row: Row) -> Row:
 
 def lines_that_read(path: Path) -> str:
     """Return Python that leaves the written predictions in ``rows``, from any folder."""
-    opened = f"open({str(path.resolve())!r}, encoding='utf-8', newline='')"
-    if _is_csv(path):
-        return f"import csv\nrows = list(csv.DictReader({opened}))\nprint(rows[0])"
-    return f"import json\nrows = [json.loads(line) for line in {opened}]\nprint(rows[0])"
+    module = "csv" if _is_csv(path) else "json"
+    rows = "list(csv.DictReader(file))" if _is_csv(path) else "[json.loads(line) for line in file]"
+    return "\n".join(
+        [
+            f"import {module}",
+            f"with open({str(path.resolve())!r}, encoding='utf-8', newline='') as file:",
+            f"    rows = {rows}",
+            "print(rows[0])",
+        ]
+    )
 
 
 def _table(texts: Sequence[str], found: Sequence[Row]) -> str:
