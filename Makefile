@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SCALE_STAMP := .venv-scale/.installed
+# a file is one worker's, so that what its tests share is made once
+TWO := -n 2 --dist loadscope
 # the DeBERTa of old transformers is scripted, which torch has deprecated
 JIT := 'ignore:`torch.jit.script` is deprecated:DeprecationWarning'
 OLDEST := transformers==5.19.0 peft==0.21.0 accelerate==1.12.0
@@ -13,13 +15,13 @@ quickstart: $(STAMP)  ## Fine-tune the embedded model and show what changed
 	$(BIN)/balora quickstart --overwrite
 
 test: $(STAMP)  ## The default test suite
-	$(BIN)/python -m pytest -m "not slow and not gpu and not scale" -n 2
+	$(BIN)/python -m pytest -m "not slow and not gpu and not scale" $(TWO)
 
 test-slow: $(STAMP)  ## The tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu and not scale"
 
 test-scale: $(SCALE_STAMP)  ## Quantised bases and sharded training, in an environment with their libraries
-	.venv-scale/bin/python -m pytest -m "scale" -n 2
+	.venv-scale/bin/python -m pytest -m "scale" $(TWO)
 
 test-gpu: $(STAMP)  ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
@@ -30,7 +32,7 @@ test-oldest: requirements.lock
 	.venv-oldest/bin/pip install --quiet -r requirements.lock
 	.venv-oldest/bin/pip install --quiet $(OLDEST)
 	.venv-oldest/bin/pip install --quiet --no-deps --no-build-isolation -e .
-	.venv-oldest/bin/python -m pytest -m "not slow and not gpu and not scale" -n 2 -W $(JIT) tests/anchored tests/trainers
+	.venv-oldest/bin/python -m pytest -m "not slow and not gpu and not scale" $(TWO) -W $(JIT) tests/anchored tests/trainers
 
 # the kernel for GPUs in Triton's interpreter, which needs an older numpy
 test-kernel: requirements.lock

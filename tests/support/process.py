@@ -9,6 +9,7 @@ sets them, by the environment. Rank R of them leaves ``FOLDER/KIND/one|two/rank-
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -224,5 +225,7 @@ def _run_one_and_two(kind: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    gc.collect()
+    gc.freeze()  # every training collects garbage: not the libraries
     for kind in sys.argv[2:]:
         _run_one_and_two(kind, Path(sys.argv[1]) / kind)
