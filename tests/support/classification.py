@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def save_body(folder: Path, architecture: str) -> str:
     return str(folder)
 
 
+@cache  # nothing changes a data set
 def make_rows(number: int = 8, *, num_labels: int = 3) -> Dataset:
     """Return tokenized rows of different lengths; the labels fit ``num_labels``."""
     tokenizer = make_tokenizer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ LARGE = {"consistency_coef": 0.7, "diversity_coef": 0.3, "svd_coef": 0.5}
 REGULARIZERS = ("consistency", "diversity", "svd")
 
 
+@cache  # nothing changes a data set
 def make_rows(number: int = 8) -> Dataset:
     """Return prompt/completion rows of clearly different lengths."""
     rows = [

@@ -280,6 +280,7 @@ torch.save({"state": state, "history": trainer.state.log_history}, sys.argv[2])
 """
 
 
+@pytest.mark.slow  # it imports everything once more
 def test_resuming_in_a_fresh_process_with_another_seed_is_bit_for_bit(tmp_path):
     whole = long_run(tmp_path / "run", "balora")
     whole.train()

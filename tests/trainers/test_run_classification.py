@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -149,23 +147,19 @@ def test_words_for_the_papers_layers(word, layers, train, tmp_path):
 
 
 PLAIN_PEFT = """
-import json, sys, torch
+import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-base, adapter = sys.argv[1:]
 torch.manual_seed(12345)
 model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
 model = PeftModel.from_pretrained(model, adapter).eval()
 tokenizer = AutoTokenizer.from_pretrained(adapter)
 with torch.no_grad():
-    print(json.dumps(model(**tokenizer("red 5", return_tensors="pt")).logits.tolist()))
-assert "balora" not in sys.modules
+    logits = model(**tokenizer("red 5", return_tensors="pt")).logits
 """
 
 
-def test_plain_peft_gives_the_same_logits_in_a_fresh_process_with_another_seed(
-    train, models, tmp_path, monkeypatch
-):
+def test_plain_peft_gives_the_same_logits_with_another_seed(train, models, tmp_path, monkeypatch):
     from balora.trainers import run_classification
 
     kept = []
@@ -177,10 +171,9 @@ def test_plain_peft_gives_the_same_logits_in_a_fresh_process_with_another_seed(
     model, tokenizer = kept[0].model.eval(), kept[0].processing_class
     with torch.no_grad():
         expected = model(**tokenizer("red 5", return_tensors="pt")).logits
-    command = [sys.executable, "-c", PLAIN_PEFT, models("bert"), str(tmp_path / "out")]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = torch.tensor(json.loads(printed.strip().splitlines()[-1]))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    user = {"base": models("bert"), "adapter": str(tmp_path / "out")}
+    exec(PLAIN_PEFT, user)
+    torch.testing.assert_close(user["logits"], expected, rtol=0, atol=1e-5)
     # the head is trained: a new one would not give these logits
     again = load_run(tmp_path / "out", base_of_runs([tmp_path / "out"], models("bert"))).model
     with torch.no_grad(), again.disable_adapter():
