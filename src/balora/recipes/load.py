@@ -22,7 +22,7 @@ from balora.errors import ConfigError
 from balora.recipes.kinds import GENERATION, Kind, kind_of
 from balora.recipes.limits import DECLARED, limits
 from balora.recipes.methods import METHODS, attempt, fields_of_terms_off, foreign_fields, resolve
-from balora.recipes.other_tools import Here, here
+from balora.recipes.other_tools import CALLED, Here, here
 from balora.recipes.recipe import Recipe
 from balora.recipes.table import ROWS, pick_row
 
@@ -89,7 +89,10 @@ def parse_overrides(content: Mapping[str, Any], texts: Mapping[str, str]) -> dic
     """
     task = {name: parse_text(text, str) for name, text in texts.items() if name == "task"}
     known = known_fields(kind_of({**content, **task}))
-    return parse_texts(texts, {name: entry.annotation for name, entry in known.items()})
+    hints = {name: entry.annotation for name, entry in known.items()}
+    # what another tool calls otherwise is read as the field that it is, all else as YAML
+    others = {name: hints.get(CALLED.get(name, name), Any) for name in texts}
+    return parse_texts(texts, {**others, **hints})
 
 
 def check_recipe(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from balora.config.fields import spelled_default
 
-_CALLED = {  # by the name of another tool or version
+CALLED = {
     "alpha": "lora_alpha",
     "dataset": "dataset_name",
     "evaluation_strategy": "eval_strategy",
@@ -23,6 +23,7 @@ _CALLED = {  # by the name of another tool or version
     "torch_dtype": "dtype",
     "warmup_ratio": "warmup_steps",
 }
+"""Fields by the name that they have in another tool or version."""
 _QUANTISED = "the base is loaded as it is, not quantised (`dtype: bfloat16` halves its memory)"
 _WITHOUT = {  # what a recipe has nothing for, and why
     "bnb_4bit_quant_storage": _QUANTISED,
@@ -69,8 +70,8 @@ def here(name: str, given: Mapping[str, Any]) -> Here | None:
     if name in _WITHOUT:
         return Here({}, _WITHOUT[name])
     value = given[name]
-    if name in _CALLED:
-        fields, why = {_CALLED[name]: value}, f"it is called `{_CALLED[name]}` here"
+    if name in CALLED:
+        fields, why = {CALLED[name]: value}, f"it is called `{CALLED[name]}` here"
     elif name == "use_peft":
         fields = {"method": "lora" if value else "full"}
         why = "`method` says what is trained, an adapter (lora, pissa, balora, ...) or all weights"
