@@ -5,13 +5,14 @@
     comparison.yaml     the comparison, as a recipe
     results.jsonl       one row for each finished or failed cell of the comparison
     choices.json        what the sweeps chose, and from what
-    cells/SLUG/         result.json, the row; details.json, what the report shows beside it
+    cells/SLUG/         result.json, the row; details.json, what the report shows beside it;
+                        bench/, the answers to benchmarks
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ _FIELDS = {
 _MEASURED: Mapping[str, Any] = {
     "metrics": {},
     "majority": {},
+    "bench": {},
     "num_trainable_parameters": None,
     "train_seconds": None,
     "evaluation_seconds": None,
@@ -50,6 +52,16 @@ _MEASURED: Mapping[str, Any] = {
 }
 """What a row has beside who it is of, and what stands there as long as nothing is known."""
 _AGAIN = "The same command without `--report_only` writes it again from the cells."
+
+
+def place_of(model: str, condition: str) -> str:
+    """Return the ``condition`` of a row: ``MODEL/condition``, of which one may be empty."""
+    return "/".join(part for part in (model, condition) if part)
+
+
+def places(models: Collection[str] | None, conditions: Collection[str] | None) -> tuple[str, ...]:
+    """Return every model under every condition, in order; one place without a name for neither."""
+    return tuple(place_of(m, c) for m in models or ("",) for c in conditions or ("",))
 
 
 def cell_key(condition: str, method: str, seed: int | None) -> str:

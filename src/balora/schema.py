@@ -73,6 +73,7 @@ def schema(recipe: str) -> Schema:
     Imports trl and transformers for the fields of the training arguments.
     """
     from balora.compare.config import CompareConfig
+    from balora.evaluation.bench.config import BenchConfig
     from balora.lab.config import LabConfig
 
     head = {
@@ -88,10 +89,20 @@ def schema(recipe: str) -> Schema:
         compare = _section(CompareConfig)
         names = {name: {"$ref": f"#/properties/{name}"} for name in flat["properties"]}
         of_method = {**names, "method": {"type": "string"}}
-        in_lab = {**names, "lab": {"$ref": "#/properties/lab"}}
+        bench = {"bench": {"$ref": "#/properties/compare/properties/bench"}}
+        in_lab = {**names, **bench, "lab": {"$ref": "#/properties/lab"}}
         for name, known in (("settings", of_method), ("conditions", in_lab)):
             entry = {"type": ["object", "null"], "properties": known, "additionalProperties": False}
             compare["properties"][name]["additionalProperties"] = entry
+        of_condition = "#/properties/compare/properties/conditions/additionalProperties"
+        compare["properties"]["models"]["additionalProperties"] = {"$ref": of_condition}
+        # which benchmarks there are, a condition may say
+        compare["properties"]["bench"] |= _section(BenchConfig)
+        rows_elsewhere = {
+            "type": "string",
+            "description": "The recipe beside this one with the rows.",
+        }
+        flat["properties"][ROWS] = {"anyOf": [flat["properties"][ROWS], rows_elsewhere]}
         flat["properties"] |= {"compare": compare, "lab": lab}
     return {**head, **flat}
 

@@ -199,12 +199,13 @@ def test_classification_takes_the_figures_that_the_run_leaves(comparison, encode
     results = json.loads((folder.of(cell) / "run" / "results.json").read_text())
     assert set(row["metrics"]) == {
         *("accuracy", "macro_f1", "ece"),
-        *("other:accuracy", "other:macro_f1", "other:ece"),
+        *("other:accuracy", "other:macro_f1", "other:ece", "out_of_domain:accuracy"),
     }
     # of 8 rows held out 4 are in either class, of the other 5 three in the first
     assert row["majority"] == {
         **{"accuracy": 0.5, "macro_f1": pytest.approx(1 / 3)},
         **{"other:accuracy": 0.6, "other:macro_f1": pytest.approx(0.375)},
+        "out_of_domain:accuracy": 0.6,
     }
     assert row["metrics"]["accuracy"] == results["last"]["validation"]["accuracy"]
     assert row["metrics"]["other:ece"] == results["out_of_domain"]["other"]["ece"]
@@ -216,9 +217,13 @@ def test_figures_of_several_sets_are_told_apart():
     results = {
         "final": {
             "matched": {"num_rows": 3, "accuracy": 0.5, "ece": 0.1},
-            "mismatched": {"num_rows": 3, "accuracy": 0.4, "ece": 0.2},
+            "mismatched": {"num_rows": 1, "accuracy": 0.4, "ece": 0.2},
         },
-        "out_of_domain": {"hans": {"accuracy": 0.3, "worst_group": {"value": 0.1}}},
+        "out_of_domain": {
+            "hans": {"num_rows": 9, "accuracy": 0.3, "worst_group": {"value": 0.1}},
+            "snli": {"num_rows": 1, "accuracy": 0.5},
+        },
+        "primary_metric": "accuracy",
     }
     assert classification_metrics(results) == {
         "accuracy": 0.5,
@@ -226,6 +231,10 @@ def test_figures_of_several_sets_are_told_apart():
         "mismatched:accuracy": 0.4,
         "mismatched:ece": 0.2,
         "hans:accuracy": 0.3,
+        "snli:accuracy": 0.5,
+        # MNLI's over its rows, GLUE-X's over its sets
+        "overall:accuracy": pytest.approx((3 * 0.5 + 0.4) / 4),
+        "out_of_domain:accuracy": pytest.approx(0.4),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,11 @@ COLA = {"task": "cola", "dataset_name": None, "eval_dataset_name": None}
         ({"settings": {"lora": {"output_dir": "x"}}}, {}, "it holds for all cells"),
         ({"conditions": {"a": {"method": "lora"}}}, {}, "`method` is set; methods are named"),
         ({"conditions": {"a": {"lab": {}}}}, {}, "`a` has `lab`, but the recipe has none"),
-        ({"conditions": {"a": {"task": "cola"}}}, {}, "makes the run one of classification"),
+        (
+            {"conditions": {"b": {}, "a": {"task": "cola"}}},
+            {},
+            "makes the run one of classification",
+        ),
         ({}, {**LAB, "dataset_name": "x"}, "`dataset_name` is set, but model and data are the lab"),
         (
             {"num_rows": 3},
@@ -193,3 +198,142 @@ def test_problems_come_together(comparison):
         comparison(seed=1, resume_from_checkpoint="true")
     assert "`seed`" in str(error.value)
     assert "`resume_from_checkpoint`" in str(error.value)
+
+
+MODELS = {"models": {"small": {"model_name_or_path": "a"}, "large": {"model_name_or_path": "b"}}}
+SMALL = {"model_name_or_path": "a", "lora_r": 2}
+SKILLS = {"bench": {"benchmarks": ["gsm8k"]}}
+NO_MODEL = {"model_name_or_path": None}
+
+
+def test_a_model_and_a_condition_set_fields_of_their_own(comparison):
+    models = {"small": {"model_name_or_path": "a", "lora_r": 8}, "large": MODELS["models"]["large"]}
+    found = comparison({"models": models, "conditions": {"c": {"max_steps": 3}}}, **NO_MODEL)
+    assert found.conditions == ("small/c", "large/c")
+    recipes = [found.recipe_of(name) for name in found.conditions]
+    assert [(r["model_name_or_path"], r["lora_r"], r["max_steps"]) for r in recipes] == [
+        ("a", 8, 3),
+        ("b", 2, 3),
+    ]
+
+
+def test_rows_are_picked_by_model_and_task_and_the_command_line_goes_before_them(
+    comparison, tmp_path
+):
+    tasks = {"cola": {"num_train_epochs": 3}, "rte": {"num_train_epochs": 5}}
+    row = {"lora_alpha": 16, "lora_r": 4, "tasks": tasks}
+    (tmp_path / "rows.yaml").write_text(json.dumps({"rows": {"a": row, "b": row}}))
+    fields = {**NO_MODEL, "dataset_name": None, "eval_dataset_name": None, "lora_alpha": None}
+    conditions = {"conditions": {"cola": {"task": "cola"}, "rte": {"task": "rte"}}}
+    fields |= {"lora_r": None, "rows": "rows.yaml"}
+    found = comparison({**MODELS, **conditions}, given={"lora_r": "3"}, **fields)
+    recipes = [found.recipe_of(name) for name in found.conditions]
+    assert [(r["task"], r["num_train_epochs"]) for r in recipes] == 2 * [("cola", 3), ("rte", 5)]
+    assert {(r["lora_alpha"], r["lora_r"]) for r in recipes} == {(16, 3)}
+    again = tmp_path / "again.yaml"
+    again.write_text(found.to_yaml())
+    assert read_comparison(again, {}).to_dict() == found.to_dict()
+
+
+def test_fields_of_benchmarks_are_set_on_the_command_line(comparison):
+    bench = {"benchmarks": ["gsm8k"], "num_rows": 7}
+    given = {"bench.num_rows": "3", "bench.gsm8k.dataset_name": "x.jsonl"}
+    found = comparison({"conditions": {"c": {"bench": bench}}}, given=given)
+    assert found.bench_of("c") == {
+        "benchmarks": ["gsm8k"],
+        "num_rows": 3,
+        "gsm8k": {"dataset_name": "x.jsonl"},
+    }
+
+
+def test_a_summary_takes_metrics_conditions_and_metrics_of_a_condition(comparison):
+    conditions = {"conditions": {"a": SKILLS, "b": {}}}
+    columns = ["gsm8k", "a", "b/exact_match", "gsm8k_paper"]
+    values = {"small": {"lora": {"gsm8k": 42.5, "average": 3}}}
+    reference = {"source": "a paper", "values": values}
+    comparison(
+        {**MODELS, **conditions, "summary": {"S": columns}, "reference": reference}, **NO_MODEL
+    )
+
+
+def _reference(**figures):
+    return {"summary": {"S": ["gsm8k"]}, **SKILLS, "reference": {"source": "x", **figures}}
+
+
+@pytest.mark.parametrize(
+    ("compare", "fields", "sentence"),
+    [
+        (MODELS, {}, "`model_name_or_path` is set, but each of `models` names its own"),
+        ({"models": {"a": {"lora_r": 2}}}, NO_MODEL, "`models`, `a` names no `model_name_or_path`"),
+        (
+            {**MODELS, "conditions": {"c": {"model_name_or_path": "c"}}},
+            NO_MODEL,
+            "`models`, `small` and `conditions`, `c` both set `model_name_or_path`",
+        ),
+        (
+            {**MODELS, "sweep": {"lora": {"lora_r": [1, 2]}}},
+            NO_MODEL,
+            "a value is chosen with one model",
+        ),
+        ({**MODELS}, LAB, "`models`, `small`: `model_name_or_path` is set, but model and data"),
+        (
+            {"models": {"a": {"model_name_or_path": "a", "method": "lora"}}},
+            NO_MODEL,
+            "`models`, `a`: `method` is set; methods are named in",
+        ),
+        (
+            {"models": {"a": SMALL}, "settings": {"lora": {"lora_r": 3}}},
+            NO_MODEL,
+            "`lora_r` is set, which `models`, `a` sets as well",
+        ),
+        ({"bench": {"benchmark": ["gsm8k"]}}, {}, "did you mean `benchmarks`?"),
+        ({"bench": {"benchmarks": ["gsm8"]}}, {}, "got the text `gsm8` (did you mean `gsm8k`?)"),
+        ({"bench": {"num_rows": 3}}, {}, "`bench` names no `benchmarks`"),
+        ({"bench": {"benchmarks": ["gsm8k"], "judge_model": "x"}}, {}, "`judge_model` is set, but"),
+        ({"bench": {"benchmarks": ["mt_bench"]}}, {}, "`judge_model` is missing"),
+        ({"bench": {"benchmarks": ["gsm8k"], "output_dir": "x"}}, {}, "lie in the cell's folder"),
+        ({"bench": {"benchmarks": ["gsm8k"], "backend": "endpoint"}}, {}, "a server has one model"),
+        ({"conditions": {"c": {"bench": 3}}}, {}, "`conditions`, `c`: `bench` must be a mapping"),
+        (
+            {"conditions": {"c": {"bench": {"top_p": 0.5, "benchmarks": ["gsm8k"]}}}},
+            {},
+            "`conditions`, `c`: `bench`: `top_p` is 0.5, but `temperature` is 0",
+        ),
+        ({"methods": ["lora"], **SKILLS}, COLA, "whose models write no answers"),
+        ({"summary": {"S": ["gsm8k"]}}, {}, "`gsm8k` is measured in no cell"),
+        ({"summary": {"S": ["gsm8"]}, **SKILLS}, {}, "(did you mean `gsm8k`?)"),
+        ({"summary": {"S": ["response_loss"]}}, {}, "more of it is not better"),
+        ({"summary": {"S": ["average"]}}, {}, "stands there without being named"),
+        (
+            {"summary": {"S": ["exact_match"]}, "conditions": {"a": {}, "b": {}}},
+            {},
+            "is measured under a, b; say under which, such as a/exact_match",
+        ),
+        ({"reference": {"source": "x", "values": {"lora": {}}}}, {}, "there is no `summary`"),
+        (_reference(value={}), {}, "`reference` has `value` (did you mean `values`?)"),
+        (_reference(values={"lroa": {}}), {}, "(did you mean `lora`?)"),
+        (_reference(values={"lora": {"gsm8": 1}}), {}, "`gsm8` is no column of `summary` (did you"),
+        (_reference(values={"lora": {"gsm8k": "1"}}), {}, "must be a number, got '1'"),
+        (
+            {**_reference(values={"smal": {"lora": {"gsm8k": 1}}}), **MODELS},
+            NO_MODEL,
+            "`smal` is none of `models` (did you mean `small`?)",
+        ),
+    ],
+)  # fmt: skip
+def test_models_benchmarks_and_summaries_that_cannot_work(compare, fields, sentence, comparison):
+    with pytest.raises(ConfigError) as caught:
+        comparison(compare, **fields)
+    assert sentence in str(caught.value)
+
+
+def test_all_problems_of_a_comparison_come_at_once(comparison):
+    with pytest.raises(ConfigError) as caught:
+        comparison(
+            {
+                "conditions": {"c": {"bench": {"benchmarks": ["gsm8k"], "judge_model": "x"}}},
+                "summary": {"S": ["mbpp"], "T": ["maht"]},
+            },
+            seed=3,
+        )
+    assert str(caught.value).count("; `") >= 3

@@ -59,7 +59,7 @@ def test_rows_are_collected_in_the_order_of_the_cells_by_rename(folder, comparis
     assert [row["cell"] for row in rows] == ["lora/seed-0", "pissa/seed-0"]
     assert rows[0]["metrics"] == {"exact_match": None, "kl": None}
     assert set(rows[0]) == {
-        *("cell", "stage", "condition", "method", "seed", "fields", "metrics", "majority"),
+        *("cell", "stage", "condition", "method", "seed", "fields", "metrics", "majority", "bench"),
         *("versions", "num_trainable_parameters", "train_seconds", "evaluation_seconds"),
         *("seconds", "peak_memory_mib", "dtype", "commit", "error"),
     }

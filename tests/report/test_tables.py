@@ -303,14 +303,14 @@ def test_classification_compares_with_the_task_metric_of_another_origin(tmp_path
     figures |= {"mismatched:matthews_correlation": 0.4, "ece": 0.1}
     folder = write_rows(tmp_path, [row("lora", 0, **figures)], methods=["lora"])
     study = read_study(folder)
-    assert study.main == ("matthews_correlation", "mismatched:matthews_correlation")
+    assert study.main("") == ("matthews_correlation", "mismatched:matthews_correlation")
     assert set(study.metrics) == set(figures)
 
 
 def test_macro_f1_stands_beside_the_accuracy(tmp_path):
     figures = {"accuracy": 0.9, "macro_f1": 0.5, "ece": 0.1}
     folder = write_rows(tmp_path, [row("lora", 0, **figures)], methods=["lora"])
-    assert read_study(folder).main == ("accuracy", "macro_f1")
+    assert read_study(folder).main("") == ("accuracy", "macro_f1")
 
 
 def test_the_metric_that_was_asked_for_is_in_the_main_table(tmp_path):
@@ -320,7 +320,7 @@ def test_the_metric_that_was_asked_for_is_in_the_main_table(tmp_path):
         "kl": ("kl", "exact_match", "retention_loss"),
     }.items():
         folder = write_rows(tmp_path / metric, rows, methods=["lora"], metric=metric)
-        assert read_study(folder).main == main
+        assert read_study(folder).main("") == main
 
 
 def test_without_a_metric_of_forgetting_the_drift_stands_in(tmp_path):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from balora.compare.bench_settings import WITHOUT_EFFECT
 from balora.files import write_json
 from balora.rows import cell_key
 from balora.state import damaged, read_json
@@ -46,6 +47,8 @@ class Cell:
     sweep: dict[str, Any] = field(default_factory=dict)
     """The values that were to choose from, and how; of a run that chooses, those it tries."""
 
+    bench: dict[str, Any] = field(default_factory=dict)
+    """The settings of the benchmarks that it is asked; a run that chooses is asked none."""
     contents: dict[str, str] = field(default_factory=dict)
     """What tells the contents of each file of rows or text on disk, by what names it."""
 
@@ -85,7 +88,8 @@ class Cell:
         else:
             made |= set(self.sweep.get("values", ()))
         recipe = {name: value for name, value in self.recipe.items() if name not in made}
-        rest = {"evaluation": self.evaluation, "lab": lab, "sweep": self.sweep}
+        bench = {name: value for name, value in self.bench.items() if name not in WITHOUT_EFFECT}
+        rest = {"evaluation": self.evaluation, "lab": lab, "sweep": self.sweep, "bench": bench}
         return flat({**recipe, **rest, "contents of": self.contents})
 
     def write(self, folder: Path) -> None:

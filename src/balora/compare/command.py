@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from balora.compare.benchmarks import judge_answers
 from balora.compare.cells import Cell
 from balora.compare.comparison import Comparison, read_comparison
 from balora.compare.folder import LOCK_FILE, Folder, RefusedError, row_of
@@ -79,8 +80,10 @@ def compare(
     with _locked(folder):
         with _kept(folder, is_replaced=switches["overwrite"]):
             folder.write_comparison(comparison)
-            _run(comparison, folder)
+            outage = _run(comparison, folder)
         _report(folder.path, show)
+        if outage is not None:
+            raise outage
 
 
 @contextmanager
@@ -195,8 +198,12 @@ def _number_of(cells: Sized) -> str:
     return "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
 
 
-def _run(comparison: Comparison, folder: Folder) -> None:
-    """Build the labs, choose what there is to choose, run the cells, and collect their rows."""
+def _run(comparison: Comparison, folder: Folder) -> BaloraError | None:
+    """Build the labs, choose what there is to choose, run the cells, and collect their rows.
+
+    Returns:
+        Why a server has not judged all answers, None where it has.
+    """
     from balora.compare.runner import Runner
 
     config = comparison.config
@@ -229,7 +236,15 @@ def _run(comparison: Comparison, folder: Folder) -> None:
             _number_of(range(others)),
             folder.path,
         )
+    outage = None
+    try:
+        judge_answers(folder, final)
+    except BaloraError as error:  # the cells have finished, and are reported without it
+        outage = BaloraError(
+            f"{str(error).rstrip('.')}; every answer is kept, and the same command has them judged"
+        )
     folder.collect([*choosing, *final])
+    return outage
 
 
 def _build_labs(comparison: Comparison) -> dict[str, LabFiles]:

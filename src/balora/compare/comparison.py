@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from balora.compare.bench_settings import (
+    BENCH,
+    merged,
+    parse_bench,
+    part_problems,
+    settings_problem,
+)
 from balora.compare.config import CompareConfig, compare_config
 from balora.compare.methods import DEFAULT_METHODS
+from balora.compare.summary_settings import summary_problems
 from balora.config import DataConfig
 from balora.config.classification import ClassificationConfig
 from balora.config.fields import field_hints, suggestion
@@ -19,8 +27,8 @@ from balora.errors import ConfigError
 from balora.evaluation.metrics import measured_by, metric_of
 from balora.recipes.kinds import Kind, kind_of
 from balora.recipes.load import parse_overrides, replace_fields
-from balora.recipes.table import ROWS
-from balora.rows import BASE, COMPARE
+from balora.recipes.table import ROWS, without_fields
+from balora.rows import BASE, COMPARE, places
 
 LAB = "lab"
 
@@ -31,7 +39,7 @@ _ELSEWHERE = {
     "resume_from_checkpoint": "a comparison always resumes with the cells that are missing",
 }
 """Fields of a recipe that have no place in a comparison."""
-_Place = Literal["recipe", "condition", "method"]
+_Place = Literal["recipe", "model", "condition", "method"]
 _OF_A_SWEEP = ("held_out_fraction", "sweep_tolerance")
 _EVALUATION = ("retention_file", "num_rows", "max_new_tokens", "eval_batch_size")
 """Settings of the evaluation of text generation."""
@@ -82,12 +90,17 @@ class Comparison:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The conditions by name; one without a name where there are none."""
-        return tuple(self.config.conditions or ("",))
+        """The conditions by name, ``MODEL/condition`` of models; one without a name for none."""
+        return places(self.config.models, self.config.conditions)
 
     def condition(self, name: str) -> dict[str, Any]:
-        """Return the fields of a condition, without those of the lab."""
-        return {k: v for k, v in self._condition(name).items() if k != LAB}
+        """Return the fields of a condition and its model, without the lab's and `bench`."""
+        return {k: v for k, v in self._condition(name).items() if k not in (LAB, BENCH)}
+
+    def bench_of(self, condition: str) -> dict[str, Any]:
+        """Return the settings of a condition's benchmarks; nothing where it has none."""
+        parts = (self.config.bench, *(own.get(BENCH) for own in self._parts(condition)))
+        return merged([part or {} for part in parts])
 
     def lab_of(self, condition: str) -> dict[str, Any] | None:
         """Return the lab's settings under a condition."""
@@ -120,7 +133,13 @@ class Comparison:
         return dump_mapping(self.to_dict())
 
     def _condition(self, name: str) -> dict[str, Any]:
-        return dict((self.config.conditions or {}).get(name) or {})
+        return {field: value for own in self._parts(name) for field, value in own.items()}
+
+    def _parts(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what the model of a condition says, and what the condition says."""
+        models, conditions = self.config.models or {}, self.config.conditions or {}
+        model, _, condition = name.partition("/") if models else ("", "", name)
+        return dict(models.get(model) or {}), dict(conditions.get(condition) or {})
 
 
 def read_comparison(path: Path | str | None, given: Mapping[str, str]) -> Comparison:
@@ -141,18 +160,47 @@ def read_comparison(path: Path | str | None, given: Mapping[str, str]) -> Compar
     own = {name: value for name, value in content.items() if name not in (COMPARE, LAB)}
     if asked is None:
         own.pop("seed", None)  # a recipe of `balora train` can be compared as it stands
-    options = _options(given, own)
-    recipe = replace_fields(own, options.recipe, source=source)
+    first = _first(asked)
+    options = _options(given, {**own, **first})
     if options.lab:
         lab = {**(lab or {}), **options.lab}
-    config, asked_for = _config(asked or {}, options.compare)
-    kind = kind_of(recipe)
+    asked = _with_bench(asked or {}, options.bench, options.compare)
+    config, asked_for = _config(asked, options.compare)
+    recipe = _recipe(own, options.recipe, config, source)
+    kind = kind_of({**recipe, **first})
     comparison = Comparison(recipe=recipe, config=_with_defaults(config, kind), lab=lab, kind=kind)
     problems = _problems(comparison) + _inert(comparison, asked_for)
-    if ROWS in own and any("task" in comparison.condition(c) for c in comparison.conditions):
-        problems.append(f"a condition cannot set `task` where the recipe has `{ROWS}`")
     refuse("compare" if source is None else str(source), problems)
     return comparison
+
+
+def _recipe(
+    own: Mapping[str, Any],
+    given: Mapping[str, Any],
+    config: CompareConfig,
+    source: Path | None,
+) -> dict[str, Any]:
+    """Return the fields of every cell; rows stay in it where a model or a condition picks one."""
+    picks = {"task", "model_name_or_path"} & {
+        name
+        for entries in (config.models, config.conditions)
+        for entry in (entries or {}).values()
+        for name in entry or {}
+    }
+    if ROWS not in own or not picks:
+        return replace_fields(own, given, source=source)
+    rows = own[ROWS]
+    if isinstance(rows, str):
+        rows = read_mapping((source or Path()).parent / rows).get(ROWS)
+    rest = {name: value for name, value in own.items() if name != ROWS}
+    return {**replace_fields(rest, given, source=source), ROWS: without_fields(rows, given)}
+
+
+def _first(asked: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields of the first condition, which say what kind of runs there are."""
+    conditions = (asked or {}).get("conditions")
+    first = next(iter(conditions.values()), None) if isinstance(conditions, Mapping) else None
+    return dict(first) if isinstance(first, Mapping) else {}
 
 
 class _Options(NamedTuple):
@@ -160,21 +208,54 @@ class _Options(NamedTuple):
 
     compare: dict[str, Any]
     lab: dict[str, Any]
+    bench: dict[str, Any]
     recipe: dict[str, Any]
 
 
 def _options(texts: Mapping[str, str], own: Mapping[str, Any]) -> _Options:
-    """Return the values of the command line: fields of `compare`, `lab.FIELD`, and the recipe's."""
-    hints, dotted = field_hints(CompareConfig), f"{LAB}."
-    of_compare = {name: text for name, text in texts.items() if name in hints}
-    of_lab = {n.removeprefix(dotted): text for n, text in texts.items() if n.startswith(dotted)}
-    of_recipe = {n: t for n, t in texts.items() if n not in hints and not n.startswith(dotted)}
+    """Return the values of the command line, by the place that each is of."""
+    hints = field_hints(CompareConfig)
+    own_place = {name: name for name in texts if name in hints}
+    own_place |= {n: n.partition(".")[0] for n in texts if n.startswith((f"{LAB}.", f"{BENCH}."))}
+
+    def of(place: str) -> dict[str, str]:
+        return {n.partition(".")[2]: t for n, t in texts.items() if own_place.get(n) == place}
+
     lab: dict[str, Any] = {}
-    if of_lab:
+    if of_lab := of(LAB):
         from balora.lab.config import LabConfig
 
         lab = parse_texts(of_lab, field_hints(LabConfig))
-    return _Options(parse_texts(of_compare, hints), lab, parse_overrides(own, of_recipe))
+    return _Options(
+        parse_texts({name: text for name, text in texts.items() if name in hints}, hints),
+        lab,
+        parse_bench({name: text for name, text in of(BENCH).items() if name}),
+        parse_overrides(own, {name: text for name, text in texts.items() if name not in own_place}),
+    )
+
+
+def _with_bench(
+    asked: Mapping[str, Any], given: Mapping[str, Any], whole: Collection[str]
+) -> dict[str, Any]:
+    """Return `compare` with fields of `bench` replaced, wherever a recipe sets them."""
+    if not given:
+        return dict(asked)
+    if BENCH in whole:
+        raise ConfigError(f"`--{BENCH}` is given both whole and by its fields; keep one.")
+
+    def without(entry: Any) -> Any:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get(BENCH), Mapping):
+            return entry
+        own = {name: value for name, value in entry[BENCH].items() if name not in given}
+        return {**entry, BENCH: own}
+
+    changed = {
+        name: {key: without(entry) for key, entry in entries.items()}
+        for name in ("models", "conditions")
+        if isinstance(entries := asked.get(name), Mapping)
+    }
+    shared = asked.get(BENCH)
+    return {**asked, **changed, BENCH: {**(shared if isinstance(shared, Mapping) else {}), **given}}
 
 
 def _config(
@@ -219,7 +300,8 @@ def _problems(comparison: Comparison) -> list[str]:
         for name in own
         if (why := _why_not(comparison, place, name)) is not None
     ]
-    return problems + _lab_problems(comparison) + _kind_problems(comparison)
+    problems += [*_lab_problems(comparison), *_kind_problems(comparison)]
+    return problems + _bench_problems(comparison) + summary_problems(comparison)
 
 
 def _fields_by_place(comparison: Comparison) -> list[tuple[_Place, str, Mapping[str, Any]]]:
@@ -227,9 +309,10 @@ def _fields_by_place(comparison: Comparison) -> list[tuple[_Place, str, Mapping[
     config = comparison.config
     return [
         ("recipe", "", comparison.recipe),
+        *(("model", f"`models`, `{name}`: ", own) for name, own in (config.models or {}).items()),
         *(
-            ("condition", f"`conditions`, `{name}`: ", comparison.condition(name))
-            for name in comparison.conditions
+            ("condition", f"`conditions`, `{name}`: ", own or {})
+            for name, own in (config.conditions or {}).items()
         ),
         *(
             ("method", f"`settings` of `{name}`: ", config.settings_of(name))
@@ -250,19 +333,25 @@ def _why_not(comparison: Comparison, place: _Place, name: str) -> str | None:
         return ", but model and data are the lab's; leave out it or `lab`"
     if place != "recipe" and name == "output_dir":
         return "; it holds for all cells and stands in the recipe itself"
-    if place == "condition":
+    if name == "model_name_or_path" and place != "model" and comparison.config.models:
+        return ", but each of `models` names its own; keep one of them"
+    if name == LAB and place == "model":
+        return ", but the lab brings a model of its own"
+    if place in ("model", "condition"):
         return "; methods are named in `methods`" if name == "method" else None
     if place == "method" and name in _ALIKE:
         return (
             ", but all methods have the same model and data, or a difference would say nothing of "
             "the method; set it in the recipe or in `conditions`"
         )
-    setting = [c for c in comparison.conditions if name in comparison.condition(c)]
-    if place == "method" and setting:
-        return (
-            f", which `conditions`, `{setting[0]}` sets as well and could not change; keep one of "
-            "them"
-        )
+    config = comparison.config
+    for where, entries in (("models", config.models), ("conditions", config.conditions)):
+        setting = [key for key, own in (entries or {}).items() if name in (own or {})]
+        if place == "method" and setting:
+            return (
+                f", which `{where}`, `{setting[0]}` sets as well and could not change; keep one of "
+                "them"
+            )
     return None
 
 
@@ -281,13 +370,39 @@ def _lab_problems(comparison: Comparison) -> list[str]:
     return problems
 
 
+def _bench_problems(comparison: Comparison) -> list[str]:
+    config, problems = comparison.config, list[str]()
+    for place, entries in (("models", config.models), ("conditions", config.conditions)):
+        for name, own in (entries or {}).items():
+            if own and BENCH in own:
+                problems += part_problems(f"`{place}`, `{name}`: `{BENCH}`", own[BENCH])
+    if problems:
+        return problems
+    asked = {name: comparison.bench_of(name) for name in comparison.conditions}
+    if not any(asked.values()):
+        return [] if config.bench is None else [f"`{BENCH}` names no `benchmarks`; add some"]
+    if comparison.kind.evaluates_itself:
+        return [f"`{BENCH}` is set, but this is classification, whose models write no answers"]
+    for place, settings in asked.items():
+        problem = settings_problem(settings) if settings else None
+        if problem is not None:
+            where = f"`conditions`, `{place}`: " if place else ""
+            problems.append(f"{where}`{BENCH}`: {problem}")
+    idle = (config.bench or {}).keys() - {name for one in asked.values() for name in one}
+    return [*dict.fromkeys(problems)] + [
+        f"`{BENCH}`: `{name}` is set, but changes nothing of the benchmarks that are named; leave "
+        "it out"
+        for name in sorted(idle)
+    ]
+
+
 def _kind_problems(comparison: Comparison) -> list[str]:
     kind, config, problems = comparison.kind, comparison.config, []
     for name in comparison.conditions:
         if kind_of({**comparison.recipe, **comparison.condition(name)}) is not kind:
             problems.append(
-                f"`conditions`, `{name}` makes the run one of {kind.other.words}, and the recipe "
-                f"is {kind.words}; compare them apart"
+                f"`conditions`, `{name}` makes the run one of {kind.other.words}, and others are "
+                f"{kind.words}; compare them apart"
             )
     if comparison.lab is not None and not kind.has_lab:
         problems.append(f"`task` and `lab` are set, but the lab's task is {kind.other.words}")
@@ -304,6 +419,8 @@ def _kind_problems(comparison: Comparison) -> list[str]:
 def _metric_problems(comparison: Comparison, metric: str) -> list[str]:
     lab = () if comparison.lab is None else ("lab",)
     measured = measured_by(*comparison.kind.instruments, *lab)
+    asked = {b for c in comparison.conditions for b in comparison.bench_of(c).get("benchmarks", ())}
+    measured += tuple(name for name in measured_by("benchmark") if name in asked)
     is_elsewhere = comparison.kind.evaluates_itself and ":" in metric
     if metric in measured or is_elsewhere:
         if comparison.config.sweep and not metric_of(metric).is_of_task_rows:

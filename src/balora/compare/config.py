@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from balora.compare.bench_settings import BENCH, part_problems
 from balora.compare.methods import DEFAULT_METHODS, Method, parse_method
 from balora.config.fields import field_problems, suggestion
 from balora.config.objective import COEFFICIENTS
@@ -25,11 +26,18 @@ Values = Annotated[list[Any], NotEmpty("list the values to try"), Distinct()]
 """Of a field, to choose from."""
 Swept = Annotated[dict[str, Values], NotEmpty("name a field with its values")]
 
+Columns = Annotated[list[str], NotEmpty("name one or more"), Distinct()]
+"""Of a summary."""
+
 _Name = Annotated[str, Name()]
 _SOME = NotEmpty("name one or more")
 _METHODS = Form("[lora, lora+kl=0.3, balora]")
 _SETTINGS = Form("{lora: {learning_rate: 1e-3}}")
 _CONDITIONS = Form("{clean: {}, noisy: {label_noise: 0.2}}")
+_MODELS = Form("{small: {model_name_or_path: HuggingFaceTB/SmolLM2-135M}}")
+_BENCH = Form("{benchmarks: [gsm8k, math], num_rows: 200}")
+_SUMMARY = Form("{Table 2: [gsm8k, math, humaneval]}")
+_REFERENCE = Form("{source: the paper, values: {MODEL: {lora: {gsm8k: 42.5}}}}")
 _SWEEP = Form("{lora: {learning_rate: [1e-4, 1e-3]}}")
 
 
@@ -55,6 +63,18 @@ class CompareConfig:
 
     conditions: Annotated[dict[_Name, dict[str, Any] | None] | None, NotEmpty(), _CONDITIONS] = None
     """Named sets of fields that override the recipe's (also `lab`); every method runs in each."""
+
+    models: Annotated[dict[_Name, dict[str, Any]] | None, NotEmpty(), _MODELS] = None
+    """Named base models, each with its fields; every method runs on each, in each condition."""
+
+    bench: Annotated[dict[str, Any] | None, NotEmpty(), _BENCH] = None
+    """Benchmarks that every finished cell is asked, with the fields of `balora bench`."""
+
+    summary: Annotated[dict[_Name, Columns] | None, NotEmpty(), _SUMMARY] = None
+    """Named tables across conditions: their columns, and last the average of these."""
+
+    reference: Annotated[dict[str, Any] | None, NotEmpty(), _REFERENCE] = None
+    """Figures that others report, with their source; shown beside `summary`, never ranked."""
 
     sweep: Annotated[dict[str, Swept] | None, _SWEEP] = None
     """Values to try per method (* is every one), as lists by field; held-out rows decide."""
@@ -92,6 +112,8 @@ class CompareConfig:
             self._method_problems,
             self._sweep_problems,
             self._metric_problems,
+            self._model_problems,
+            self._bench_problems,
         )
         refuse("compare", problems)
 
@@ -223,6 +245,28 @@ class CompareConfig:
                 if name == EVERY and field in entry
             ]
         return problems or self._twice("sweep", self.sweep)
+
+    def _model_problems(self) -> list[str]:
+        problems = []
+        for name, entry in (self.models or {}).items():
+            where = f"`models`, `{name}`"
+            if entry.get("model_name_or_path") is None:
+                problems.append(f"{where} names no `model_name_or_path`; add it")
+            problems += [
+                f"{where} and `conditions`, `{condition}` both set `{field}`; keep one of them"
+                for condition, fields in (self.conditions or {}).items()
+                for field in entry
+                if field in (fields or {}) and field != BENCH
+            ]
+        if self.models and len(self.models) > 1 and self.sweep:
+            problems.append(
+                "`sweep` and several `models` are set, but a value is chosen with one model and "
+                "need not suit another; compare one model at a time"
+            )
+        return problems
+
+    def _bench_problems(self) -> list[str]:
+        return [] if self.bench is None else part_problems("`bench`", self.bench)
 
     def _metric_problems(self) -> list[str]:
         return [] if self.metric is None else _metric_problems(self.metric)

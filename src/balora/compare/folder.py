@@ -50,6 +50,7 @@ _OURS = (
     "table.md",
     "table.csv",
     "table.tex",
+    "summary.csv",
     "report.html",
     "plots",
 )
@@ -93,7 +94,9 @@ class Folder:
             ConfigError: Naming both.
         """
         fields = comparison.to_dict()
-        reads = [Read(f"`{name}`", str(fields[name])) for name in _READ if fields.get(name)]
+        places = [fields, *map(comparison.condition, comparison.conditions)]
+        named = {(name, str(own[name])) for own in places for name in _READ if own.get(name)}
+        reads = [Read(f"`{name}`", path) for name, path in sorted(named)]
         folders = [read for read in reads if Path(read.path).expanduser().is_dir()]
         files = [read for read in reads if read not in folders]
         check_apart(self.path, "`output_dir`", folders)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from balora.compare.benchmarks import answer_benchmarks
 from balora.compare.cells import Cell
 from balora.compare.memory import peak_memory_mib
 from balora.config import DataConfig
@@ -32,6 +33,7 @@ from balora.models.names import name_of_dtype
 from balora.models.run_folder import load_run
 from balora.models.source import source_of
 from balora.recipes import Recipe, load_recipe
+from balora.report.columns import OUTSIDE, OVERALL
 from balora.rows import DETAILS_FILE
 
 _PACKAGES = ("python", "balora", "torch", "transformers", "peft", "trl", "accelerate", "datasets")
@@ -68,10 +70,17 @@ def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
         options = _options(cell, recipe, models.tokenizer)
         instruments = _instruments(cell, recipe, len(options.examples))
         measured["metrics"] = measure(models, options, instruments)
-        measured["evaluation_seconds"] = round(time.monotonic() - start, 2)
+        seconds = time.monotonic() - start
         measured["dtype"] = name_of_dtype(models.base.dtype)
         if cell.stage == "final":
             details = _details(cell, models, options)
+        if cell.bench:
+            start = time.monotonic()
+            asked = answer_benchmarks(cell, recipe, run, models, folder)
+            measured["metrics"] |= asked["metrics"]
+            measured["bench"] = asked["bench"]
+            seconds += time.monotonic() - start
+        measured["evaluation_seconds"] = round(seconds, 2)
     if run is not None:
         details["curves"] = list(learning_curves(run))
     write_json(folder / DETAILS_FILE, details)
@@ -209,13 +218,33 @@ def majority_metrics(results: Mapping[str, Any]) -> dict[str, float | None]:
 def _by_set(
     results: Mapping[str, Any], figures: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ) -> dict[str, float | None]:
-    """Return figures of every set by metric, those of all but the first named ``SET:METRIC``."""
+    """Return figures of every set by metric, those of all but the first named ``SET:METRIC``.
+
+    And the means of the primary metric: over the rows of all evaluation sets, where there are
+    several, and over the sets out of domain.
+    """
     first = next(iter(results["final"]), None)
     sets = [("" if name == first else f"{name}:", row) for name, row in results["final"].items()]
     sets += [(f"{name}:", row) for name, row in results["out_of_domain"].items()]
-    return {
+    found = {
         prefix + name: figures(row)[name]
         for prefix, row in sets
         for name in measured_by("classification")
         if name in figures(row)
     }
+    primary = results["primary_metric"]
+
+    def values(part: str) -> list[tuple[float, int]]:
+        return [
+            (value, row["num_rows"])
+            for row in results[part].values()
+            if (value := figures(row).get(primary)) is not None
+        ]
+
+    within, outside = values("final"), values("out_of_domain")
+    if len(within) > 1:
+        num_rows = sum(n for _, n in within)
+        found[f"{OVERALL}:{primary}"] = sum(value * n for value, n in within) / num_rows
+    if outside:
+        found[f"{OUTSIDE}:{primary}"] = sum(value for value, _ in outside) / len(outside)
+    return found

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from balora.compare.benchmarks import benchmark_files, check_benchmarks
 from balora.compare.cells import Cell
 from balora.compare.comparison import Comparison
 from balora.compare.fingerprints import data_files, fingerprint
@@ -89,15 +90,16 @@ class Plan:
         """Check that model and data are there, as far as they must be on disk.
 
         Raises:
-            ConfigError: If the folder of the model is missing.
+            ConfigError: If the folder of the model is missing, or a benchmark cannot be judged.
             DataError: If rows are missing.
         """
-        if self.comparison.lab is not None:
-            return
         for condition in self.comparison.conditions:
             recipe = self._any_recipe(condition)
-            check_model_name(recipe.model.model_name_or_path, "`model_name_or_path`")
-            data_files(recipe.data)
+            if self.comparison.lab is None:
+                check_model_name(recipe.model.model_name_or_path, "`model_name_or_path`")
+                data_files(recipe.data)
+            if bench := self.comparison.bench_of(condition):
+                check_benchmarks(bench, recipe)
 
     def choosing(self, parts: Parts | None = None) -> list[Cell]:
         """Return the cells of the sweep: every value under the first condition, the first seed.
@@ -161,6 +163,9 @@ class Plan:
             self._known_contents[condition] = found
         return self._known_contents[condition]
 
+    def _benchmarks(self, bench: Mapping[str, Any]) -> dict[str, str]:
+        return {name: fingerprint(paths) for name, paths in benchmark_files(bench).items()}
+
     def _lab(self, condition: str) -> dict[str, Any] | None:
         settings = self.comparison.lab_of(condition)
         if settings is None:
@@ -181,6 +186,8 @@ class Plan:
         config = self.comparison.config
         own = {**config.settings_of(method), **values}
         places = _part_fields(self.comparison, parts) if stage == "choose" else {}
+        # the problems of a benchmark take no part in a choice
+        bench = self.comparison.bench_of(condition) if stage == "final" else {}
         cell = Cell(
             stage=stage,
             condition=condition,
@@ -191,7 +198,8 @@ class Plan:
             evaluation=self.comparison.evaluation,
             lab=self._lab_settings[condition],
             sweep=self._sweep(stage, condition, method, values),
-            contents=self._contents(condition),
+            bench=bench,
+            contents={**self._contents(condition), **self._benchmarks(bench)},
         )
         folder = self.comparison.folder / "cells" / cell.slug / "run"
         run: dict[str, Any] = {"output_dir": str(folder)}

@@ -78,6 +78,11 @@ class Metric:
         is_share = self.form.endswith("%}")
         return f"{100 * value:{sign}.2g}%" if is_share else f"{value:{sign}.2g}"
 
+    def points(self, value: float) -> float:
+        """Return a value on the scale of a summary: shares, correlations and F1 times 100."""
+        is_part = self.form == SHARE or (self.form, self.instrument) == (NUMBER, "classification")
+        return 100 * value if is_part else value
+
     def gain(self, difference: float) -> float:
         """Return a difference with the sign that makes the better one positive."""
         return difference if self.direction == "up" else -difference

@@ -64,6 +64,24 @@ def pick_row(
     return fields
 
 
+def without_fields(rows: Any, names: Collection[str]) -> dict[str, Any]:
+    """Return rows without some fields, which are set for all of them.
+
+    Raises:
+        ConfigError: If the rows are not written so.
+    """
+    return {
+        model: {
+            **{name: value for name, value in own.items() if name not in names},
+            TASKS: {
+                task: {name: value for name, value in row.items() if name not in names}
+                for task, row in own[TASKS].items()
+            },
+        }
+        for model, own in _checked(rows).items()
+    }
+
+
 def _names(rows: _Rows) -> KeysView[str]:
     """Return the fields that rows give, each once and in their order."""
     every_row = [row for own in rows.values() for row in own[TASKS].values()]

@@ -32,13 +32,15 @@ def unlearned(study: Study) -> dict[str, str]:
 
     Not above the majority class or, where that is unknown, not above what no answer gets.
     """
-    if study.task is None:
-        return {}
-    metric, found = metric_of(study.task), {}
+    found = {}
     for condition in study.conditions:
-        estimates = (study.estimate(condition, m, study.task) for m in study.trained)
+        task = study.task_of(condition)
+        if task is None:
+            continue
+        metric = metric_of(task)
+        estimates = (study.estimate(condition, m, task) for m in study.trained)
         means = [estimate.mean for estimate in estimates if estimate is not None]
-        chance = study.chance(condition, study.task)
+        chance = study.chance(condition, task)
         if not means or not metric.is_nothing(best := max(means, key=metric.gain), chance):
             continue
         figure = f"the best {metric.title} is {metric.show(best)}"
@@ -59,11 +61,14 @@ def matched(study: Study) -> dict[str, str]:
     no method can be held against the baseline, or none has learned, is left out; all are where the
     comparison is not finished or has no baseline.
     """
-    baseline, task, retention = study.baseline, study.task, study.retention
-    if baseline is None or task is None or retention is None or unfinished(study) is not None:
+    baseline, found, idle = study.baseline, dict[str, str](), unlearned(study)
+    if baseline is None or unfinished(study) is not None:
         return {}
-    keeps, found, idle = metric_of(retention), {}, unlearned(study)
     for condition in (name for name in study.conditions if name not in idle):
+        task, retention = study.task_of(condition), study.retention_of(condition)
+        if task is None or retention is None:
+            continue
+        keeps = metric_of(retention)
         kept = {m: study.difference(condition, m, retention) for m in study.trained}
         gains = {m: keeps.gain(d.mean) for m, d in kept.items() if d is not None}
         others = [method for method, gain in gains.items() if gain >= 0]

@@ -18,6 +18,7 @@ from balora.files import write_text
 from balora.report.findings import matched, unfinished, unlearned
 from balora.report.sections import facts, failed, samples, sweeps
 from balora.report.study import MAJORITY, Study
+from balora.report.summary import summaries
 from balora.report.tables import main_table, note, other_table
 from balora.rows import COMPARISON_FILE
 
@@ -29,6 +30,11 @@ MAX_PICTURE_BYTES = 2_000_000
 """Of all pictures as they stand in the page, which with everything else stays under 3 MB."""
 _PACKAGES = ("matplotlib", "jinja2")
 _KINDS: Mapping[str, tuple[str, str]] = {
+    "summary": (
+        "Across conditions",
+        "The mean of every model and method with its 95% interval over the seeds. A diamond is "
+        "what others report of the same; it was not measured here.",
+    ),
     "tradeoff": (
         "What was learned against what was kept",
         "A small point is one run, a large one the mean of a method with its 95% interval along "
@@ -103,6 +109,15 @@ def _page(study: Study, plots: Sequence[Plot]) -> str:
         counts=_counts(study),
         note=note(study),
         tables=[_table(study, condition) for condition in study.conditions],
+        summaries=[
+            (
+                one.name,
+                one.heads,
+                [(one.cells(line), line.is_reported) for line in one.lines],
+                one.notes,
+            )
+            for one in summaries(study)
+        ],
         others=[t for c in study.conditions if (t := other_table(study, c)) is not None],
         colours={name: look.colour for name, look in looks(study.trained).items()},
         plots=_by_kind(plots),
@@ -145,7 +160,7 @@ def _table(study: Study, condition: str) -> dict[str, Any]:
     table, marks = main_table(study, condition), dict[tuple[str, int], str]()
     is_ranked = unfinished(study) is None and condition not in unlearned(study)
     column = 1
-    for name in study.main:
+    for name in study.main(condition):
         best = study.best(condition, name, study.trained) if is_ranked else ()
         marks |= {(method, column): "best" for method in best if len(study.trained) > 1}
         if study.baseline is not None:

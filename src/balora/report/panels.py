@@ -94,6 +94,19 @@ class Curve(NamedTuple):
     mean: tuple[Array, Array]
 
 
+class Bar(NamedTuple):
+    """The figure of a method on a model."""
+
+    model: str
+    """Empty where there are no models."""
+    method: str
+    mean: float | None
+    half: float | None
+    """Half the interval, None without one."""
+    reported: float | None
+    """What others report, None where they do not."""
+
+
 class Spot(NamedTuple):
     """A method in the plane of forgetting and task: its runs, their mean, both intervals."""
 
@@ -323,6 +336,40 @@ def updates_panel(
     ticks = [low, (low * high) ** 0.5, high]
     scale.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks], fontsize=7.5)
     axes.set_xlabel("block", fontsize=8, labelpad=1)
+    return figure
+
+
+def bars_panel(
+    bars: Sequence[Bar], look: Mapping[str, Look], *, title: str, quantity: str
+) -> Figure:
+    """Draw a bar for each model and method, from above, with a mark where others report it.
+
+    Methods that have no look of their own, as the pre-trained model, are grey.
+    """
+    heading = ": ".join(part for part in (title, quantity) if part)
+    num_models = len({bar.model for bar in bars})
+    height = 0.85 + 0.2 * len(bars) + 0.2 * num_models
+    left = (max(width_of(bar.method) for bar in bars) + 0.15) / WIDTH
+    figure, axes = _panel(heading, height=height, left=left, right=0.95)
+    place, places, above = 0.0, list[float](), None
+    for bar in bars:
+        if bar.model != above:
+            axes.text(0, place + 0.1, f" {plain(shortened(bar.model))}", fontweight="bold")
+            place += 1
+            above = bar.model
+        colour = look[bar.method].colour if bar.method in look else _GREY
+        if bar.mean is not None:
+            axes.barh(place, bar.mean, 0.78, color=colour, xerr=bar.half, ecolor=_INK, zorder=2)
+        if bar.reported is not None:
+            style: dict[str, Any] = {"mfc": "white", "mec": _INK, "markersize": 5}
+            axes.plot(bar.reported, place, "D", zorder=4, **style)
+        places.append(place)
+        place += 1
+    axes.set_yticks(places, [plain(shortened(bar.method)) for bar in bars])
+    axes.set_ylim(place - 0.4, -0.7)
+    axes.set_xlim(left=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("points; a diamond is what others report")
     return figure
 
 

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from balora.evaluation.metrics import metric_of
 from balora.report import panels
 from balora.report.labels import Array
-from balora.report.panels import Curve, Look, Spot
-from balora.report.statistics import mean_interval
+from balora.report.panels import Bar, Curve, Look, Spot
+from balora.report.statistics import Estimate, mean_interval
 from balora.report.study import Study
+from balora.report.summary import Line, summaries
 from balora.rows import BASE
 
 FOLDER = "plots"
@@ -35,9 +36,9 @@ class Plot(NamedTuple):
     """One panel that was drawn."""
 
     kind: str
-    """``tradeoff``, ``curves``, ``spectra`` or ``updates``."""
+    """``summary``, ``tradeoff``, ``curves``, ``spectra`` or ``updates``."""
     condition: str
-    """Name of the condition, empty where there are none."""
+    """Name of the condition, empty where there are none, or of the summary."""
     alt: str
     """What it shows, for who cannot see it."""
     stem: Path
@@ -75,10 +76,11 @@ Panels = Iterator[tuple[str, str, str, Figure]]
 
 
 def _tradeoff(study: Study, look: Mapping[str, Look]) -> Panels:
-    if study.task is None or study.retention is None:
-        return
-    x, y = metric_of(study.retention), metric_of(study.task)
     for condition in study.conditions:
+        task, retention = study.task_of(condition), study.retention_of(condition)
+        if task is None or retention is None:
+            continue
+        x, y = metric_of(retention), metric_of(task)
         spots = {
             method: spot
             for method in study.trained
@@ -209,11 +211,38 @@ def _sizes(study: Study, condition: str) -> dict[str, dict[str, float]]:
     return found
 
 
+def _bars(study: Study, look: Mapping[str, Look]) -> Panels:
+    for summary in summaries(study):
+        reported = {(one.model, one.method): one for one in summary.lines if one.is_reported}
+        own = [line for line in summary.lines if not line.is_reported]
+        for column, title in summary.columns.items():
+            bars = [_bar(line, reported.get((line.model, line.method)), column) for line in own]
+            bars = [bar for bar in bars if (bar.mean, bar.reported) != (None, None)]
+            if any(bar.mean is not None for bar in bars):
+                figure = panels.bars_panel(bars, look, title=summary.name, quantity=title)
+                alt = f"{title}, a bar for each model and method"
+                yield summary.name, column, alt, figure
+
+
+def _bar(line: Line, others: Line | None, column: str) -> Bar:
+    figure = line.figures.get(column)
+    mean = figure if isinstance(figure, Estimate) else None
+    reported = None if others is None else others.figures.get(column)
+    return Bar(
+        line.model,
+        line.method,
+        None if mean is None else mean.mean,
+        None if mean is None else mean.half_width,
+        reported if isinstance(reported, float) else None,
+    )
+
+
 def _range(values: Sequence[float] | Array) -> tuple[float, float]:
     return float(np.min(values)), float(np.max(values))
 
 
 _KINDS: Mapping[str, Callable[[Study, Mapping[str, Look]], Panels]] = {
+    "summary": _bars,
     "tradeoff": _tradeoff,
     "curves": _curves,
     "spectra": _spectra,

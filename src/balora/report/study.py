@@ -11,7 +11,15 @@ from typing import Any
 from balora.config.values import read_mapping
 from balora.evaluation.metrics import METRICS, measured_by, metric_of, task_metric
 from balora.report.statistics import Estimate, holm, mean_interval, paired_difference
-from balora.rows import BASE, COMPARE, COMPARISON_FILE, cell_key, read_details, read_rows
+from balora.rows import (
+    BASE,
+    COMPARE,
+    COMPARISON_FILE,
+    cell_key,
+    places,
+    read_details,
+    read_rows,
+)
 
 Row = Mapping[str, Any]
 
@@ -50,12 +58,47 @@ class Study:
     retention: str | None
     """The metric that speaks of what was kept of the pre-trained model."""
 
-    @property
-    def main(self) -> tuple[str, ...]:
-        """Return the metrics of the main table; macro F1 shows what accuracy hides."""
-        beside = "macro_f1" if self.task == "accuracy" else None
-        names = dict.fromkeys((self.settings.get("metric"), self.task, beside, self.retention))
-        return tuple(name for name in names if name is not None and name in self.metrics)
+    def main(self, condition: str) -> tuple[str, ...]:
+        """Return the metrics of a condition's main table; macro F1 shows what accuracy hides."""
+        task = self.task_of(condition)
+        beside = "macro_f1" if task == "accuracy" else None
+        asked = [n for n in measured_by("benchmark") if metric_of(n).role == "task"]
+        wanted = self.settings.get("metric")
+        names = dict.fromkeys((wanted, task, beside, *asked, self.retention_of(condition)))
+        there = self._measured(condition)
+        return tuple(name for name in names if name is not None and name in there)
+
+    def others(self, condition: str) -> tuple[str, ...]:
+        """Return the metrics of a condition that its main table leaves out."""
+        main, there = self.main(condition), self._measured(condition) or {*self.metrics}
+        return tuple(name for name in self.metrics if name in there and name not in main)
+
+    def task_of(self, condition: str) -> str | None:
+        """Return the metric of a condition's task: that of the comparison, where it is measured."""
+        there = self._measured(condition)
+        if self.task in there or not there:
+            return self.task
+        return task_metric([dict.fromkeys(there, 0.0)])
+
+    def retention_of(self, condition: str) -> str | None:
+        """Return what speaks of forgetting in a condition, as `task_of` does of the task."""
+        there = self._measured(condition)
+        if self.retention in there or not there:
+            return self.retention
+        return _retention([name for name in self.metrics if name in there], self.task_of(condition))
+
+    def _measured(self, condition: str) -> set[str]:
+        """Return the metrics that a run of a condition has a figure of."""
+        known = self._by_condition.get(condition)
+        if known is None:
+            rows = [row for row in self.rows if row["condition"] == condition]
+            known = {n for row in rows for n, v in row["metrics"].items() if v is not None}
+            self._by_condition[condition] = known
+        return known
+
+    @cached_property
+    def _by_condition(self) -> dict[str, set[str]]:
+        return {}
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -181,7 +224,8 @@ def read_study(folder: Path) -> Study:
     final = tuple(row for row in rows if row["stage"] == "final")
     constants = _constants(final)
     named = _in_order(settings.get("methods"), final, "method")
-    conditions = _in_order(settings.get("conditions"), final, "condition") or ("",)
+    asked = places(settings.get("models"), settings.get("conditions"))
+    conditions = _in_order(filter(None, asked), final, "condition") or ("",)
     wanted = settings.get("metric")
     is_task = wanted is not None and metric_of(wanted).role == "task"
     task = wanted if is_task else task_metric([row["metrics"] for row in final])

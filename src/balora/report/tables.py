@@ -16,7 +16,9 @@ from balora.evaluation.metrics import metric_of
 from balora.evaluation.table import aligned, markdown, markdown_text
 from balora.files import write_text
 from balora.report.findings import unfinished, unlearned
+from balora.report.statistics import Estimate
 from balora.report.study import COSTS, Study
+from balora.report.summary import Summary, summaries
 from balora.report.texts import difference_text, mean_text, seeds_text
 
 _SHOWN_COSTS = {
@@ -25,6 +27,9 @@ _SHOWN_COSTS = {
     "peak_memory_mib": "MiB",
 }
 """Costs of the main table, with their headings on the console."""
+_SUMMARY_HEADS = (
+    *("summary", "model", "method", "is_reported", "column", "mean", "low", "high", "n"),
+)
 _CSV_HEADS = (
     *("condition", "method", "metric", "mean", "low", "high", "n", "num_failed", "baseline"),
     *("difference", "difference_low", "difference_high", "num_pairs", "excludes_zero"),
@@ -44,20 +49,28 @@ class Table(NamedTuple):
 
 
 def format_console(study: Study) -> str:
-    """Return the main table of every condition, aligned, and what the intervals are."""
+    """Return the main table of every condition, the summaries, and what the intervals are."""
     parts = []
     for condition in study.conditions:
         table = main_table(study, condition, is_short=True)
         title = [f"Condition {condition}:", ""] if condition else []
         parts.append("\n".join([*title, aligned([table.heads, *table.lines])]))
+    for summary in summaries(study):
+        lines = [summary.heads, *map(summary.cells, summary.lines)]
+        parts.append("\n".join([f"{summary.name}:", "", aligned(lines), "", *summary.notes]))
     return "\n\n".join([*parts, note(study)])
 
 
 def write_tables(study: Study) -> None:
-    """Write ``table.md``, ``table.csv`` and ``table.tex`` into the folder, each by rename."""
+    """Write ``table.md``, ``table.csv`` and ``table.tex`` into the folder, each by rename.
+
+    And ``summary.csv``, where the recipe asks for summaries.
+    """
     write_text(study.folder / "table.md", _markdown(study))
     write_text(study.folder / "table.csv", _csv(study))
     write_text(study.folder / "table.tex", _latex(study))
+    if found := summaries(study):
+        write_text(study.folder / "summary.csv", _summary_csv(found))
 
 
 def main_table(study: Study, condition: str, *, is_short: bool = False) -> Table:
@@ -70,7 +83,7 @@ def main_table(study: Study, condition: str, *, is_short: bool = False) -> Table
     """
     heads = ["method"]
     columns = [list(study.methods)]
-    for name in study.main:
+    for name in study.main(condition):
         title = metric_of(name).title
         heads.append(_without_unit(title) if is_short else title)
         columns.append([mean_text(study, condition, method, name) for method in study.methods])
@@ -91,7 +104,7 @@ def main_table(study: Study, condition: str, *, is_short: bool = False) -> Table
 
 def other_table(study: Study, condition: str) -> Table | None:
     """Return the metrics that the main table leaves out; None when it has them all."""
-    names = [name for name in study.metrics if name not in study.main]
+    names = study.others(condition)
     if not names:
         return None
     lines = [
@@ -145,6 +158,10 @@ def _markdown(study: Study) -> str:
             parts.append(f"### {markdown_text(table.condition)}")
         above = table.condition
         parts.append(markdown([table.heads, *table.lines]))
+    for summary in summaries(study):
+        parts.append(f"### {markdown_text(summary.name)}")
+        parts.append(markdown([summary.heads, *map(summary.cells, summary.lines)]))
+        parts += map(markdown_text, summary.notes)
     return "\n\n".join([*parts, markdown_text(note(study))]) + "\n"
 
 
@@ -158,6 +175,21 @@ def _csv(study: Study) -> str:
             for name in (*study.metrics, *COSTS):
                 figures = _csv_figures(study, condition, method, name)
                 writer.writerow([condition, method, name, *figures])
+    return out.getvalue()
+
+
+def _summary_csv(found: Iterable[Summary]) -> str:
+    """One line for each summary, model, method and column; of what others report there is no n."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_SUMMARY_HEADS)
+    for summary in found:
+        for line in summary.lines:
+            for column in summary.columns:
+                figure = line.figures.get(column)
+                own = figure[:4] if isinstance(figure, Estimate) else (figure, None, None, None)
+                is_reported = str(line.is_reported).lower()
+                writer.writerow([summary.name, line.model, line.method, is_reported, column, *own])
     return out.getvalue()
 
 
@@ -178,17 +210,24 @@ def _latex(study: Study) -> str:
     for table in _tables(study):
         if table.condition:
             parts.append(f"% condition {table.condition}")
-        rows = [
-            f"\\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}",
-            "\\toprule",
-            _latex_line(table.heads),
-            "\\midrule",
-            *map(_latex_line, table.lines),
-            "\\bottomrule",
-            "\\end{tabular}",
-        ]
-        parts.append("\n".join(rows))
+        parts.append(_latex_table(table.heads, table.lines))
+    for summary in summaries(study):
+        parts.append("\n".join(f"% {line}" for line in (summary.name, *summary.notes)))
+        parts.append(_latex_table(summary.heads, [*map(summary.cells, summary.lines)]))
     return "\n\n".join(parts) + "\n"
+
+
+def _latex_table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [
+        f"\\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+        "\\toprule",
+        _latex_line(heads),
+        "\\midrule",
+        *map(_latex_line, lines),
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+    return "\n".join(rows)
 
 
 _LATEX = {

@@ -37,6 +37,8 @@ class Benchmark(Protocol):
     """As `benchmarks` names it."""
     max_new_tokens: int
     """Longest answer, unless the user sets another."""
+    asks_a_server: bool
+    """Whether a model of a server judges, which costs money and may be away for a while."""
     cot_suffix: str
     """What the answer begins with, unless the user sets another; often empty."""
 

@@ -43,6 +43,7 @@ class Programs:
     name: str
     max_new_tokens = 1024
     cot_suffix = ""
+    asks_a_server = False
 
     def __init__(self, config: BenchConfig) -> None:
         self.config = config

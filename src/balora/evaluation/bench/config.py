@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -27,6 +27,11 @@ _OF_ONE = {
     **{name: (name,) for name in BENCHMARKS},
 }
 """Fields that act on some benchmarks only."""
+
+
+def acts_on(field: str, benchmarks: Collection[str]) -> bool:
+    """Say whether a field changes anything of some benchmarks."""
+    return field not in _OF_ONE or bool({*_OF_ONE[field]} & {*benchmarks})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,7 +192,7 @@ class BenchConfig:
         problems = [
             f"`{name}` is set, but `benchmarks` has no {' or '.join(of)}; leave it out"
             for name, of in _OF_ONE.items()
-            if self._is_set(name) and not set(of) & set(self.benchmarks)
+            if self._is_set(name) and not acts_on(name, self.benchmarks)
         ]
         for name, backend in (("vllm_python", "vllm"), ("endpoint_model", "endpoint")):
             if self._is_set(name) and self.backend != backend:

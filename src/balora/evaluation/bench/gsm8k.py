@@ -28,6 +28,7 @@ class Gsm8k:
     name = "gsm8k"
     max_new_tokens = 1024
     cot_suffix = STEP_BY_STEP
+    asks_a_server = False
 
     def __init__(self, config: BenchConfig) -> None:
         self.config = config

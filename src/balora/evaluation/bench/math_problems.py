@@ -40,6 +40,7 @@ class Math:
     name = "math"
     max_new_tokens = 2048
     cot_suffix = STEP_BY_STEP
+    asks_a_server = False
 
     def __init__(self, config: BenchConfig) -> None:
         self.config = config

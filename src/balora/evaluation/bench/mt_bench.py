@@ -32,6 +32,7 @@ class MtBench:
     name = "mt_bench"
     max_new_tokens = 1024
     cot_suffix = ""
+    asks_a_server = True
 
     def __init__(self, config: BenchConfig) -> None:
         self.config = config

@@ -78,21 +78,30 @@ def prompter_of(
 
 
 def _trained_with(run: Path) -> str:
-    """Return the template by its recipe, else by the columns of its data."""
+    """Return the template by its recipe."""
     if not (run / RECIPE_FILE).is_file():
         raise _unknown(run, f"it has no {RECIPE_FILE}")
     recipe = read_recipe(run)
-    if recipe.get("prompt_template") is not None:
-        return str(recipe["prompt_template"])
     hints = field_hints(DataConfig)
     data = DataConfig(**{name: value for name, value in recipe.items() if name in hints})
-    split = data.dataset_train_split.split("+")[0].split("[")[0]
     try:
-        files = find_local(data.dataset_name)
-        rows, _ = load_rows(data.dataset_name, files, data.dataset_config, f"{split}[:1]")
-        return _template_of(pick_layout(rows, data, data.dataset_name))
+        return template_of_rows(data)
     except DataError as error:
         raise _unknown(run, f"its data cannot be read ({str(error).rstrip('.')})") from error
+
+
+def template_of_rows(data: DataConfig) -> str:
+    """Return the template that training rows are laid out with: the one set, else by their columns.
+
+    Raises:
+        DataError: If the rows cannot be read.
+    """
+    if data.prompt_template is not None:
+        return data.prompt_template
+    split = data.dataset_train_split.split("+")[0].split("[")[0]
+    files = find_local(data.dataset_name)
+    rows, _ = load_rows(data.dataset_name, files, data.dataset_config, f"{split}[:1]")
+    return _template_of(pick_layout(rows, data, data.dataset_name))
 
 
 def _template_of(layout: Any) -> str:

@@ -11,7 +11,7 @@ from balora.config.fields import field_hints, given_problems
 from balora.config.values import parse_text, parse_texts
 from balora.digests import digest_of_weight_files
 from balora.errors import ConfigError
-from balora.evaluation.bench.backends import Backend, make_backend
+from balora.evaluation.bench.backends import make_backend
 from balora.evaluation.bench.benchmark import Benchmark, Problem
 from balora.evaluation.bench.code import HumanEval, Mbpp
 from balora.evaluation.bench.config import BENCHMARKS, BenchConfig
@@ -20,6 +20,7 @@ from balora.evaluation.bench.math_problems import Math
 from balora.evaluation.bench.mt_bench import MtBench
 from balora.evaluation.bench.prompts import prompter_of
 from balora.evaluation.bench.suite import Figure, Measured, Sheet, make_sheet
+from balora.evaluation.generation import Generator
 from balora.evaluation.run import check_runs
 from balora.models.load import load_config, load_tokenizer
 from balora.models.run_folder import check_base, is_classifier
@@ -85,19 +86,43 @@ def measure_benchmarks(
     """
     backend = make_backend(base, config)
     backend.check()
+    benchmarks = checked_benchmarks(config)
+    _check_models(runs, base, config)
+    problems = {one.name: problems_of(one, config) for one in benchmarks}
+    models: Sequence[Path | None] = runs or [None]
+    folder = Path(config.output_dir)
+    sheets = {
+        run: make_sheets(run, base, config, problems, benchmarks, folder=folder / _name(run))
+        for run in models
+    }
+    try:
+        for run, of_run in sheets.items():
+            # loaded once, and only if an answer is missing
+            write_answers(of_run, functools.partial(backend.generator, run))
+    finally:
+        backend.close()
+    return {_name(run): judge_sheets(of_run) for run, of_run in sheets.items()}
+
+
+def checked_benchmarks(config: BenchConfig) -> list[Benchmark]:
+    """Return the benchmarks that are asked, each with what judges it at hand.
+
+    Raises:
+        ConfigError: If one cannot be judged here.
+    """
     benchmarks = [MADE_BY[name](config) for name in config.benchmarks]
     for benchmark in benchmarks:
         benchmark.check()
-    _check_models(runs, base, config)
-    problems = {one.name: one.problems()[: config.num_rows] for one in benchmarks}
-    models: Sequence[Path | None] = runs or [None]
-    sheets = {run: _sheets(run, base, config, benchmarks, problems) for run in models}
-    try:
-        for run, of_run in sheets.items():
-            _answer(run, of_run, backend)
-    finally:
-        backend.close()
-    return {_name(run): _judge(of_run) for run, of_run in sheets.items()}
+    return benchmarks
+
+
+def problems_of(benchmark: Benchmark, config: BenchConfig) -> list[Problem]:
+    """Return the problems of a benchmark that are asked.
+
+    Raises:
+        DataError: If they cannot be read.
+    """
+    return benchmark.problems()[: config.num_rows]
 
 
 def _name(run: Path | None) -> str:
@@ -127,13 +152,28 @@ def _check_is_served(runs: Sequence[Path], config: BenchConfig) -> None:
         )
 
 
-def _sheets(
+def make_sheets(
     run: Path | None,
     base: ModelSource,
     config: BenchConfig,
-    benchmarks: Sequence[Benchmark],
     problems: Mapping[str, Sequence[Problem]],
+    benchmarks: Sequence[Benchmark],
+    *,
+    folder: Path,
 ) -> list[Sheet]:
+    """Return the benchmarks laid out for one model.
+
+    Args:
+        run: Its folder; None for the pre-trained model.
+        base: The pre-trained model.
+        config: How answers are written.
+        problems: By benchmark.
+        benchmarks: What is asked.
+        folder: Of the model's answers.
+
+    Raises:
+        ConfigError: If answers are there that were written otherwise, or the prompt is not known.
+    """
     prompter = prompter_of(run, config.prompt_template, lambda: load_tokenizer(base, run))
     model = {
         "base": _identity(base.name),
@@ -143,7 +183,6 @@ def _sheets(
         "attn_implementation": base.attn_implementation,
         "endpoint_model": config.endpoint_model,
     }
-    folder = Path(config.output_dir) / _name(run)
     return [
         make_sheet(one, problems[one.name], prompter, config, folder=folder, model=model)
         for one in benchmarks
@@ -156,14 +195,24 @@ def _identity(model: str) -> str:
     return digest_of_weight_files(path) if path.is_dir() else model
 
 
-def _answer(run: Path | None, sheets: Sequence[Sheet], backend: Backend) -> None:
-    """Have the answers of one model written; it is loaded once, and only if one is missing."""
-    generator = functools.cache(lambda: backend.generator(run))
+def write_answers(sheets: Sequence[Sheet], generator: Callable[[], Generator]) -> None:
+    """Have the missing answers of one model written.
+
+    Args:
+        sheets: Of the model.
+        generator: Returns what writes them; called once, and only if one is missing.
+    """
+    known = functools.cache(generator)
     for sheet in sheets:
-        sheet.answer(generator)
+        sheet.answer(known)
 
 
-def _judge(sheets: Sequence[Sheet]) -> Measured:
+def judge_sheets(sheets: Sequence[Sheet]) -> Measured:
+    """Judge the answers of one model.
+
+    Raises:
+        BaloraError: If judging failed; the answers are kept.
+    """
     figures: dict[str, Figure] = {}
     for sheet in sheets:
         figures |= sheet.judge()

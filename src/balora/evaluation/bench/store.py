@@ -43,6 +43,16 @@ class AnswerStore:
         self.rows_file, self.figures_file = folder / f"{name}.jsonl", folder / f"{name}.json"
         self.rows = self._read()
 
+    @classmethod
+    def opened(cls, folder: Path, name: str) -> AnswerStore:
+        """Return the answers that are there, whatever settings they were written with.
+
+        Raises:
+            ConfigError: If there are none, or they are damaged.
+        """
+        known = read_json(folder / f"{name}.json", _OTHERWISE, fields={"settings": dict})
+        return cls(folder, name, known["settings"])
+
     def _read(self) -> dict[Key, dict[str, Any]]:
         """Return the rows that are there and can be gone on with.
 

@@ -1,0 +1,189 @@
+"""The benchmarks of a comparison's cells: asked where the cell was trained, judged there as well.
+
+What a model of a server judges waits until every cell has answered: `jobs` would multiply the
+requests, and a server that is away must not cost a trained model. Nothing here loads torch before
+it is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from balora.compare.cells import Cell
+from balora.compare.folder import Folder
+from balora.config import DataConfig
+from balora.data.sources import find_local
+from balora.errors import ConfigError, DataError
+from balora.evaluation.bench.config import BenchConfig
+from balora.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from balora.evaluation.bench.suite import Measured
+    from balora.evaluation.instrument import Models
+
+FOLDER = "bench"
+"""Of a cell's answers."""
+
+
+def check_benchmarks(settings: Mapping[str, Any], recipe: Recipe) -> None:
+    """Refuse what cannot be asked or judged, before anything runs.
+
+    Args:
+        settings: Of a condition's benchmarks.
+        recipe: Of one of its cells.
+
+    Raises:
+        ConfigError: If a package, the sandbox, the judge or a reference is missing.
+        DataError: If the problems of a benchmark cannot be read.
+    """
+    from balora.evaluation.bench.backends import make_backend
+    from balora.evaluation.bench.run import checked_benchmarks, problems_of
+    from balora.models.source import source_of
+
+    config = BenchConfig(**settings)
+    try:
+        if config.backend != "transformers":
+            make_backend(source_of(recipe), config).check()
+        for benchmark in checked_benchmarks(config):
+            problems_of(benchmark, config)
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"`bench`: {error}") from error
+
+
+def benchmark_files(settings: Mapping[str, Any]) -> dict[str, dict[str, list[Path]]]:
+    """Return the files that problems and references are in, by what names them and split.
+
+    Raises:
+        DataError: If one is missing.
+    """
+    if not settings:
+        return {}
+    config, found = BenchConfig(**settings), dict[str, dict[str, list[Path]]]()
+    for name in config.benchmarks:
+        data = config.data_of(name)
+        if data.dataset_name is not None:
+            local = find_local(data.dataset_name, setting=f"{name}.dataset_name")
+            if local is not None:
+                found[f"bench.{name}.dataset_name"] = local.files
+        if data.references is not None:
+            found[f"bench.{name}.references"] = {"": [Path(data.references)]}
+    return found
+
+
+def answer_benchmarks(
+    cell: Cell, recipe: Recipe, run: Path | None, models: Models, folder: Path
+) -> dict[str, Any]:
+    """Ask a cell's model its benchmarks, and judge all that needs no server.
+
+    The pre-trained model is asked with the prompt that the others were trained with.
+
+    Args:
+        cell: With settings of benchmarks.
+        recipe: Of the cell.
+        run: The folder of what was trained; None for the pre-trained model.
+        models: Both, loaded.
+        folder: Of the cell.
+
+    Returns:
+        ``metrics`` and ``bench`` of its row.
+
+    Raises:
+        BaloraError: If answering or judging failed.
+    """
+    from balora.evaluation.bench.backends import make_backend
+    from balora.evaluation.bench.prompts import template_of_rows
+    from balora.evaluation.bench.run import (
+        checked_benchmarks,
+        judge_sheets,
+        make_sheets,
+        problems_of,
+        write_answers,
+    )
+    from balora.evaluation.generation import TransformersGenerator
+    from balora.models.source import source_of
+
+    config, source = BenchConfig(**cell.bench), source_of(recipe)
+    if config.prompt_template is None:
+        template = template_of_rows(cast(DataConfig, recipe.data))
+        config = dataclasses.replace(config, prompt_template=template)
+    benchmarks = checked_benchmarks(config)
+    problems = {one.name: problems_of(one, config) for one in benchmarks}
+    sheets = make_sheets(run, source, config, problems, benchmarks, folder=folder / FOLDER)
+    if config.backend == "transformers":  # as they are loaded
+        model, tokenizer, size = models.tuned, models.tokenizer, config.eval_batch_size
+        write_answers(sheets, lambda: TransformersGenerator(model, tokenizer, batch_size=size))
+    else:
+        backend = make_backend(source, config)
+        try:
+            write_answers(sheets, lambda: backend.generator(run))
+        finally:
+            backend.close()
+    return _fields(judge_sheets([one for one in sheets if not one.benchmark.asks_a_server]))
+
+
+def judge_answers(folder: Folder, cells: Sequence[Cell]) -> None:
+    """Have a server judge the answers of finished cells that it has not judged, and write rows.
+
+    Raises:
+        BaloraError: If it fails for good; what it has said is kept, and so are the answers.
+    """
+    for cell in cells:
+        row = folder.row(cell)
+        if row is None or not (names := _unjudged(cell, row)):
+            continue
+        new = _fields(_judged(cell, names, folder.of(cell) / FOLDER))
+        bench = {part: {**row["bench"].get(part, {}), **own} for part, own in new["bench"].items()}
+        metrics = {**row["metrics"], **new["metrics"]}
+        folder.write_row(cell, {**row, "metrics": metrics, "bench": bench})
+
+
+def _unjudged(cell: Cell, row: Mapping[str, Any]) -> list[str]:
+    """Return the benchmarks of a cell that wait for a server; none where it has not finished."""
+    if row["error"] is not None or not cell.bench:
+        return []
+    from balora.evaluation.bench.run import MADE_BY
+
+    done = row.get("bench", {}).get("judged_by", {})
+    config = BenchConfig(**cell.bench)
+    return [n for n in config.benchmarks if n not in done and MADE_BY[n](config).asks_a_server]
+
+
+def _judged(cell: Cell, names: Sequence[str], folder: Path) -> Measured:
+    from balora.evaluation.bench.run import checked_benchmarks, judge_sheets, problems_of
+    from balora.evaluation.bench.store import AnswerStore
+    from balora.evaluation.bench.suite import Sheet
+    from balora.evaluation.generation import Sampling
+
+    config = BenchConfig(**cell.bench)
+    sampling = Sampling(num_samples=config.num_samples)
+    return judge_sheets(
+        [
+            Sheet(
+                one,
+                tuple(problems_of(one, config)),
+                {},
+                sampling,
+                AnswerStore.opened(folder, one.name),
+            )
+            for one in checked_benchmarks(config)
+            if one.name in names
+        ]
+    )
+
+
+def _fields(measured: Measured) -> dict[str, Any]:
+    """Return what a row says of benchmarks."""
+    figures = measured.figures
+    return {
+        "metrics": {name: figure.value for name, figure in figures.items()},
+        "bench": {
+            "figures": {
+                name: {"standard_error": figure.standard_error, "n": figure.n}
+                for name, figure in figures.items()
+            },
+            "judged_by": measured.facts,
+        },
+    }
