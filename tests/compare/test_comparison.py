@@ -295,6 +295,15 @@ def _reference(**figures):
         ({"bench": {"benchmarks": ["gsm8k"], "backend": "endpoint"}}, {}, "a server has one model"),
         ({"conditions": {"c": {"bench": 3}}}, {}, "`conditions`, `c`: `bench` must be a mapping"),
         (
+            {
+                "conditions": {"c": {"bench": {"benchmarks": [["gsm8k"]]}}},
+                "summary": {"S": ["gsm8k"]},
+                "metric": "kl",
+            },
+            {},
+            "`conditions`, `c`: `bench`: `benchmarks` must be",
+        ),
+        (
             {"conditions": {"c": {"bench": {"top_p": 0.5, "benchmarks": ["gsm8k"]}}}},
             {},
             "`conditions`, `c`: `bench`: `top_p` is 0.5, but `temperature` is 0",

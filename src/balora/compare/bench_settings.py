@@ -43,7 +43,7 @@ def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     settings = {name: value for part in parts for name, value in part.items()}
     benchmarks = settings.get("benchmarks")
     if not isinstance(benchmarks, list):
-        return {} if benchmarks is None else settings
+        return {}
     own = parts[-1].keys()
     return {n: v for n, v in settings.items() if n in own or acts_on(n, benchmarks)}
 

@@ -100,7 +100,7 @@ class Comparison:
     def bench_of(self, condition: str) -> dict[str, Any]:
         """Return the settings of a condition's benchmarks; nothing where it has none."""
         parts = (self.config.bench, *(own.get(BENCH) for own in self._parts(condition)))
-        return merged([part or {} for part in parts])
+        return merged([part if isinstance(part, Mapping) else {} for part in parts])
 
     def lab_of(self, condition: str) -> dict[str, Any] | None:
         """Return the lab's settings under a condition."""
@@ -419,7 +419,7 @@ def _kind_problems(comparison: Comparison) -> list[str]:
 def _metric_problems(comparison: Comparison, metric: str) -> list[str]:
     lab = () if comparison.lab is None else ("lab",)
     measured = measured_by(*comparison.kind.instruments, *lab)
-    asked = {b for c in comparison.conditions for b in comparison.bench_of(c).get("benchmarks", ())}
+    asked = [b for c in comparison.conditions for b in comparison.bench_of(c).get("benchmarks", ())]
     measured += tuple(name for name in measured_by("benchmark") if name in asked)
     is_elsewhere = comparison.kind.evaluates_itself and ":" in metric
     if metric in measured or is_elsewhere:

@@ -134,7 +134,9 @@ def _reported(study: Study, line: Line, texts: Sequence[str]) -> list[Line]:
     values = (study.settings.get("reference") or {}).get("values") or {}
     of_model = values.get(line.model, {}) if line.model else values
     known = of_model.get(line.method) or {}
-    figures: dict[str, Estimate | float] = {text: float(known[text]) for text in texts if text in known}
+    figures: dict[str, Estimate | float] = {
+        text: float(known[text]) for text in texts if text in known
+    }
     if AVERAGE in known and len(figures) in (0, len(texts)):  # else it is of other columns
         figures[AVERAGE] = float(known[AVERAGE])
     return [Line(line.model, line.method, figures, 0, is_reported=True)] if figures else []
