@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import AutoModel
 from transformers.models.auto.configuration_auto import AutoConfig
 
-from balora.models.limits import Limits, num_positions
+from balora.models.limits import Limits, max_positions, num_positions
 from support.models import ARCHITECTURES, OTHER_HEADS, make_model, make_tokenizer
 
 _TINY = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -46,6 +46,16 @@ def test_no_model_fails_below_its_limit(architecture):
     length = num_positions(model) or 300
     with torch.no_grad():
         model(input_ids=torch.full((1, length), 5))
+
+
+def test_a_model_without_a_limit_takes_rows_of_any_length():
+    config = AutoConfig.for_model(
+        "xlnet", vocab_size=128, d_model=8, n_layer=1, n_head=2, d_inner=8
+    )
+    model = AutoModel.from_config(config)
+    assert config.max_position_embeddings == -1
+    assert max_positions(model) == 2048
+    assert Limits.of(model, make_tokenizer()).num_positions is None
 
 
 def rows(*lengths, token=5):

@@ -25,9 +25,13 @@ _POSITIONS = re.compile(r"(^|\.)(wpe|position_embeddings?|embed_positions|positi
 
 
 def max_positions(model: PreTrainedModel) -> int:
-    """Return the longest sequence the model was made for, 2048 where its config does not say."""
+    """Return the longest sequence the model was made for, 2048 where its config does not say.
+
+    Transformer-XL and XLNet say -1.
+    """
     config = model.config.get_text_config()
-    made_for = int(getattr(config, "max_position_embeddings", None) or 2048)
+    made_for = int(getattr(config, "max_position_embeddings", None) or 0)
+    made_for = made_for if made_for > 0 else 2048
     return min(made_for, num_positions(model) or made_for)
 
 
