@@ -37,6 +37,10 @@ def test_table_has_the_paper_and_the_recommended_setting_beside_one_another(prin
     before, paper, _, recommended, _ = map(float, kl[-5:])
     assert before == 0 < recommended
     assert paper > 0
+    card = (folder / "README.md").read_text()
+    for when in ("before", "after"):
+        for metric in ("exact match", "loss on retained text (nats/token)"):
+            assert f"| {when}: {metric} |" in card
     assert load_recipe(folder.with_name("out-paper") / "recipe.yaml").adapter.preset == "paper"
 
 

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
+from transformers import pipeline
 
 from balora.cli import main
 from balora.errors import ConfigError
+from balora.recipes.load import check_recipe
+from balora.trainers.build import peft_config
 from balora.usage import absolute_name, loading_lines
 from support.models import make_model, make_tokenizer
 
@@ -58,12 +62,30 @@ def check(text, place, monkeypatch):
     return model
 
 
+def check_by_name(place, monkeypatch, model, names=None):
+    """Load the run by its folder alone, from another one: the auto classes and a pipeline."""
+    monkeypatch.chdir(place / "elsewhere")
+    out, task, auto = str(place / "out"), "text-generation", AutoPeftModelForCausalLM
+    given = {}
+    if names is not None:
+        task, auto = "text-classification", AutoPeftModelForSequenceClassification
+        given = {"id2label": dict(enumerate(names)), "ignore_mismatched_sizes": True}
+    if (place / "out/adapter_config.json").is_file():
+        torch.testing.assert_close(logits(auto.from_pretrained(out, **given).eval()), logits(model))
+    use = pipeline(task, model=out, model_kwargs=given)
+    torch.testing.assert_close(logits(use.model), logits(model))
+    if names is not None:
+        assert use("a text")[0]["label"] in names
+    monkeypatch.chdir(place)
+
+
 @pytest.mark.parametrize("method", ["balora", "full"])
 def test_generation(method, place, monkeypatch, capsys):
     own = SMALL if method == "balora" else [*SMALL[4:-4], "--learning_rate", "0.01"]
     words = ["train", "--method", method, "--model_name_or_path", "./llama", "--dataset_name"]
     assert main([*words, "rows.jsonl", "--output_dir", "out", *own]) == 0
     first = check(capsys.readouterr().out, place, monkeypatch)
+    check_by_name(place, monkeypatch, first)
     assert not torch.equal(logits(first), logits(make_model("llama")))
     if method == "full":
         return
@@ -81,10 +103,13 @@ def test_classification(base, number, place, monkeypatch, capsys):
     words += ["--dataset_name", f"{number}.csv", "--output_dir", "out", "--max_length", "16"]
     words += ["--ignore_mismatched_sizes", "true"]  # the encoder comes with a head for three
     assert main([*words, *SMALL]) == 0
-    model = check(capsys.readouterr().out, place, monkeypatch)
+    printed = capsys.readouterr().out
+    assert "`balora predict out TEXT` uses it" in printed
+    model = check(printed, place, monkeypatch)
     names = ["neg", "pos", "so so"][:number]
     assert model.config.id2label == dict(enumerate(names))
     assert logits(model).shape == (1, number)
+    check_by_name(place, monkeypatch, model, names)
     # padding is told from text: a short row in a batch is the row alone
     batch = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
     with torch.no_grad():
@@ -122,3 +147,20 @@ def test_a_revision_of_the_hub_stands_in_the_lines(tmp_path):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.json"):
         loading_lines(tmp_path)
+
+
+def test_a_language_model_is_asked_as_it_was_trained(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    for template, asked in {
+        "none": "prompt = 'Write a sentence.'",
+        "alpaca": "### Instruction:\\nWrite a sentence.\\n\\n### Response:'",
+        "chat": "prompt = [{'role': 'user', 'content': 'Write a sentence.'}]",
+    }.items():
+        assert asked in loading_lines(tmp_path, prompt_template=template)
+
+
+def test_the_revision_of_a_base_is_in_the_config_of_its_adapter():
+    fields = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"}
+    for revision, expected in (("main", None), ("v1", "v1")):
+        recipe = check_recipe({**fields, "model_revision": revision})
+        assert peft_config(recipe, "CAUSAL_LM").revision == expected

@@ -357,7 +357,10 @@ def _where(trainer: Any, method: str) -> str:
 
     folder = Path(trainer.args.output_dir)
     what = "model is" if method == "full" else "adapter, a plain LoRA, is"
-    return f"The {what} in {folder}. These lines load it:\n\n{lines_that_load(trainer, folder)}"
+    return (
+        f"The {what} in {folder}. `balora predict {folder} TEXT` uses it.\n"
+        f"These lines load it:\n\n{lines_that_load(trainer, folder)}"
+    )
 
 
 def _quickstart(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -405,11 +408,14 @@ def _bench(given: argparse.Namespace, rest: Sequence[str]) -> None:
     runs, fields = runs_and_fields(rest)
     from balora.evaluation.bench.run import bench_config, measure_benchmarks
     from balora.evaluation.bench.table import format_figures, judged_by
+    from balora.usage import reading_lines
 
     config = bench_config(fields)
     measured = measure_benchmarks(runs, _base(options, runs), config)
     print(format_figures({name: one.figures for name, one in measured.items()}))
     print("\n".join(["", *judged_by(measured), f"The answers are in {config.output_dir}."]))
+    rows = Path(config.output_dir) / next(iter(measured)) / f"{config.benchmarks[0]}.jsonl"
+    print(f"These lines read those to {config.benchmarks[0]}:\n\n{reading_lines(rows)}")
     _write_metrics(options, {name: asdict(one) for name, one in measured.items()})
 
 
@@ -449,11 +455,14 @@ def _lab(options: argparse.Namespace, rest: Sequence[str]) -> None:
 def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
     options = read_options(ExportOptions, given)
     from balora.anchored.export import export_adapter, export_merged
+    from balora.evaluation.bench.prompts import template_of_run
     from balora.models.run_folder import classes_of, is_classifier
     from balora.models.source import read_recipe
     from balora.usage import loading_lines
 
     source: Path = given.source
+    template = "none" if is_classifier(source) else template_of_run(source)
+    is_pair = read_recipe(source).get("text_pair_column") is not None
     kind = "merged" if options.merge else f"rank{options.rank}" if options.rank else "export"
     destination = Path(options.to) if options.to else source.with_name(f"{source.name}-{kind}")
     if options.merge:
@@ -465,7 +474,7 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
             overwrite=options.overwrite,
         )
         print(f"The merged model is in {destination}. These lines load it:\n")
-        print(loading_lines(destination))
+        print(loading_lines(destination, prompt_template=template, is_pair=is_pair))
         return
     truncation = export_adapter(
         source,
@@ -492,6 +501,8 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
             dtype=recipe.get("dtype"),
             id2label=dict(enumerate(names)) if names else None,
             has_other_head=bool(recipe.get("ignore_mismatched_sizes")),
+            prompt_template=template,
+            is_pair=is_pair,
         )
     )
 

@@ -15,6 +15,7 @@ from balora.config import DataConfig
 from balora.config.values import read_mapping
 from balora.errors import BaloraError
 from balora.evaluation import MeasureOptions, format_table
+from balora.evaluation.metrics import metric_of
 from balora.evaluation.run import evaluate_runs
 from balora.models.source import source_of
 from balora.recipes import Recipe
@@ -85,6 +86,8 @@ def quickstart(given: Mapping[str, str]) -> str:
         ),
         "",
     ]
+    for name, one in trainers.items():
+        one.write_card(_before_and_after(figures["base"].figures, columns[name].figures))
     trainer = trainers.pop(list(trainers)[-1])
     lines += [
         f"The run with the paper's setting is in {_folder(one)}." for one in trainers.values()
@@ -104,6 +107,17 @@ def _recipes(content: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     without_replay = dict.fromkeys(REPLAY_FIELDS & given.keys())
     paper = {**given, **without_replay, "preset": "paper", "output_dir": folder}
     return {"paper": check_recipe(content, paper), "recommended": recipe}
+
+
+def _before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a card: task and forgetting, of the pre-trained and the trained."""
+    pairs = (("before", before), ("after", after))
+    return {
+        f"{when}: {metric_of(name).title}": figures[name]
+        for name, value in before.items()
+        for when, figures in pairs
+        if value is not None and figures.get(name) is not None
+    }
 
 
 def _folder(trainer: BALoraSFTTrainer) -> Path:

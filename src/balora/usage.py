@@ -1,4 +1,4 @@
-"""The lines of Python that load what a command has left: complete, without balora, from anywhere.
+"""The lines of Python that use what a command has left: complete, without balora, from anywhere.
 
 PEFT's format of an adapter has no place for the classes of a classifier, so the lines name them.
 """
@@ -24,8 +24,10 @@ def loading_lines(
     pad_token_id: int | None = None,
     has_other_head: bool = False,
     shown: Path | None = None,
+    prompt_template: str = "none",
+    is_pair: bool = False,
 ) -> str:
-    """Return Python that leaves the model of a folder in ``model``, line by line.
+    """Return Python that leaves the model of a folder in ``model``, and asks it, line by line.
 
     Empty for an adapter that does not know its base.
 
@@ -39,12 +41,16 @@ def loading_lines(
             token before it.
         has_other_head: Whether the base has a head for other classes, which is not taken.
         shown: What the lines name in place of ``folder``.
+        prompt_template: What a language model's prompts were laid out with, or chat.
+        is_pair: Whether a classifier reads two texts.
     """
     place, path = str((shown or folder).resolve()), folder / "adapter_config.json"
     if not path.is_file():
         auto = _auto_class(read_json(folder / "config.json", _FIX).get("architectures"))
         return _block(
-            f"from transformers import {auto}", f"model = {auto}.from_pretrained({place!r})"
+            f"from transformers import {auto}, AutoTokenizer, pipeline",
+            f"model = {auto}.from_pretrained({place!r})",
+            *_asking("ForSequence" in auto, place, prompt_template, is_pair),
         )
     config: dict[str, Any] = read_json(path, _FIX)
     is_classifier = config.get("task_type") == "SEQ_CLS"
@@ -63,12 +69,49 @@ def loading_lines(
         arguments += ["ignore_mismatched_sizes=True"] if has_other_head else []
     lines = [
         "from peft import PeftModel",
-        f"from transformers import {auto}",
+        f"from transformers import {auto}, AutoTokenizer, pipeline",
         f"base = {auto}.from_pretrained({', '.join(arguments)})",
     ]
     if is_classifier and pad_token_id is not None:
         lines.append(f"base.config.get_text_config().pad_token_id = {pad_token_id}")
-    return _block(*lines, f"model = PeftModel.from_pretrained(base, {place!r})")
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    return _block(
+        *lines,
+        f"model = PeftModel.from_pretrained(base, {place!r})",
+        *_asking(is_classifier, place if has_tokenizer else name, prompt_template, is_pair),
+    )
+
+
+def _asking(is_classifier: bool, tokenizer: str, template: str, is_pair: bool) -> list[str]:
+    """Return the lines that ask ``model``, laid out as it was trained."""
+    given = f"model=model, tokenizer=AutoTokenizer.from_pretrained({tokenizer!r})"
+    if is_classifier:
+        pair = {"text": "A text.", "text_pair": "Another text."}
+        text = repr(pair if is_pair else "A text to classify.")
+        return [f'use = pipeline("text-classification", {given})', f"print(use({text}))"]
+    question = "Write a sentence."
+    prompt: Any = [{"role": "user", "content": question}]
+    if template != "chat":
+        from balora.data.templates import template_named  # whose room is slow to import
+
+        prompt = template_named(template).prompt(question)
+    return [
+        f'use = pipeline("text-generation", {given})',
+        f"prompt = {prompt!r}",
+        'print(use(prompt, max_new_tokens=64, return_full_text=False)[0]["generated_text"])',
+    ]
+
+
+def reading_lines(path: Path) -> str:
+    """Return Python that leaves the rows of a .jsonl or .csv file in ``rows``."""
+    is_csv = path.suffix == ".csv"
+    rows = "list(csv.DictReader(file))" if is_csv else "[json.loads(line) for line in file]"
+    return _block(
+        f"import {'csv' if is_csv else 'json'}",
+        f"with open({str(path.resolve())!r}, encoding='utf-8', newline='') as file:",
+        f"    rows = {rows}",
+        "print(rows[0])",
+    )
 
 
 def absolute_name(name: str) -> str:

@@ -25,6 +25,11 @@ def card_in(folder: Path) -> ModelCard:
     assert "license: license" not in text
     card = ModelCard(text)
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+    assert set(card.data.tags) >= {"balora"}
+    for result in card.data.eval_results or []:
+        assert result.dataset_type
+        assert result.metric_type
+        assert result.metric_value is not None
     return card
 
 
@@ -55,6 +60,9 @@ def test_a_run_of_generation(method, tmp_path):
         assert card.data.base_model == "some/model"
         assert card.data.library_name == ("transformers" if method == "full" else "peft")
         assert card.data.pipeline_tag == "text-generation"
+        relation = "finetune" if method == "full" else "adapter"
+        assert card.data.to_dict()["base_model_relation"] == relation
+        assert "The licence is that of the base model." in card.text
         assert "2408.04556" in card.text
         assert "| learning_rate | 0.02 |" in card.text
         assert "How to load it" in card.text
@@ -93,6 +101,13 @@ def test_a_classifier_from_the_command_line(tmp_path, monkeypatch):
     assert "| dataset_name | train.csv |" in card.text
     accuracy = json.loads(Path("out/results.json").read_text())["final"]["validation"]["accuracy"]
     assert f"| validation: accuracy | {round(accuracy, 4)} |" in card.text
+    found = {result.metric_type: result for result in card.data.eval_results}
+    assert found["accuracy"].metric_value == round(accuracy, 4)
+    assert found["accuracy"].dataset_name == "train.csv"
+    assert {"macro_f1", "ece"} <= found.keys()
+    assert card.data.model_name == "out"
+    assert "| training rows | 12 |" in card.text
+    assert "The licence is that of" not in card.text
     assert "accuracy of the majority class" in card.text
     code = re.search(r"```python\n(.*?)```", card.text, re.S)[1]
     found: dict = {}

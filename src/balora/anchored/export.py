@@ -79,7 +79,8 @@ def export_adapter(
             below the adapter's own, or ``destination`` exists or holds the ``source`` or ``base``.
     """
     config = _lora_config(source)
-    _check_fits(source, base_of_runs([source], base, revision=revision))
+    model_source = base_of_runs([source], base, revision=revision)
+    _check_fits(source, model_source)
     others = _other_kinds(config)
     truncation = None
     tensors = read_tensors(source / ADAPTER_FILE, "Save it again, or take another checkpoint.")
@@ -92,6 +93,7 @@ def export_adapter(
         config = uniform_config(config, plain.rank, plain.alpha)
         tensors = with_factors(tensors, plain.factors)
     config.base_model_name_or_path, config.inference_mode = absolute_name(base), True
+    config.revision = None if model_source.revision == "main" else model_source.revision
     reads = _reads(source, base)
     with new_folder(destination, "`--to`", overwrite=overwrite, reads=reads) as stage:
         save_file(tensors, stage / ADAPTER_FILE, metadata={"format": "pt"})

@@ -321,6 +321,7 @@ def _report(folder: Path, show: Callable[[str], None]) -> None:
     from balora.report.sections import failed
     from balora.report.study import read_study
     from balora.report.tables import format_console, write_tables
+    from balora.usage import reading_lines
 
     study = read_study(folder)
     show(format_console(study))
@@ -338,7 +339,8 @@ def _report(folder: Path, show: Callable[[str], None]) -> None:
     where = f"Rows: {folder / RESULTS_FILE}. Tables: {folder / 'table.md'}, .csv and .tex."
     errors = failed(study)
     listed = ["", "Failed:", *(f"  {key}: {error}" for key, error in errors)] if errors else []
-    show("\n".join(["", where, note, *listed]))
+    use = f"These lines read the rows:\n\n{reading_lines(folder / RESULTS_FILE)}"
+    show("\n".join(["", where, note, *listed, use]))
     if errors:
         raise BaloraError(
             f"{_number_of(errors)} failed, the first is {errors[0][0]}; {folder / 'cells'} "

@@ -77,3 +77,12 @@ def pick_layout(dataset: Dataset, config: DataConfig, name: str) -> Layout:
         "conversations)"
         f"{there}. Name two of them with `prompt_column` and `response_column`."
     )
+
+
+def template_of(layout: Layout) -> str:
+    """Return what lays a question out, as `prompt_template` names it, or chat."""
+    if not isinstance(layout, InstructionLayout | FirstPairLayout):
+        return "chat"
+    if layout.template == PLAIN:
+        return "none"
+    return "alpaca" if layout.template == ALPACA else layout.template.text

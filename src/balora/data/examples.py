@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, Features, Value
 
 from balora.config import DataConfig
-from balora.data.columns import pick_layout
+from balora.data.columns import pick_layout, template_of
 from balora.data.layouts import ChatLayout, ChatPairLayout, Layout
 from balora.data.provenance import LocatedRows, iterate_rows
 from balora.data.sources import find_local, load_rows
@@ -20,12 +21,16 @@ _TEXT_PAIR = Features({"prompt": Value("string"), "completion": Value("string")}
 _TURNS = [{"role": Value("string"), "content": Value("string")}]
 
 
+@dataclass(frozen=True)
 class Examples(LocatedRows):
     """Rows that were checked, and where each of them comes from.
 
     ``dataset`` has the columns ``prompt`` and ``completion`` (text, or lists of turns), or
     ``messages``; ``notes`` says what in the rows does not reach the trainer.
     """
+
+    template: str = "none"
+    """What lays a question out: chat, none, alpaca or a text with ``{instruction}``."""
 
 
 def load_examples(config: DataConfig, *, split: str, name: str = "train") -> Examples:
@@ -53,7 +58,15 @@ def load_examples(config: DataConfig, *, split: str, name: str = "train") -> Exa
     notes = _check_rows(where, layout)
     for note in notes:
         logger.warning(note)
-    return Examples(_render(raw, layout), dataset_name, split, notes, files, where.split_sizes)
+    return Examples(
+        _render(raw, layout),
+        dataset_name,
+        split,
+        notes,
+        files,
+        where.split_sizes,
+        template=template_of(layout),
+    )
 
 
 def _check_rows(examples: Examples, layout: Layout) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from balora.models.run_folder import (
     load_run_alone,
 )
 from balora.predict.rows import prompts_of, read_asked, texts_to_classify
+from balora.usage import reading_lines
 
 Row = dict[str, Any]
 _OF_GENERATION = ("prompt_template", "max_new_tokens", "temperature", "seed")
@@ -67,7 +68,7 @@ def predict(
         path = Path(options.output)
         write_text(path, _as_csv(whole) if _is_csv(path) else _as_lines(whole), name="`--output`")
         show(f"{len(whole)} predictions are in {path}. These lines read them:\n")
-        show(lines_that_read(path))
+        show(reading_lines(path))
     elif options.input is not None:
         whole = [row | one for row, one in zip(_stored(rows.dataset), found, strict=True)]
         show(_as_lines(whole).rstrip())
@@ -204,20 +205,6 @@ def _flat(row: Row) -> Row:
         else:
             cells[name] = value
     return cells
-
-
-def lines_that_read(path: Path) -> str:
-    """Return Python that leaves the written predictions in ``rows``, from any folder."""
-    module = "csv" if _is_csv(path) else "json"
-    rows = "list(csv.DictReader(file))" if _is_csv(path) else "[json.loads(line) for line in file]"
-    return "\n".join(
-        [
-            f"import {module}",
-            f"with open({str(path.resolve())!r}, encoding='utf-8', newline='') as file:",
-            f"    rows = {rows}",
-            "print(rows[0])",
-        ]
-    )
 
 
 def _table(texts: Sequence[str], found: Sequence[Row]) -> str:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from balora.data.provenance import LocatedRows
 from balora.errors import BaloraError, ConfigError, DataError, RowError
+from balora.models.source import source_of
 from balora.recipes import Recipe
 
 
@@ -43,6 +44,7 @@ def peft_config(
     adapter = recipe.adapter
     if not recipe.has_adapter:
         return None
+    revision = source_of(recipe).revision
     return LoraConfig(
         task_type=task_type,
         r=adapter.lora_r,
@@ -51,6 +53,8 @@ def peft_config(
         target_modules=target_modules or adapter.lora_target_modules,
         use_rslora=adapter.use_rslora,
         fan_in_fan_out=fan_in_fan_out,
+        # of the base, for who loads the adapter by its own name
+        revision=None if revision == "main" else revision,
     )
 
 

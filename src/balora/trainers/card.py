@@ -6,17 +6,18 @@ Written with every save. What is not known is left out.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from peft import PeftModel
 
 from balora.config.objective import COEFFICIENTS
 from balora.config.replay import ReplayConfig
+from balora.data.glue import GLUE_TASKS
 from balora.usage import loading_lines
 
 _BALORA = """@article{chang2024balora,
@@ -39,6 +40,15 @@ _REPLAY = """@article{bansal2025contextfree,
   journal = {arXiv preprint arXiv:2505.13811},
   year    = {2025}
 }"""
+_OLORA = """@article{buyukakyuz2024olora,
+  title   = {OLoRA: Orthonormal Low-Rank Adaptation of Large Language Models},
+  author  = {B{\\"u}y{\\"u}kaky{\\"u}z, Kerim},
+  journal = {arXiv preprint arXiv:2406.01775},
+  year    = {2024}
+}"""
+_NO_RESULT = ("num_rows", "loss", "of the majority class")
+"""What the ends of figures say that are no result of the model."""
+_OF_START = {"pissa": _PISSA, "olora": _OLORA}
 _SETTINGS = (
     "learning_rate",
     "lr_scheduler_type",
@@ -62,21 +72,29 @@ def card_of(trainer: Any, folder: Path, figures: Mapping[str, Any] | None = None
         folder: With the saved model; the lines that load it are left out while it has none.
         figures: Metrics of the final model; ``None`` takes the last evaluation's.
     """
-    name = _base_name(trainer)
+    name, has_adapter = _base_name(trainer), isinstance(trainer.model, PeftModel)
+    on_hub, measured = _is_hub_id(name), _figure_lines(trainer, figures)
+    title = Path(trainer.args.output_dir).resolve().name
+    licence = _license_of(name)
+    results = _eval_results(trainer, measured)
     data = ModelCardData(
-        base_model=name if _is_hub_id(name) else None,
-        library_name="peft" if isinstance(trainer.model, PeftModel) else "transformers",
+        base_model=name if on_hub else None,
+        base_model_relation=("adapter" if has_adapter else "finetune") if on_hub else None,
+        library_name="peft" if has_adapter else "transformers",
         pipeline_tag="text-classification" if _is_classifier(trainer) else "text-generation",
-        license=_license_of(name),
+        license=licence,
         datasets=_hub_datasets(trainer),
-        tags=["balora", "lora"] if isinstance(trainer.model, PeftModel) else ["balora"],
+        tags=["balora", "lora", _start_of(trainer)] if has_adapter else ["balora"],
+        model_name=title if results else None,
+        eval_results=results or None,
     )
     parts = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {Path(trainer.args.output_dir).resolve().name}",
+        f"# {title}",
         _what(trainer, name),
+        "" if licence else "The licence is that of the base model.",
         _section("Training", _training_lines(trainer)),
-        _section("Figures", _figure_lines(trainer, figures)),
+        _section("Figures", measured),
         _loading(trainer, folder),
         "## Citation\n\n```bibtex\n" + "\n".join(_citations(trainer)) + "\n```",
     ]
@@ -87,15 +105,47 @@ def _what(trainer: Any, name: str) -> str:
     base = f"[{name}](https://huggingface.co/{name})" if _is_hub_id(name) else f"`{name}`"
     if not isinstance(trainer.model, PeftModel):
         return f"All weights of {base}, fine-tuned with balora."
-    start = trainer.balora_config.adapter_init
+    start = _start_of(trainer)
     return f"An adapter (LoRA, started from {start}) for {base}, fine-tuned with balora."
+
+
+def _start_of(trainer: Any) -> str:
+    return str(trainer.balora_config.adapter_init)
+
+
+def _eval_results(trainer: Any, figures: Mapping[str, Any]) -> list[EvalResult]:
+    """Return the figures of the trained model as the hub's model index has them."""
+    recipe = trainer.recipe_settings or {}
+    name = str(recipe.get("eval_dataset_name") or recipe.get("dataset_name") or "own data")
+    slug = re.sub(r"[^\w.-]+", "-", Path(name).name).strip("-.") or "data"
+    task = "text-classification" if _is_classifier(trainer) else "text-generation"
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=name if _is_hub_id(name) else slug,
+            dataset_name=name,
+            metric_type=metric.removeprefix("eval_").rpartition(": ")[2],
+            metric_name=metric,
+            metric_value=value,
+        )
+        for metric, value in figures.items()
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and not metric.endswith(_NO_RESULT)
+        and not metric.startswith("before: ")
+    ]
 
 
 def _training_lines(trainer: Any) -> dict[str, Any]:
     recipe, args = trainer.recipe_settings or {}, trainer.args.to_dict()
     lines: dict[str, Any] = {
-        name: recipe[name] for name in ("method", "dataset_name", "task") if recipe.get(name)
+        name: recipe[name]
+        for name in ("method", "dataset_name", "eval_dataset_name", "task")
+        if recipe.get(name)
     }
+    rows = getattr(trainer, "train_dataset", None)
+    if isinstance(rows, Sized):
+        lines["training rows"] = len(rows)
     config = trainer.balora_config
     lines |= {name: getattr(config, name) for name in COEFFICIENTS if getattr(config, name)}
     replay: ReplayConfig | None = getattr(trainer, "replay_config", None)
@@ -145,7 +195,16 @@ def lines_that_load(trainer: Any, folder: Path) -> str:
         pad_token_id=config.get_text_config().pad_token_id if _is_classifier(trainer) else None,
         has_other_head=bool(recipe.get("ignore_mismatched_sizes")),
         shown=Path(trainer.args.output_dir),
+        prompt_template=getattr(trainer, "prompt_template", "none"),
+        is_pair=_reads_pairs(trainer),
     )
+
+
+def _reads_pairs(trainer: Any) -> bool:
+    """Say whether the rows of a classifier have two texts, as far as the recipe knows."""
+    recipe = trainer.recipe_settings or {}
+    task = GLUE_TASKS.get(str(recipe.get("task")))
+    return recipe.get("text_pair_column") is not None or (task is not None and task.num_texts == 2)
 
 
 def _is_classifier(trainer: Any) -> bool:
@@ -161,8 +220,8 @@ def _loading(trainer: Any, folder: Path) -> str:
 
 def _citations(trainer: Any) -> list[str]:
     found = [_BALORA]
-    if isinstance(trainer.model, PeftModel) and trainer.balora_config.adapter_init == "pissa":
-        found.append(_PISSA)
+    if isinstance(trainer.model, PeftModel) and trainer.balora_config.adapter_init in _OF_START:
+        found.append(_OF_START[trainer.balora_config.adapter_init])
     replay = getattr(trainer, "replay_config", None)
     if replay is not None and replay.is_on:
         found.append(_REPLAY)

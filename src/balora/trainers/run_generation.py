@@ -70,6 +70,7 @@ def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
             eval_dataset=evaluation.dataset if evaluation else None,
             processing_class=tokenizer,
         )
+    trainer.prompt_template = train.template
     return Prepared(trainer, recipe)
 
 

@@ -95,6 +95,8 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
 
     _tag_names = ("trl", "sft", "balora")
     loss_is_scaled_for_ga = True
+    prompt_template = "none"
+    """What the rows were laid out with, for the lines that use the result; a recipe sets it."""
 
     def __init__(
         self,

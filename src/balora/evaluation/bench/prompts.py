@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from balora.config import DataConfig
 from balora.config.fields import field_hints
-from balora.data.columns import pick_layout
-from balora.data.layouts import FirstPairLayout, InstructionLayout
+from balora.data.columns import pick_layout, template_of
 from balora.data.sources import find_local, load_rows
-from balora.data.templates import ALPACA, PLAIN, template_named
+from balora.data.templates import template_named
 from balora.errors import ConfigError, DataError
 from balora.evaluation.batches import chat_prompt
 from balora.models.source import RECIPE_FILE, read_recipe
@@ -77,6 +75,14 @@ def prompter_of(
     return Prompter(template, tokenizer)
 
 
+def template_of_run(run: Path) -> str:
+    """Return what the prompts of a run were laid out with; ``none`` where that is not known."""
+    try:
+        return _trained_with(run)
+    except ConfigError:
+        return "none"
+
+
 def _trained_with(run: Path) -> str:
     """Return the template by its recipe."""
     if not (run / RECIPE_FILE).is_file():
@@ -101,15 +107,7 @@ def template_of_rows(data: DataConfig) -> str:
     split = data.dataset_train_split.split("+")[0].split("[")[0]
     files = find_local(data.dataset_name)
     rows, _ = load_rows(data.dataset_name, files, data.dataset_config, f"{split}[:1]")
-    return _template_of(pick_layout(rows, data, data.dataset_name))
-
-
-def _template_of(layout: Any) -> str:
-    if not isinstance(layout, InstructionLayout | FirstPairLayout):
-        return CHAT
-    if layout.template == PLAIN:
-        return "none"
-    return "alpaca" if layout.template == ALPACA else layout.template.text
+    return template_of(pick_layout(rows, data, data.dataset_name))
 
 
 def _unknown(run: Path, why: str) -> ConfigError:
