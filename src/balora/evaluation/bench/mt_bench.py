@@ -55,10 +55,10 @@ class MtBench:
             DataError: If a question lacks its reference.
         """
         data = self.config.data_of(self.name)
+        references = _references(data.references)  # first: it is a file, and the rows may be far
         rows = read_rows(
             data, self.name, published=_PUBLISHED, columns=_missing, problem=_row_problem
         )
-        references = _references(data.references)
         return [_problem(row, references) for row in rows]
 
     def judge(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
