@@ -44,6 +44,7 @@ KINDS = {
 }
 
 
+ENDED, KILLED = "run-1", "run-2"  # of one length: those of files are compared
 SHORT = {"max_steps": "4", "save_steps": "2"}
 LONG = {"max_steps": "12", "save_steps": "3"}
 
@@ -134,8 +135,7 @@ def check(fields, whole, out):
 
 
 def test_killed_before_and_inside_every_write(fields, tmp_path, capsys):
-    fields, whole = fields | SHORT, tmp_path / "whole"
-    out = whole.with_name("killd")  # as long as the other: lengths of files are compared
+    fields, whole, out = fields | SHORT, tmp_path / ENDED, tmp_path / KILLED
     assert call(fields, whole) == 0
     counts = {"before a write": 0, "inside a write": 0}
     for kill, killed in every_kill(partial(call, fields, out), tmp_path):
@@ -148,7 +148,7 @@ def test_killed_before_and_inside_every_write(fields, tmp_path, capsys):
 
 
 def test_killed_at_any_moment(fields, tmp_path, capsys):
-    fields, whole, out = fields | LONG, tmp_path / "whole", tmp_path / "killd"
+    fields, whole, out = fields | LONG, tmp_path / ENDED, tmp_path / KILLED
     start = time.monotonic()
     assert not killed_after(600, partial(call, fields, whole))
     seconds = time.monotonic() - start
