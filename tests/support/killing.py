@@ -55,13 +55,14 @@ def every_kill(call: Callable[[], Any], under: Path) -> Iterator[tuple[Kill, boo
         Where it was killed, and True; first, where it came to its end, step 0 and False.
 
     Raises:
-        AssertionError: If it failed, with what it printed.
+        AssertionError: If it failed, with what it printed, or wrote nothing.
     """
     with tempfile.TemporaryDirectory() as elsewhere:
         log = Path(elsewhere) / "states"
         log.touch()
         assert not _in_child(lambda: _Watcher(log, under.resolve()).arm(), call, None)
         states = log.read_text().splitlines()
+    assert states, f"the call wrote nothing below {under}"
     yield Kill(0, half=False), False
     order = [Kill(step, half) for step in range(1, len(states) // 2 + 1) for half in (False, True)]
     first = dict(zip(reversed(states), reversed(order), strict=True))
