@@ -43,7 +43,7 @@ def numbers(of: Study) -> dict[str, Any]:
 
 def draw(shown: dict[str, Any]) -> Figure:
     """Return the picture: right is more knowledge, up is a better task score."""
-    figure = Figure(figsize=(7.2, 3.7), layout="constrained")
+    figure = Figure(figsize=(6.2, 3.0), layout="constrained")
     axes = figure.subplots()
     every = [point for points in shown["methods"].values() for point in points]
     means = {name: _mean(points) for name, points in shown["methods"].items()}

@@ -84,7 +84,7 @@ def _table(known: Mapping[str, Mapping[str, Any]]) -> str:
         sentence, _, words = str(one.get("description", "")).partition("\n\n")
         kinds = [words, *one.get("by_kind", [])]
         below = "".join(f"<br><small>{_cell(word)}</small>" for word in kinds if word)
-        rows.append(f"| `{name}` | {_cell(sentence)}{below} |")
+        rows.append(f'| <span id="{name}"></span>`{name}` | {_cell(sentence)}{below} |')
     return "\n".join(rows)
 
 
