@@ -131,7 +131,7 @@ def test_a_mean_over_the_runs_that_went_well_is_not_in_bold(tmp_path):
     write_report(read_study(folder))
     page = read(folder)
     assert "90.0% (same) (2 of 3)" in page
-    best = re.findall(r'<td class="best">([^<]+)', page)
+    best = re.findall(r'<td class="best"[^>]*>([^<]+)', page)
     assert any(text.startswith("51.7%") for text in best)
     assert not any(text.startswith("90.0%") for text in best)
 
@@ -313,10 +313,10 @@ def test_the_page_is_drawn_in_a_browser(folder, browser, tmp_path, width):
     with Image.open(shot) as image:
         whole = image.convert("RGB")
     assert whole.size == (width, 5000)
-    # the shadow at the edge of a table says that it goes on; at its full width there is none
+    # the shadow at the edge of a table says that it goes on; the main tables do not
     edge = [whole.getpixel(((374 if width == PHONE else 1248) - 3, y)) for y in range(1500)]
     darker = sum(160 < red < 225 and red == green == blue for red, green, blue in edge)
-    assert darker > 500 if width == PHONE else darker < 10
+    assert darker < 10
     # text, tables and plots all the way down, not one screen above an empty page
     for top in range(0, 5000, 1000):
         assert colours(whole.crop((0, top, width, top + 1000))) > 20, f"blank below {top} px"
@@ -349,8 +349,8 @@ def test_nothing_is_wider_than_the_page(page, browser, tmp_path, width):
     assert found["overflow"] == "0"
     assert found["wide"] == "0"
     assert found["images"] == "21"
-    # the main tables fit a laptop; on a phone they scroll within their own box
-    assert found["scrolls"] == ("3" if width == PHONE else "0")
+    # the main tables fit; on a phone they have a figure a line
+    assert found["scrolls"] == "0"
 
 
 def test_the_templates_are_in_the_package():
