@@ -67,22 +67,22 @@ def quickstart(given: Mapping[str, str]) -> str:
     if recipe.run.dry_run:
         return recipe.to_yaml().rstrip()
     trainers = {name: run_recipe(one) for name, one in recipes.items()}
-    figures = evaluate_runs(
+    metrics = evaluate_runs(
         [_folder(trainer) for trainer in trainers.values()],
         source_of(recipe),
         DataConfig(dataset_name=str(asset_path("quickstart/test.jsonl"))),
         retention_file=asset_path("quickstart/retention.txt"),
         options=MeasureOptions(batch_size=64, max_new_tokens=48),
     )
-    columns = {name: figures[_folder(trainer).name] for name, trainer in trainers.items()}
-    num_examples = figures["base"].counts["num_examples"]
+    columns = {name: metrics[_folder(trainer).name] for name, trainer in trainers.items()}
+    num_examples = metrics["base"].counts["num_examples"]
     lines = [
         *([_pretraining_line(base)] if recipe.model.model_name_or_path == str(base) else []),
         f"Fine-tuned with {recipe.adapter.method}; {num_examples} held-out problems:",
         "",
         format_table(
-            {"before": figures["base"].figures}
-            | {name: column.figures for name, column in columns.items()}
+            {"before": metrics["base"].metrics}
+            | {name: column.metrics for name, column in columns.items()}
         ),
         "",
     ]

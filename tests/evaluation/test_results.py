@@ -12,7 +12,7 @@ from balora.evaluation.results import (
     RESULTS_FILE,
     best_row,
     doubts,
-    format_figures,
+    format_metrics,
     format_results,
     per_evaluation,
     read_results,
@@ -106,11 +106,11 @@ def test_the_table_has_best_and_last_and_both_domains_side_by_side():
 
 
 def test_what_is_undefined_or_missing_is_a_dash():
-    table = format_figures({"x": {"pearson": math.nan}, "y": {"pearson": None, "mse": 1.0}})
+    table = format_metrics({"x": {"pearson": math.nan}, "y": {"pearson": None, "mse": 1.0}})
     rows = {line.split("  ")[0]: line.split()[-2:] for line in table.splitlines()[2:]}
     assert rows == {"Pearson correlation": ["-", "-"], "mean squared error": ["-", "1.0000"]}
     with pytest.raises(ValueError, match="`columns` is empty"):
-        format_figures({})
+        format_metrics({})
 
 
 def test_nan_is_written_as_null_and_the_file_comes_by_rename(tmp_path, monkeypatch):
@@ -138,11 +138,11 @@ def test_the_majority_class_stands_in_the_table():
         "dev": {"accuracy": 0.542, "ece": 0.1, "majority_class": {"accuracy": 0.542}},
         "other": {"accuracy": 0.7},
     }
-    lines = format_figures(columns).splitlines()
+    lines = format_metrics(columns).splitlines()
     assert [line.split() for line in lines if "majority" in line] == [
         ["accuracy,", "majority", "class", "54.2%", "-"]
     ]
-    assert "majority" not in format_figures({"dev": {"accuracy": 0.7}})
+    assert "majority" not in format_metrics({"dev": {"accuracy": 0.7}})
 
 
 def figures(accuracy: float, num_rows: int, **predicted: int) -> dict:

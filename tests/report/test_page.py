@@ -331,7 +331,7 @@ addEventListener("load", () => {
     !e.closest(".scroll") && !e.closest("pre") && e.getBoundingClientRect().right > innerWidth + 1
   ).length;
   root.dataset.images = images.filter((i) => i.complete && i.naturalWidth > 100).length;
-  root.dataset.scrolls = [...document.querySelectorAll("#figures > .scroll")].filter(
+  root.dataset.scrolls = [...document.querySelectorAll("#metrics > .scroll")].filter(
     (e) => e.scrollWidth > e.clientWidth).length;
 });
 </script></body>"""

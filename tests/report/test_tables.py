@@ -293,7 +293,7 @@ def test_one_seed_has_no_interval(tmp_path):
     (lora, pissa) = main_table(read_study(folder), "").lines
     assert (lora[1], pissa[1], pissa[2]) == ("50.0%", "75.0%", "+25.0%")
     assert format_console(read_study(folder)).endswith(
-        "Figures of one seed: they have no interval, and say nothing about the next seed. "
+        "Metrics of one seed: they have no interval, and say nothing about the next seed. "
         "Differences are to lora."
     )
 

@@ -126,7 +126,7 @@ class OutOfDomainConfig:
 
     @property
     def mapped_labels(self) -> dict[str, tuple[str, ...] | None]:
-        """`label_map` as text: label to classes, None for rows that are left out."""
+        """`label_map` as text: label to classes, None for rows that are dropped."""
         return {
             str(label_text(label)): None if classes is None else _names(classes)
             for label, classes in (self.label_map or {}).items()
@@ -203,7 +203,7 @@ class ClassificationConfig:
     """Other data sets to evaluate on: mappings in a list or by name, or glue-x."""
 
     glue_x_files: Annotated[dict[str, Any] | None, NotEmpty(), _FILES] = None
-    """With glue-x: from a set to its file, a mapping of an entry's fields, or null: left out."""
+    """With glue-x: from a set to its file, a mapping of an entry's fields, or null to drop it."""
 
     glue_x_whole: bool = False
     """With glue-x: read the splits that its authors put together, which can be millions of rows."""

@@ -145,7 +145,7 @@ def _type_words(parts: tuple[Any, ...], named: tuple[str, ...] = ()) -> str:
             words.append(_list_words(member))
         elif _is_mapping(member):
             words.append("a mapping")
-    return " or ".join(words) or "left out of a recipe"
+    return " or ".join(words) or "unset"
 
 
 def full_words(annotation: Any) -> str:

@@ -174,7 +174,7 @@ def entries(task: str, files: Mapping[str, Any], *, is_whole: bool = False) -> l
             here, or None to leave it out.
         is_whole: Whether the splits are those that the authors put together.
     """
-    found, without = [], left_out(task, files)
+    found, without = [], dropped_sets(task, files)
     for name, label_map in SETS[task].items():
         own = files.get(name, {})
         if name in without:
@@ -192,7 +192,7 @@ def entries(task: str, files: Mapping[str, Any], *, is_whole: bool = False) -> l
     return found
 
 
-def left_out(task: str, files: Mapping[str, Any]) -> list[str]:
+def dropped_sets(task: str, files: Mapping[str, Any]) -> list[str]:
     """Return the sets of a task that are not read: there is no file of them, or they are null."""
     return [
         name
@@ -201,21 +201,21 @@ def left_out(task: str, files: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def average_line(task: str, metric: str, figures: Mapping[str, Mapping[str, Any]]) -> str | None:
+def average_line(task: str, metric: str, metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Return a line with the average of a metric over the sets of a task, None where there is none.
 
     Args:
         task: Of GLUE.
         metric: The task's primary metric.
-        figures: Of the data sets out of domain, by name.
+        metrics: Of the data sets out of domain, by name.
 
     The average is the plain one over the sets; that by rows, which the authors report, is beside.
     """
-    names = [name for name in SETS.get(task, {}) if figures.get(name, {}).get(metric) is not None]
+    names = [name for name in SETS.get(task, {}) if metrics.get(name, {}).get(metric) is not None]
     if not names:
         return None
-    values = [figures[name][metric] for name in names]
-    sizes = [figures[name]["num_rows"] for name in names]
+    values = [metrics[name][metric] for name in names]
+    sizes = [metrics[name]["num_rows"] for name in names]
     plain = sum(values) / len(values)
     by_rows = sum(v * n for v, n in zip(values, sizes, strict=True)) / sum(sizes)
     missing = [name for name in SETS[task] if name not in names]

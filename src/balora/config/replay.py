@@ -105,31 +105,34 @@ class ReplayConfig:
             for pair in wrong
         ]
 
+    def inert(self) -> dict[str, str]:
+        """Return the fields that cannot act under the others, and why."""
+        if self.replay == GENERATED:
+            found = dict.fromkeys(_SOURCE_ONLY, "the model writes the texts itself")
+        else:
+            found = dict.fromkeys(_GENERATION_ONLY, f"the texts come from {self.replay}")
+        if self.replay_loss == "cross_entropy":
+            found |= dict.fromkeys(_REFERENCE_ONLY, "`replay_loss` is cross_entropy")
+        elif self.replay_reference != "auto":
+            found["replay_reference_gib"] = f"`replay_reference` is {self.replay_reference}"
+        return found
+
     def _inert_problems(self) -> list[str]:
-        set_fields = {
-            field.name: getattr(self, field.name)
+        given = {
+            field.name: value
             for field in fields(self)
-            if getattr(self, field.name) != field.default and field.name != "replay"
+            if (value := getattr(self, field.name)) != field.default and field.name != "replay"
         }
         if not self.is_on:
             return [
                 f"`{name}` is {value}, but `replay` is null and so it cannot act; set `replay: "
                 f"{GENERATED}`, or leave `{name}` out"
-                for name, value in set_fields.items()
+                for name, value in given.items()
             ]
-        inert: dict[str, str] = {}
-        if self.replay != GENERATED:
-            inert |= dict.fromkeys(_GENERATION_ONLY, f"the texts come from {self.replay}")
-        else:
-            inert |= dict.fromkeys(_SOURCE_ONLY, "the model writes the texts itself")
-        if self.replay_loss == "cross_entropy":
-            inert |= dict.fromkeys(_REFERENCE_ONLY, "`replay_loss` is cross_entropy")
-        elif self.replay_reference != "auto":
-            inert["replay_reference_gib"] = f"`replay_reference` is {self.replay_reference}"
         return [
-            f"`{name}` is {set_fields[name]}, but {why}, so it cannot act; leave it out"
-            for name, why in inert.items()
-            if name in set_fields
+            f"`{name}` is {given[name]}, but {why}, so it cannot act; leave it out"
+            for name, why in self.inert().items()
+            if name in given
         ]
 
 
@@ -138,9 +141,5 @@ def acting_fields(config: ReplayConfig) -> dict[str, Any]:
     if not config.is_on:
         return {}
     values = {field.name: getattr(config, field.name) for field in fields(config)}
-    left_out = set(_SOURCE_ONLY if config.replay == GENERATED else _GENERATION_ONLY)
-    if config.replay_loss == "cross_entropy":
-        left_out |= set(_REFERENCE_ONLY)
-    elif config.replay_reference != "auto":
-        left_out.add("replay_reference_gib")
-    return {k: v for k, v in values.items() if v is not None and k not in left_out}
+    inert = config.inert()
+    return {k: v for k, v in values.items() if v is not None and k not in inert}

@@ -139,7 +139,7 @@ def load_out_of_domain_rows(
 
     Columns that an entry does not name are found as in the training data. Without a `label_map`
     its labels are the classes of the task. With one, label j of the rows stands for the classes
-    `class_sets[j]`; rows that it sends to null are left out, and a note says how many.
+    `class_sets[j]`; rows that it sends to null are dropped, and a note says how many.
 
     Args:
         config: Of the run.
@@ -265,10 +265,10 @@ def _read_mapped(
     kept, indices = mapped_labels(rows, labels, sets, column=columns.label)
     notes = []
     if len(kept) < len(labels):
-        left_out = [label for label, index in sets.indices.items() if index is None]
+        dropped = [label for label, index in sets.indices.items() if index is None]
         notes = [
             f"{len(labels) - len(kept)} of {len(labels)} rows of {rows.name} ({rows.split}) are "
-            f"dropped: `label_map` sends {shown(left_out)} to null."
+            f"dropped: `label_map` sends {shown(dropped)} to null."
         ]
         rows = rows.select(kept.tolist())
     notes += _notes(check_texts(rows, columns.texts, task=source.task, purpose="evaluated on"))

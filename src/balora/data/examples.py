@@ -79,14 +79,14 @@ def _check_rows(examples: Examples, layout: Layout) -> tuple[str, ...]:
             problem = problem or found
             bad.append(number)
         else:
-            num_cut += layout.left_out(row)
+            num_cut += layout.drops(row)
     if bad:
         examples.refuse(bad, problem)
     if not num_cut:
         return ()
     return (
         f"{num_cut} of {len(examples.dataset)} rows of {examples.name} have more turns than one "
-        "question and its answer; `prompt_template` takes the first pair and leaves out the rest.",
+        "question and its answer; `prompt_template` takes the first pair and drops the rest.",
     )
 
 

@@ -39,7 +39,7 @@ class LabelSets(NamedTuple):
     """What the labels of another data set mean in the classes of the task."""
 
     indices: dict[str, int | None]
-    """From a label to the number of its set, None for rows that are left out."""
+    """From a label to the number of its set, None for rows that are dropped."""
     names: tuple[str, ...]
     """What the sets are called."""
     class_sets: tuple[tuple[int, ...], ...] | None

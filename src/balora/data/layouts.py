@@ -45,7 +45,7 @@ class Layout(Protocol):
     def problem(self, row: Row) -> str | None:
         """Return why this row cannot be trained on, None when it can."""
 
-    def left_out(self, row: Row) -> bool:
+    def drops(self, row: Row) -> bool:
         """Say whether something of a row that can be trained on does not reach the trainer."""
 
     def render(self, row: Row) -> dict[str, Any]:
@@ -95,8 +95,8 @@ class InstructionLayout:
             )
         return None
 
-    def left_out(self, row: Row) -> bool:
-        """Nothing of a row is left out."""
+    def drops(self, row: Row) -> bool:
+        """Nothing of a row is dropped."""
         return False
 
     def render(self, row: Row) -> dict[str, Any]:
@@ -123,8 +123,8 @@ class ChatLayout:
         """Return why this row cannot be trained on, None when it can."""
         return turns_problem(self.column, row[self.column])
 
-    def left_out(self, row: Row) -> bool:
-        """Nothing of a row is left out."""
+    def drops(self, row: Row) -> bool:
+        """Nothing of a row is dropped."""
         return False
 
     def render(self, row: Row) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class FirstPairLayout:
             f"{self.column}, assistant turn", pair[1]
         )
 
-    def left_out(self, row: Row) -> bool:
+    def drops(self, row: Row) -> bool:
         """Say whether the chat has more turns than the pair."""
         return len(row[self.column]) > 2
 
@@ -186,8 +186,8 @@ class ChatPairLayout:
             self.completion, row[self.completion]
         )
 
-    def left_out(self, row: Row) -> bool:
-        """Nothing of a row is left out."""
+    def drops(self, row: Row) -> bool:
+        """Nothing of a row is dropped."""
         return False
 
     def render(self, row: Row) -> dict[str, Any]:

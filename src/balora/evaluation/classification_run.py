@@ -18,7 +18,7 @@ from balora.data.classification import (
 )
 from balora.errors import ConfigError, DataError
 from balora.evaluation.predict import glue_x_average, measure_sets
-from balora.evaluation.results import doubts, format_figures
+from balora.evaluation.results import doubts, format_metrics
 from balora.models.load import accelerator
 from balora.models.names import name_of_dtype
 from balora.models.run_folder import class_names_of, load_run
@@ -28,7 +28,7 @@ from balora.recipes.load import check_recipe
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """The figures of one run by the name of the data set, as `measure_sets` gives them."""
+    """The metrics of one run by the name of the data set, as `measure_sets` gives them."""
 
     evaluation: dict[str, dict[str, Any]]
     out_of_domain: dict[str, dict[str, Any]]
@@ -42,7 +42,7 @@ class EvaluatedRun:
         outside = {f"{name} (OOD)": row for name, row in self.out_of_domain.items()}
         sets = {**self.evaluation, **outside}
         average = [] if self.glue_x is None else ["", self.glue_x]
-        return "\n".join([format_figures(sets), *doubts(sets), *average])
+        return "\n".join([format_metrics(sets), *doubts(sets), *average])
 
 
 def evaluate(
@@ -93,7 +93,7 @@ def evaluate_classification_runs(
         batch_size: Rows at once.
 
     Returns:
-        The figures by the name of the run's folder.
+        The metrics by the name of the run's folder.
 
     Raises:
         ConfigError: If a name repeats, a field is no data field or wrong, or the base cannot be

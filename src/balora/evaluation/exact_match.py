@@ -9,10 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.evaluation.answers import extract_answer
 from balora.evaluation.batches import check_known_tokens, evaluating, token_ids
 from balora.evaluation.generation import Sampling, TransformersGenerator, in_order
-from balora.evaluation.instrument import Figures, MeasureOptions, Models
+from balora.evaluation.instrument import MeasureOptions, Metrics, Models
 
 
-def measure_answers(models: Models, options: MeasureOptions) -> Figures:
+def measure_answers(models: Models, options: MeasureOptions) -> Metrics:
     """Return ``exact_match``, the share of greedy answers that equal the gold one, from 0 to 1.
 
     Examples whose completion has no answer are left out; None if that leaves none.

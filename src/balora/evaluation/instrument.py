@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.evaluation.metrics import measured_by
 from balora.models.limits import max_positions
 
-Figures: TypeAlias = dict[str, float | None]
+Metrics: TypeAlias = dict[str, float | None]
 """By the name of the metric; None where there is nothing to measure it on."""
 
 
@@ -52,7 +52,7 @@ class Instrument:
 
     name: str
     """As the registry of metrics names it."""
-    measure: Callable[[Models, MeasureOptions], Figures]
+    measure: Callable[[Models, MeasureOptions], Metrics]
     """Returns all of its metrics; the models' mode and torch's generators stay as they are."""
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from balora.evaluation.exact_match import measure_answers
-from balora.evaluation.instrument import Figures, Instrument, MeasureOptions, Models
+from balora.evaluation.instrument import Instrument, MeasureOptions, Metrics, Models
 from balora.evaluation.responses import measure_responses
 from balora.evaluation.retention import measure_retention
 
@@ -24,7 +24,7 @@ def measure(
     models: Models,
     options: MeasureOptions,
     instruments: Iterable[Instrument] = tuple(INSTRUMENTS.values()),
-) -> Figures:
+) -> Metrics:
     """Return what the instruments measure, by the name of the metric.
 
     Args:
@@ -37,7 +37,7 @@ def measure(
         ConfigError: If the retention text has fewer than two tokens.
         DataError: If a text holds a token that a model does not know.
     """
-    figures: Figures = {}
+    metrics: Metrics = {}
     for instrument in instruments:
-        figures |= instrument.measure(models, options)
-    return figures
+        metrics |= instrument.measure(models, options)
+    return metrics

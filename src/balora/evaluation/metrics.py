@@ -233,13 +233,13 @@ def _place_and_name(name: str) -> tuple[str, str]:
     return name.removesuffix(own), own
 
 
-def task_metric(figures: Iterable[Mapping[str, Any]]) -> str | None:
+def task_metric(metrics: Iterable[Mapping[str, Any]]) -> str | None:
     """Return the name of the metric that speaks of the task; None where none was measured.
 
     Args:
-        figures: The ``metrics`` of the cells. The first metric of `METRICS` with the role "task"
+        metrics: The ``metrics`` of the cells. The first metric of `METRICS` with the role "task"
             that one of them has counts: exact match before the response loss, where the data have
             answers to match; Matthews correlation before accuracy.
     """
-    measured = {name for row in figures for name, value in row.items() if value is not None}
+    measured = {name for row in metrics for name, value in row.items() if value is not None}
     return next((n for n, m in METRICS.items() if m.role == "task" and n in measured), None)

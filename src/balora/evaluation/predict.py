@@ -1,4 +1,4 @@
-"""What a classifier makes of whole data sets: its logits, then the figures of each set."""
+"""What a classifier makes of whole data sets: its logits, then the metrics of each set."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def measure_sets(
     max_length: int,
     batch_size: int = 32,
 ) -> dict[str, dict[str, Any]]:
-    """Return the figures of each data set by name: ``num_rows``, the metrics, the worst group.
+    """Return the metrics of each data set by name: ``num_rows``, the metrics, the worst group.
 
     The metrics are those of :func:`~balora.evaluation.classification.task_metrics`;
     ``majority_class`` has those of the class that most rows have, given to every row;
@@ -97,29 +97,29 @@ def measure_sets(
     Raises:
         NonFiniteError: If the model gives NaN or infinity, naming set and row.
     """
-    figures = {}
+    metrics = {}
     for name, rows in sets.items():
         tokenized = tokenize_rows(rows, tokenizer, max_length)
         logits = predict_logits(model, tokenized, tokenizer, batch_size=batch_size)
         try:
-            figures[name] = _figures(task, logits, rows)
+            metrics[name] = _metrics(task, logits, rows)
         except NonFiniteError as error:
             raise NonFiniteError(f"{name}: {error}") from None
-    return figures
+    return metrics
 
 
-def _figures(task: str, logits: Array, rows: ClassificationRows) -> dict[str, Any]:
+def _metrics(task: str, logits: Array, rows: ClassificationRows) -> dict[str, Any]:
     labels = np.asarray(rows.dataset["label"])
-    figures: dict[str, Any] = {"num_rows": len(labels)}
-    figures |= task_metrics(task, logits, labels, class_sets=rows.class_sets)
+    metrics: dict[str, Any] = {"num_rows": len(labels)}
+    metrics |= task_metrics(task, logits, labels, class_sets=rows.class_sets)
     if majority := majority_metrics(task, labels):
-        figures["majority_class"] = majority
-        figures["predicted"] = _predicted(logits, rows)
+        metrics["majority_class"] = majority
+        metrics["predicted"] = _predicted(logits, rows)
     if "group" in rows.dataset.column_names:
         groups = rows.dataset["group"]
         worst = worst_group(task, logits, labels, groups, class_sets=rows.class_sets)
-        figures["worst_group"] = worst._asdict()
-    return figures
+        metrics["worst_group"] = worst._asdict()
+    return metrics
 
 
 def _predicted(logits: Array, rows: ClassificationRows) -> dict[str, int]:

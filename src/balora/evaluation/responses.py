@@ -22,12 +22,12 @@ from balora.evaluation.batches import (
     in_batches,
     right_padded,
 )
-from balora.evaluation.instrument import Figures, MeasureOptions, Models
+from balora.evaluation.instrument import MeasureOptions, Metrics, Models
 from balora.models.generation import padding_id
 from balora.objective import next_token_targets
 
 
-def measure_responses(models: Models, options: MeasureOptions) -> Figures:
+def measure_responses(models: Models, options: MeasureOptions) -> Metrics:
     """Return means over the response tokens of the examples, in nats.
 
     Returns:

@@ -1,6 +1,6 @@
 """The results of a classification run: best and last epoch, their file, and the table.
 
-A results mapping holds JSON values only; a figure that is undefined is None.
+A results mapping holds JSON values only; a value that is undefined is None.
 """
 
 from __future__ import annotations
@@ -109,19 +109,19 @@ def format_results(results: Mapping[str, Any]) -> str:
         if (row := results[which][name]) is not None
     }
     if epochs:
-        lines += ["", format_figures(epochs), "", results["selection"] + "."]
+        lines += ["", format_metrics(epochs), "", results["selection"] + "."]
     final = results["final"]
     sets = {**final, **{f"{k} (OOD)": v for k, v in results["out_of_domain"].items()}}
     if sets:
         lines += ["", f"{results['final_model'][0].upper()}{results['final_model'][1:]}:"]
-        lines += ["", format_figures(sets), *doubts(sets)]
+        lines += ["", format_metrics(sets), *doubts(sets)]
     if results.get("glue_x") is not None:
         lines += ["", results["glue_x"]]
     return "\n".join(lines)
 
 
 def doubts(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line for each data set whose figures say that something has gone wrong.
+    """Return a line for each data set whose metrics say that something has gone wrong.
 
     That is where one class is given to every row, or where the accuracy is below that of guessing
     by more than chance explains (two standard deviations).
@@ -149,14 +149,14 @@ def _is_below_chance(column: Mapping[str, Any], num_classes: int) -> bool:
     return bool(column["accuracy"] < chance - 2 * deviation)
 
 
-def format_figures(columns: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return one line per figure and one column per data set; a dash where one lacks it.
+def format_metrics(columns: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return one line per metric and one column per data set; a dash where one lacks it.
 
     Raises:
         ValueError: If there is no column.
     """
-    names, figures = measured_by("classification"), list(columns.values())
-    measured = [name for name in names if any(name in column for column in figures)]
+    names, metrics = measured_by("classification"), list(columns.values())
+    measured = [name for name in names if any(name in column for column in metrics)]
     constants = {
         key: {f"majority class:{n}": v for n, v in (column.get("majority_class") or {}).items()}
         for key, column in columns.items()
@@ -164,12 +164,12 @@ def format_figures(columns: Mapping[str, Mapping[str, Any]]) -> str:
     beside = [f"majority class:{name}" for name in names]
     beside = [name for name in beside if any(name in column for column in constants.values())]
     lines = [*metric_lines(columns, measured), *metric_lines(constants, beside)]
-    if any("epoch" in column for column in figures):
-        lines.insert(0, ["epoch", *(_number(column.get("epoch"), "{:g}") for column in figures)])
-    if any("worst_group" in column for column in figures):
-        lines.append(["worst group", *map(_group, figures)])
-    if any("num_rows" in column for column in figures):
-        lines.append(["rows", *(_number(column.get("num_rows"), "{:d}") for column in figures)])
+    if any("epoch" in column for column in metrics):
+        lines.insert(0, ["epoch", *(_number(column.get("epoch"), "{:g}") for column in metrics)])
+    if any("worst_group" in column for column in metrics):
+        lines.append(["worst group", *map(_group, metrics)])
+    if any("num_rows" in column for column in metrics):
+        lines.append(["rows", *(_number(column.get("num_rows"), "{:d}") for column in metrics)])
     return aligned([["", *columns], *lines])
 
 

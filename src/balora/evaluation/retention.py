@@ -9,13 +9,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.errors import ConfigError
 from balora.evaluation.batches import check_known_tokens, evaluating
-from balora.evaluation.instrument import Figures, MeasureOptions, Models
+from balora.evaluation.instrument import MeasureOptions, Metrics, Models
 
 _BLOCK = 512
 """Tokens of a window at most."""
 
 
-def measure_retention(models: Models, options: MeasureOptions) -> Figures:
+def measure_retention(models: Models, options: MeasureOptions) -> Metrics:
     """Return ``retention_loss``, the mean cross-entropy per token of the retention text, in nats.
 
     None without a text.

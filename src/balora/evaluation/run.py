@@ -17,7 +17,7 @@ from balora.config.values import parse_fields
 from balora.data import load_examples
 from balora.errors import ConfigError
 from balora.evaluation.batches import chat_prompt
-from balora.evaluation.instrument import Figures, MeasureOptions, Models
+from balora.evaluation.instrument import MeasureOptions, Metrics, Models
 from balora.evaluation.instruments import measure
 from balora.evaluation.responses import count_responses
 from balora.evaluation.table import format_table
@@ -33,7 +33,7 @@ from balora.models.source import ModelSource, read_recipe
 class Evaluated:
     """What was measured of one model, and on how much."""
 
-    figures: Figures
+    metrics: Metrics
     """By the name of the metric."""
     counts: dict[str, int]
     """As :func:`~balora.evaluation.responses.count_responses` has them."""
@@ -43,7 +43,7 @@ class Evaluated:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything in one mapping."""
-        return {**self.figures, **self.counts, "dtype": self.dtype}
+        return {**self.metrics, **self.counts, "dtype": self.dtype}
 
 
 def evaluate(
@@ -72,9 +72,9 @@ def evaluate(
         num_rows=options.num_rows,
         options=MeasureOptions(options.batch_size, options.max_new_tokens or 256),
     )
-    table = format_table({name: row.figures for name, row in found.items()})
+    table = format_table({name: row.metrics for name, row in found.items()})
     lines = [table, f"Computed in {found['base'].dtype}."]
-    if found["base"].figures["exact_match"] is None:
+    if found["base"].metrics["exact_match"] is None:
         lines.append("No exact match: no completion ends in `The answer is: ...` or `#### ...`.")
     return "\n".join(lines), {name: row.to_dict() for name, row in found.items()}
 
@@ -99,7 +99,7 @@ def evaluate_runs(
         options: Batch size and lengths; the examples and the text are those of the files.
 
     Returns:
-        The figures by name: ``base`` first, then each run by its folder's name.
+        The metrics by name: ``base`` first, then each run by its folder's name.
 
     Raises:
         ConfigError: If a folder or the base model cannot be loaded, they do not belong together,
@@ -139,7 +139,7 @@ def evaluate_runs(
 
 
 def check_runs(runs: Sequence[Path]) -> None:
-    """Refuse runs that are not there, or whose figures could not be told apart by name.
+    """Refuse runs that are not there, or whose metrics could not be told apart by name.
 
     Raises:
         ConfigError: If a folder is not there, a name repeats, or one is ``base``.

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from balora.evaluation.metrics import metric_of
 
 Columns: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""From the heading of a column to its figures by the name of the metric."""
+"""From the heading of a column to its values by the name of the metric."""
 
 
 def format_table(columns: Columns) -> str:
@@ -35,10 +35,10 @@ def format_table(columns: Columns) -> str:
 def metric_lines(
     columns: Columns, names: Iterable[str], *, changes: bool = False
 ) -> list[list[str]]:
-    """Return a line of cells per metric: its title, then the figure of each column.
+    """Return a line of cells per metric: its title, then the value of each column.
 
     Args:
-        columns: The figures.
+        columns: The values.
         names: The metrics in order.
         changes: Whether the difference from the first column stands after every other one.
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.config import DataConfig
 from balora.data import load_examples
 from balora.evaluation.exact_match import measure_answers
-from balora.evaluation.instrument import Figures, Instrument, MeasureOptions, Models
+from balora.evaluation.instrument import Instrument, MeasureOptions, Metrics, Models
 from balora.evaluation.retention import measure_retention
 from balora.evaluation.run import prompt_pairs
 from balora.files import read_filled_text
@@ -28,7 +28,7 @@ class CardOptions:
     """How much is measured. With the defaults a model of a million parameters takes seconds."""
 
     batch_size: int = 64
-    """Rows at once; it changes no figure but by rounding."""
+    """Rows at once; it changes no metric but by rounding."""
     max_facts: int = 1000
     """Facts of each kind at most; more are drawn from."""
     num_samples: int = 64
@@ -55,7 +55,7 @@ def measure_defects(
     *,
     seed: int = 0,
     options: CardOptions | None = None,
-) -> Figures:
+) -> Metrics:
     """Measure a model against the truth of the lab that its pre-training came from.
 
     The same seed asks two models the same; the model's mode and torch's generators stay as they
@@ -69,7 +69,7 @@ def measure_defects(
         options: How much is measured.
 
     Returns:
-        The figures by the name of the metric. Shares of cloze probes, from 0 to 1: ``recall``,
+        The values by the name of the metric. Shares of cloze probes, from 0 to 1: ``recall``,
         those of the facts that are stated truly which the model completes with the truth, None
         where every fact is corrupted; ``recall_head`` and ``recall_tail``, the same of the facts
         stated often and rarely, None where there are none; ``corrupted_repeat`` and

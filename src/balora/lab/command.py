@@ -39,7 +39,7 @@ def lab(
         given: Fields of `LabConfig` as texts, which replace those of the recipe; with ``dry_run``
             they are checked and shown as a recipe, and nothing is built.
         show: Takes what is for the console.
-        json_file: Where the figures are written as well, by the name of the model: last, so that
+        json_file: Where the metrics are written as well, by the name of the model: last, so that
             a full disk does not take them.
 
     Raises:
@@ -60,8 +60,8 @@ def lab(
     cards, dtype = _cards(built, runs, CardOptions.of_rows(config.num_test))
     show("\n".join([format_table(cards), f"Computed in {dtype}.", "", *_where(built)]))
     if json_file is not None:
-        figures = {name: card | {"dtype": dtype} for name, card in cards.items()}
-        write_json(json_file, figures, name="`--json`")
+        metrics = {name: card | {"dtype": dtype} for name, card in cards.items()}
+        write_json(json_file, metrics, name="`--json`")
 
 
 def _from_recipe(path: Path | str | None) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _from_recipe(path: Path | str | None) -> dict[str, Any]:
 
 
 def _check_base(run: Path, model: Path) -> None:
-    """Refuse a run that says it was fine-tuned from another model: its figures would say nothing.
+    """Refuse a run that says it was fine-tuned from another model: its metrics would say nothing.
 
     A cache may have moved, so the entry's name counts, which is a hash of how the model was made.
     """

@@ -1,4 +1,4 @@
-"""How diverse the texts are that a model writes when nothing is asked: samples and their figures.
+"""How diverse the texts are that a model writes when nothing is asked: samples and their metrics.
 
 Words are runs of letters and digits, and single other signs; n-grams do not go across texts.
 """

@@ -38,7 +38,7 @@ def swap_of(pairs: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) 
         ConfigError: If a word is several tokens, or stands in two pairs.
     """
     partners: dict[int, int] = {}
-    left_out: list[str] = []
+    dropped: list[str] = []
     for one, other in pairs:
         for words in ((one, other), (one.capitalize(), other.capitalize())):
             for before in (_BEFORE, ""):
@@ -46,11 +46,11 @@ def swap_of(pairs: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) 
                 if len(first) != 1 or len(second) != 1:
                     if words == (one, other) and before:
                         raise ConfigError(_not_single(one, other, first, second, tokenizer))
-                    left_out += [f"{words[0]}/{words[1]}"] if before else []
+                    dropped += [f"{words[0]}/{words[1]}"] if before else []
                     continue
                 _add(partners, first[0], second[0], words)
-    if left_out:
-        logger.info("Balanced replay leaves out %s: not single tokens.", ", ".join(left_out))
+    if dropped:
+        logger.info("Balanced replay drops %s: not single tokens.", ", ".join(dropped))
     return partners
 
 

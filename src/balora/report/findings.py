@@ -11,7 +11,7 @@ _MOST_NAMES = 5
 
 
 def unfinished(study: Study) -> str | None:
-    """Return a sentence on a comparison that has no figures, or not all; None for a whole one."""
+    """Return a sentence on a comparison that has no metrics, or not all; None for a whole one."""
     number = len(study.rows)
     if study.missing:
         names = ", ".join(study.missing[:_MOST_NAMES])
@@ -43,12 +43,12 @@ def unlearned(study: Study) -> dict[str, str]:
         chance = study.chance(condition, task)
         if not means or not metric.is_nothing(best := max(means, key=metric.gain), chance):
             continue
-        figure = f"the best {metric.title} is {metric.show(best)}"
+        reached = f"the best {metric.title} is {metric.show(best)}"
         text = (
-            f"no method learned the task: {figure}."
+            f"no method learned the task: {reached}."
             if chance is None
-            else f"no method is above the majority class: {figure}, and that of the majority class "
-            f"{metric.show(chance)}."
+            else f"no method is above the majority class: {reached}, and that of the majority "
+            f"class {metric.show(chance)}."
         )
         found[condition] = f"Under {condition}, {text}" if condition else f"N{text[1:]}"
     return found
@@ -58,7 +58,7 @@ def matched(study: Study) -> dict[str, str]:
     """Return for each condition who is best in the task at no more forgetting than the baseline.
 
     More or less is the mean of the paired differences, whatever its interval. A condition in which
-    no method can be held against the baseline, or none has learned, is left out; all are where the
+    no method can be held against the baseline, or none has learned, is dropped; all are where the
     comparison is not finished or has no baseline.
     """
     baseline, found, idle = study.baseline, dict[str, str](), unlearned(study)
@@ -76,11 +76,11 @@ def matched(study: Study) -> dict[str, str]:
         if gains and not others:
             found[condition] = f"No method is as good as {baseline} in {keeps.title}."
         elif gains and best:
-            figures = mean_text(study, condition, best[0], task)
+            text = mean_text(study, condition, best[0], task)
             if baseline not in best:
-                figures += f", {difference_text(study, condition, best[0], task)} to {baseline}"
+                text += f", {difference_text(study, condition, best[0], task)} to {baseline}"
             found[condition] = (
                 f"Of the methods no worse than {baseline} in {keeps.title}, the best in "
-                f"{metric_of(task).title}: {' and '.join(best)}, {figures}."
+                f"{metric_of(task).title}: {' and '.join(best)}, {text}."
             )
     return found

@@ -73,7 +73,7 @@ def write_report(study: Study) -> None:
     """Write ``report.html`` and the plots beside it.
 
     Args:
-        study: The comparison; what the details of its cells lack is left out.
+        study: The comparison; what the details of its cells lack is dropped.
 
     Raises:
         MissingPackageError: If matplotlib or jinja2 is not installed.
@@ -142,7 +142,7 @@ def _title(study: Study) -> str:
 
 
 def _counts(study: Study) -> list[tuple[str, str]]:
-    """Return the figures at the top of the page, each with what it counts."""
+    """Return the metrics at the top of the page, each with what it counts."""
     num_failed = len(failed(study))
     numbers = [
         (len([name for name in study.methods if name != MAJORITY]), "method"),

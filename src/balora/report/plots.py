@@ -49,7 +49,7 @@ def write_plots(study: Study) -> list[Plot]:
     """Draw what the cells have figures for into ``plots/`` and say what there is.
 
     Args:
-        study: The comparison; what the details of its cells lack is left out.
+        study: The comparison; what the details of its cells lack is dropped.
     """
     folder = study.folder / FOLDER
     folder.mkdir(exist_ok=True)

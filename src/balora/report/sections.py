@@ -13,7 +13,7 @@ from balora.evaluation.metrics import metric_of, task_metric
 from balora.report.study import MAJORITY, Row, Study
 
 _MAX_CHARACTERS = 700
-"""Of one text of a sample; what is left out is said."""
+"""Of one text of a sample; what is dropped is said."""
 _MAX_SAMPLE_BYTES = 600_000
 """Of all samples: of many methods and conditions each text is shorter."""
 _BYTES_A_CHARACTER = 3
@@ -45,7 +45,7 @@ class Sweep(NamedTuple):
     fields: tuple[str, ...]
     """That were varied."""
     lines: list[tuple[list[str], str, bool]]
-    """Values of the fields, the figure or the error, and whether they were chosen."""
+    """Values of the fields, the metric or the error, and whether they were chosen."""
 
 
 def samples(study: Study) -> dict[str, tuple[str, list[Sample]]]:
@@ -92,7 +92,7 @@ def _common(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def cut(text: str, room: int = _MAX_CHARACTERS) -> str:
-    """Return the beginning of a text longer than `room`, with how much was left out."""
+    """Return the beginning of a text longer than `room`, with how much was dropped."""
     if len(text) <= room:
         return text
     return f"{text[:room]} [... {len(text) - room} more characters]"
@@ -108,9 +108,9 @@ def sweeps(study: Study) -> list[Sweep]:
         final = [r["fields"] for r in study.rows if r["method"] == method and not r["error"]]
         for row in rows:
             tried = {field: row["fields"].get(field) for field in fields}
-            figure = "-" if metric is None else metric.show(row["metrics"].get(name))
+            value = "-" if metric is None else metric.show(row["metrics"].get(name))
             is_chosen = bool(final) and tried == {field: final[0].get(field) for field in fields}
-            lines.append(([*map(_text, tried.values())], row["error"] or figure, is_chosen))
+            lines.append(([*map(_text, tried.values())], row["error"] or value, is_chosen))
         found.append(Sweep(method, metric.title if metric else None, fields, lines))
     return found
 

@@ -52,7 +52,7 @@ class Study:
     baseline: str | None
     """The method that differences are to."""
     metrics: tuple[str, ...]
-    """Those that a cell has a figure of: the main ones, then in the registry's order."""
+    """Those that a cell has a value of: the main ones, then in the registry's order."""
     task: str | None
     """The metric that speaks of the task."""
     retention: str | None
@@ -140,11 +140,11 @@ class Study:
         return len(keys & {*self.missing})
 
     def num_finished(self, condition: str, method: str) -> int:
-        """Return how many cells of a method have figures."""
+        """Return how many cells of a method have metrics."""
         return len(self.of(condition, method)) - self.num_failed(condition, method)
 
     def values(self, condition: str, method: str, name: str) -> dict[int | None, float]:
-        """Return the figures of a metric or a cost by seed; failed cells have none."""
+        """Return the values of a metric or a cost by seed; failed cells have none."""
         return {
             row["seed"]: float(value)
             for row in self.of(condition, method)
@@ -153,7 +153,7 @@ class Study:
         }
 
     def estimate(self, condition: str, method: str, name: str) -> Estimate | None:
-        """Return mean and interval over the seeds; None where no cell has the figure."""
+        """Return mean and interval over the seeds; None where no cell has the value."""
         return mean_interval(self.values(condition, method, name).values())
 
     def difference(self, condition: str, method: str, name: str) -> Estimate | None:
@@ -184,7 +184,7 @@ class Study:
     def best(self, condition: str, name: str, methods: Sequence[str]) -> tuple[str, ...]:
         """Return who of some methods has the best mean; none where neither way is better.
 
-        A method of which a run failed or has no figure is left out: a mean over the runs that went
+        A method of which a run failed or has no value is dropped: a mean over the runs that went
         well would win by what it does not count.
         """
         metric = metric_of(name)
@@ -254,7 +254,7 @@ def _in_order(wanted: Any, rows: tuple[Row, ...], field: str) -> tuple[str, ...]
 
 
 def _constants(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    """Return a row of the majority class for each condition whose rows have its figures."""
+    """Return a row of the majority class for each condition whose rows have its metrics."""
     known = {row["condition"]: row["majority"] for row in reversed(rows) if row.get("majority")}
     who = {"cell": MAJORITY, "method": MAJORITY, "seed": None, "error": None}
     return tuple({**who, "condition": c, "metrics": metrics} for c, metrics in known.items())

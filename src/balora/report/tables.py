@@ -1,6 +1,6 @@
 """The tables of a comparison: on the console, as Markdown, as CSV and as LaTeX.
 
-A table for each condition: the main figures with their paired differences to the baseline and what
+A table for each condition: the main metrics with their paired differences to the baseline and what
 a run costs, then every other metric. They need neither matplotlib nor jinja2.
 """
 
@@ -103,7 +103,7 @@ def main_table(study: Study, condition: str, *, is_short: bool = False) -> Table
 
 
 def other_table(study: Study, condition: str) -> Table | None:
-    """Return the metrics that the main table leaves out; None when it has them all."""
+    """Return the metrics that the main table drops; None when it has them all."""
     names = study.others(condition)
     if not names:
         return None
@@ -115,14 +115,14 @@ def other_table(study: Study, condition: str) -> Table | None:
 
 
 def note(study: Study) -> str:
-    """Return what the figures of a table are, and what stands in the way of ranking them."""
+    """Return what the metrics of a table are, and what stands in the way of ranking them."""
     state = unfinished(study)
     return " ".join([_what_is_shown(study), *([state] if state else unlearned(study).values())])
 
 
 def _what_is_shown(study: Study) -> str:
     if study.num_seeds == 1:
-        text = "Figures of one seed: they have no interval, and say nothing about the next seed."
+        text = "Metrics of one seed: they have no interval, and say nothing about the next seed."
         return text if study.baseline is None else f"{text} Differences are to {study.baseline}."
     text = (
         "Mean over seeds +- half the 95% interval of the mean (Student's t); (same) where every "
@@ -173,8 +173,8 @@ def _csv(study: Study) -> str:
     for condition in study.conditions:
         for method in study.methods:
             for name in (*study.metrics, *COSTS):
-                figures = _csv_figures(study, condition, method, name)
-                writer.writerow([condition, method, name, *figures])
+                values = _csv_values(study, condition, method, name)
+                writer.writerow([condition, method, name, *values])
     return out.getvalue()
 
 
@@ -193,7 +193,7 @@ def _summary_csv(found: Iterable[Summary]) -> str:
     return out.getvalue()
 
 
-def _csv_figures(study: Study, condition: str, method: str, name: str) -> list[object]:
+def _csv_values(study: Study, condition: str, method: str, name: str) -> list[object]:
     mean = study.estimate(condition, method, name)
     difference = study.difference(condition, method, name)
     own = [None, None, None, 0] if mean is None else list(mean[:4])

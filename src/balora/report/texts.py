@@ -1,4 +1,4 @@
-"""Figures as text: means, paired differences with their stars, how many cells stand behind them."""
+"""Metrics as text: means, paired differences with their stars, how many cells stand behind them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def mean_text(study: Study, condition: str, method: str, name: str) -> str:
     """Return ``mean +- half the interval``, the mean alone for one seed, a dash for none.
 
     The mean of equal values has no interval, which is said.
-    Where some of the finished runs have no figure, how many have one stands behind it.
+    Where some of the finished runs have no value, how many have one stands behind it.
     """
     estimate = study.estimate(condition, method, name)
     if estimate is None:

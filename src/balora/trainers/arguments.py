@@ -159,13 +159,3 @@ def holding(args: Any, *parts: BALoraConfig | ReplayConfig) -> Any:
 
 def _plain(args: Any) -> str:
     return f"`{'SFTConfig' if isinstance(args, SFTConfig) else 'TrainingArguments'}` as `args`"
-
-
-__all__ = [
-    "BALoraSFTConfig",
-    "BALoraTrainingArguments",
-    "HoldsSettings",
-    "holding",
-    "part_of",
-    "settings",
-]

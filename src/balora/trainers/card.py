@@ -47,7 +47,7 @@ _OLORA = """@article{buyukakyuz2024olora,
   year    = {2024}
 }"""
 _NO_RESULT = ("num_rows", "loss", "of the majority class")
-"""What the ends of figures say that are no result of the model."""
+"""What the ends of names say that are no result of the model."""
 _OF_START = {"pissa": _PISSA, "olora": _OLORA}
 _SETTINGS = (
     "learning_rate",
@@ -64,16 +64,16 @@ _SETTINGS = (
 )
 
 
-def card_of(trainer: Any, folder: Path, figures: Mapping[str, Any] | None = None) -> str:
+def card_of(trainer: Any, folder: Path, metrics: Mapping[str, Any] | None = None) -> str:
     """Return the card of a trainer's model, as Markdown with its YAML.
 
     Args:
         trainer: A trainer of this package.
         folder: With the saved model; the lines that load it are left out while it has none.
-        figures: Metrics of the final model; ``None`` takes the last evaluation's.
+        metrics: Metrics of the final model; ``None`` takes the last evaluation's.
     """
     name, has_adapter = _base_name(trainer), isinstance(trainer.model, PeftModel)
-    on_hub, measured = _is_hub_id(name), _figure_lines(trainer, figures)
+    on_hub, measured = _is_hub_id(name), _metric_lines(trainer, metrics)
     title = Path(trainer.args.output_dir).resolve().name
     licence = _license_of(name)
     results = _eval_results(trainer, measured)
@@ -94,7 +94,7 @@ def card_of(trainer: Any, folder: Path, figures: Mapping[str, Any] | None = None
         _what(trainer, name),
         "" if licence else "The licence is that of the base model.",
         _section("Training", _training_lines(trainer)),
-        _section("Figures", measured),
+        _section("Metrics", measured),
         _loading(trainer, folder),
         "## Citation\n\n```bibtex\n" + "\n".join(_citations(trainer)) + "\n```",
     ]
@@ -113,8 +113,8 @@ def _start_of(trainer: Any) -> str:
     return str(trainer.balora_config.adapter_init)
 
 
-def _eval_results(trainer: Any, figures: Mapping[str, Any]) -> list[EvalResult]:
-    """Return the figures of the trained model as the hub's model index has them."""
+def _eval_results(trainer: Any, metrics: Mapping[str, Any]) -> list[EvalResult]:
+    """Return the metrics of the trained model as the hub's model index has them."""
     recipe = trainer.recipe_settings or {}
     name = str(recipe.get("eval_dataset_name") or recipe.get("dataset_name") or "own data")
     slug = re.sub(r"[^\w.-]+", "-", Path(name).name).strip("-.") or "data"
@@ -128,7 +128,7 @@ def _eval_results(trainer: Any, figures: Mapping[str, Any]) -> list[EvalResult]:
             metric_name=metric,
             metric_value=value,
         )
-        for metric, value in figures.items()
+        for metric, value in metrics.items()
         if isinstance(value, int | float)
         and not isinstance(value, bool)
         and not metric.endswith(_NO_RESULT)
@@ -159,16 +159,16 @@ def _training_lines(trainer: Any) -> dict[str, Any]:
     return lines | settings
 
 
-def _figure_lines(trainer: Any, figures: Mapping[str, Any] | None) -> dict[str, Any]:
-    if figures is None:
+def _metric_lines(trainer: Any, metrics: Mapping[str, Any] | None) -> dict[str, Any]:
+    if metrics is None:
         rows = [row for row in trainer.state.log_history if "eval_loss" in row]
         left_out = ("_runtime", "_per_second", "_num_tokens")
-        figures = {
+        metrics = {
             name: value
             for name, value in (rows[-1] if rows else {}).items()
             if name.startswith("eval_") and not name.endswith(left_out)
         }
-    return {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in metrics.items()}
 
 
 def _section(title: str, lines: Mapping[str, Any]) -> str:

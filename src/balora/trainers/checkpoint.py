@@ -20,7 +20,7 @@ from balora.state import damaged, open_tensors, read_json, read_torch
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
-"""What a checkpoint records of its run: settings, digests, versions, files, figures so far."""
+"""What a checkpoint records of its run: settings, digests, versions, files, metrics so far."""
 
 STATE_FILE = "trainer_state.json"
 """The last file of a checkpoint."""

@@ -91,7 +91,7 @@ def checkpoint_to_resume(
 
 
 def remove_traces(output_dir: Path) -> None:
-    """Make sure that no checkpoint and no figure of an overwritten run is taken for this run's."""
+    """Make sure that no checkpoint and no value of an overwritten run is taken for this run's."""
     for name in (RESULTS_FILE, _FACTS_FILE):
         (output_dir / name).unlink(missing_ok=True)
     for path in output_dir.iterdir() if output_dir.is_dir() else ():

@@ -22,7 +22,7 @@ from balora.trainers.sharding import check_sharding, sharding_of
 def run_recipe(recipe: Recipe) -> Trainer:
     """Train what ``recipe`` says and save it in its ``output_dir``; return the trainer.
 
-    A run of classification also leaves its figures there, in ``results.json``.
+    A run of classification also leaves its metrics there, in ``results.json``.
 
     Raises:
         ConfigError: If a setting cannot work; before anything is written.

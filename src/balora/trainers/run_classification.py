@@ -240,19 +240,19 @@ def _finish(
             logger.warning(line)
     if args.should_save:
         write_results(Path(args.output_dir), results)
-        trainer.write_card(_card_figures(results))
+        trainer.write_card(_card_metrics(results))
 
 
-def _card_figures(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the figures of the final model by set and metric, the majority class beside them."""
-    figures: dict[str, Any] = {}
+def _card_metrics(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of the final model by set and metric, the majority class beside them."""
+    metrics: dict[str, Any] = {}
     for name, metrics in results["final"].items():
         for metric, value in metrics.items():
             if isinstance(value, int | float):
-                figures[f"{name}: {metric}"] = value
+                metrics[f"{name}: {metric}"] = value
         for metric, value in (metrics.get("majority_class") or {}).items():
-            figures[f"{name}: {metric} of the majority class"] = value
-    return figures
+            metrics[f"{name}: {metric} of the majority class"] = value
+    return metrics
 
 
 def _first(rows: Dataset) -> Dataset:

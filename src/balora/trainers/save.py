@@ -38,12 +38,12 @@ class StagedSaveMixin:
         """Write the run's card into its folder, in place of the drafts of trl and transformers."""
         self.write_card(None)
 
-    def write_card(self, figures: Mapping[str, Any] | None) -> None:
-        """Write the card of a saved run, with the figures of its final model where given."""
+    def write_card(self, metrics: Mapping[str, Any] | None) -> None:
+        """Write the card of a saved run, with the metrics of its final model where given."""
         trainer: Any = self
         folder = Path(trainer.args.output_dir)
         if trainer.is_world_process_zero() and folder.is_dir():
-            write_text(folder / _CARD, card_of(self, folder, figures))
+            write_text(folder / _CARD, card_of(self, folder, metrics))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as transformers' Trainer does; a crash on the way leaves the target as it was.
