@@ -88,14 +88,6 @@ def test_a_word_picks_the_fields_that_have_it(capsys):
     )
 
 
-def test_the_fields_are_listed_without_torch():
-    code = (
-        "import sys; from balora.cli_help import train_fields as t; t(); "
-        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'trl')))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_options_of_eval_take_the_data_fields_of_a_recipe():
     assert not set(field_hints(DataConfig)) & {"base", "num_rows", "batch_size", "json"}
 

@@ -62,12 +62,22 @@ def test_the_rooms_import_one_way():
         assert order.index(lower) < order.index(upper)
 
 
-def test_the_report_reads_rows_and_loads_no_torch():
-    """It draws what was measured, on a machine that cannot measure."""
-    code = (
-        "import sys, balora.report.page, balora.report.plots, balora.report.tables\n"
-        "print({'torch', 'transformers', 'datasets'} & sys.modules.keys())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+WITHOUT_TORCH = """
+import sys
+import balora.config
+assert not {"numpy", "yaml"} & sys.modules.keys()
+import balora.cli, balora.lab.build, balora.lab.config
+from balora.cli_help import train_fields
+from balora.schema import packaged_schema
+balora.cli.build_parser(), train_fields(), packaged_schema("train")
+import balora.report.page, balora.report.plots, balora.report.tables
+print({"torch", "transformers", "trl", "datasets"} & sys.modules.keys())
+"""
+
+
+def test_help_settings_schemas_and_reports_need_no_torch():
+    """They answer at once, and on a machine that cannot measure."""
+    code = [sys.executable, "-c", WITHOUT_TORCH]
+    done = subprocess.run(code, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
     assert not {"compare", "trainers", "models"} & {b for a, b in imports() if a == "report"}

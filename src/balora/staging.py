@@ -85,10 +85,8 @@ def _reason(error: Exception, place: Path) -> str | None:
         inside = isinstance(name, str | bytes) and _is_below(Path(os.fsdecode(name)), place)
         return str(error.strerror) if inside and error.errno != errno.ENOENT else None
     # safetensors and tokenizers put the number into the text, tokenizers in a plain Exception
-    from_rust = isinstance(error, SafetensorError | OSError) or type(error) is Exception
-    if from_rust and any(words in text for words in _FULL_WORDS):
-        return "no space left on the disk"
-    if isinstance(error, RuntimeError) and any(words in text for words in _FULL_WORDS):
+    is_known = isinstance(error, SafetensorError | OSError | RuntimeError)
+    if (is_known or type(error) is Exception) and any(words in text for words in _FULL_WORDS):
         return "no space left on the disk"
     if isinstance(error, RuntimeError) and any(words in text for words in _TORCH_WORDS):
         return "no space left on the disk, or it fails"

@@ -15,7 +15,6 @@ from balora.compare.benchmarks import answer_benchmarks
 from balora.compare.cells import Cell
 from balora.compare.memory import peak_memory_mib
 from balora.config import DataConfig
-from balora.data import load_examples
 from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.evaluation.curves import learning_curves
@@ -23,7 +22,7 @@ from balora.evaluation.instrument import Instrument, MeasureOptions, Models
 from balora.evaluation.instruments import INSTRUMENTS, measure
 from balora.evaluation.metrics import measured_by
 from balora.evaluation.results import read_results
-from balora.evaluation.run import prompt_pairs
+from balora.evaluation.run import evaluation_rows, prompt_pairs
 from balora.evaluation.samples import sample_pairs
 from balora.evaluation.spectra import logit_spectrum
 from balora.evaluation.updates import update_sizes
@@ -136,11 +135,7 @@ def _models(recipe: Recipe, run: Path | None) -> Models:
 
 def _options(cell: Cell, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> MeasureOptions:
     """Return how a cell is evaluated, and on which rows and text."""
-    data = cast(DataConfig, recipe.data)
-    rows = load_examples(data, split=data.dataset_test_split or "train", name="eval").dataset
-    limit = cell.evaluation.get("num_rows")
-    if limit is not None:
-        rows = rows.select(range(min(limit, len(rows))))
+    rows = evaluation_rows(cast(DataConfig, recipe.data), cell.evaluation.get("num_rows"))
     file = cell.evaluation.get("retention_file")
     return MeasureOptions(
         cell.evaluation["eval_batch_size"],

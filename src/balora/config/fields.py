@@ -107,26 +107,21 @@ def accepts(annotation: Any, kind: type) -> bool:
 
 def _fits(value: Any, member: Any) -> bool:
     """Say whether `value` fits one alternative that has no union in it."""
-    origin = typing.get_origin(member) or member
+    origin, declared = typing.get_origin(member) or member, typing.get_args(member)
     if member is Any:
         return True
     if origin is Literal:
-        return any(
-            value is arg or (isinstance(value, str) and value == arg)
-            for arg in typing.get_args(member)
-        )
-    if isinstance(value, bool) or origin is bool:
-        return isinstance(value, bool) and origin is bool
+        return any(value is arg or (isinstance(value, str) and value == arg) for arg in declared)
+    if not isinstance(origin, type) or (isinstance(value, bool) and origin is not bool):
+        return False
     if origin is float:
         return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
-    if origin is list:
-        inner = (typing.get_args(member) or (Any,))[0]
-        return isinstance(value, list) and all(
-            any(_fits(item, part) for part in members(inner)) for item in value
-        )
-    if isinstance(origin, type) and issubclass(origin, enum.Enum):
+    if issubclass(origin, enum.Enum):
         return value in [choice.value for choice in origin]
-    return isinstance(origin, type) and isinstance(value, origin)
+    if not isinstance(value, origin):
+        return False
+    inner = members(declared[0]) if origin is list and declared else (Any,)
+    return origin is not list or all(any(_fits(item, part) for part in inner) for item in value)
 
 
 def type_words(annotation: Any) -> str:

@@ -6,7 +6,7 @@ A results mapping holds JSON values only; a value that is undefined is None.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,31 +155,35 @@ def format_metrics(columns: Mapping[str, Mapping[str, Any]]) -> str:
     Raises:
         ValueError: If there is no column.
     """
-    names, metrics = measured_by("classification"), list(columns.values())
-    measured = [name for name in names if any(name in column for column in metrics)]
+    names, values = measured_by("classification"), list(columns.values())
+    measured = [name for name in names if any(name in column for column in values)]
     constants = {
         key: {f"majority class:{n}": v for n, v in (column.get("majority_class") or {}).items()}
         for key, column in columns.items()
     }
     beside = [f"majority class:{name}" for name in names]
     beside = [name for name in beside if any(name in column for column in constants.values())]
-    lines = [*metric_lines(columns, measured), *metric_lines(constants, beside)]
-    if any("epoch" in column for column in metrics):
-        lines.insert(0, ["epoch", *(_number(column.get("epoch"), "{:g}") for column in metrics)])
-    if any("worst_group" in column for column in metrics):
-        lines.append(["worst group", *map(_group, metrics)])
-    if any("num_rows" in column for column in metrics):
-        lines.append(["rows", *(_number(column.get("num_rows"), "{:d}") for column in metrics)])
+    of_group = metric_of("accuracy" if "accuracy" in measured else "mse")
+    lines = [
+        *_line("epoch", "epoch", values, "{:g}".format),
+        *metric_lines(columns, measured),
+        *metric_lines(constants, beside),
+        *_line(
+            "worst group",
+            "worst_group",
+            values,
+            lambda worst: f"{of_group.show(worst['value'])} ({worst['name']})",
+        ),
+        *_line("rows", "num_rows", values, "{:d}".format),
+    ]
     return aligned([["", *columns], *lines])
 
 
-def _number(value: Any, form: str) -> str:
-    return "-" if value is None else form.format(value)
-
-
-def _group(column: Mapping[str, Any]) -> str:
-    worst = column.get("worst_group")
-    if worst is None:
-        return "-"
-    metric = metric_of("accuracy" if "accuracy" in column else "mse")
-    return f"{metric.show(worst['value'])} ({worst['name']})"
+def _line(
+    title: str, name: str, columns: Sequence[Mapping[str, Any]], show: Callable[[Any], str]
+) -> list[list[str]]:
+    """Return a line of one value of each column, a dash where one lacks it; none where all do."""
+    if not any(name in column for column in columns):
+        return []
+    values = [column.get(name) for column in columns]
+    return [[title, *("-" if value is None else show(value) for value in values)]]

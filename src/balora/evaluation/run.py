@@ -110,10 +110,7 @@ def evaluate_runs(
     retention_text = (
         None if retention_file is None else read_filled_text(retention_file, "`--retention_file`")
     )
-    examples = load_examples(data, split=data.dataset_test_split or "train", name="eval")
-    dataset = examples.dataset
-    if num_rows is not None:
-        dataset = dataset.select(range(min(num_rows, len(dataset))))
+    rows = evaluation_rows(data, num_rows)
     for run in runs:
         check_base(run, base)
     reference = load_model(base, device=accelerator())
@@ -123,7 +120,7 @@ def evaluate_runs(
     tokenizer = load_tokenizer(base, runs[0] if runs else None)
     options = replace(
         options or MeasureOptions(),
-        examples=prompt_pairs(dataset, tokenizer),
+        examples=prompt_pairs(rows, tokenizer),
         retention_text=retention_text,
     )
 
@@ -150,6 +147,17 @@ def check_runs(runs: Sequence[Path]) -> None:
     names = [run.name for run in runs]
     if len({"base", *names}) != len(names) + 1:
         raise ConfigError(f"the runs {names} must have different names, and none may be `base`.")
+
+
+def evaluation_rows(data: DataConfig, num_rows: int | None = None) -> Dataset:
+    """Return the rows that are evaluated on, at most so many, from the first on.
+
+    Raises:
+        DataError: If they cannot be read.
+    """
+    split = data.dataset_test_split or "train"
+    rows: Dataset = load_examples(data, split=split, name="eval").dataset
+    return rows if num_rows is None else rows.take(min(num_rows, len(rows)))
 
 
 def prompt_pairs(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:

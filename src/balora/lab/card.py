@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.config import DataConfig
-from balora.data import load_examples
 from balora.evaluation.exact_match import measure_answers
 from balora.evaluation.instrument import Instrument, MeasureOptions, Metrics, Models
 from balora.evaluation.retention import measure_retention
-from balora.evaluation.run import prompt_pairs
+from balora.evaluation.run import evaluation_rows, prompt_pairs
 from balora.files import read_filled_text
 from balora.lab.diversity import distinct, sample_texts, self_similarity, word_entropy
 from balora.lab.planted import GENERIC_FRAMES, HELD_OUT_FRAMES
@@ -149,8 +148,7 @@ def _retained_text(file: Path, most: int) -> str:
 
 def _exact_match(models: Models, file: Path, options: CardOptions) -> float | None:
     """Return the share of rows whose answer the model gives, with the prompt of `balora train`."""
-    rows = load_examples(DataConfig(dataset_name=str(file)), split="train").dataset
-    rows = rows.select(range(min(options.max_rows, len(rows))))
+    rows = evaluation_rows(DataConfig(dataset_name=str(file)), options.max_rows)
     asked = MeasureOptions(
         options.batch_size,
         options.max_new_tokens,

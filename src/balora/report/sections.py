@@ -100,19 +100,21 @@ def cut(text: str, room: int = _MAX_CHARACTERS) -> str:
 
 def sweeps(study: Study) -> list[Sweep]:
     """Return what the sweep tried for each method, and what was chosen."""
-    found = []
-    for method in dict.fromkeys(row["method"] for row in study.tried):
-        rows = [row for row in study.tried if row["method"] == method]
-        name = study.settings.get("metric") or task_metric([row["metrics"] for row in rows])
-        metric, fields, lines = None if name is None else metric_of(name), _varied(rows), []
-        final = [r["fields"] for r in study.rows if r["method"] == method and not r["error"]]
-        for row in rows:
-            tried = {field: row["fields"].get(field) for field in fields}
-            value = "-" if metric is None else metric.show(row["metrics"].get(name))
-            is_chosen = bool(final) and tried == {field: final[0].get(field) for field in fields}
-            lines.append(([*map(_text, tried.values())], row["error"] or value, is_chosen))
-        found.append(Sweep(method, metric.title if metric else None, fields, lines))
-    return found
+    return [_sweep(study, method) for method in dict.fromkeys(r["method"] for r in study.tried)]
+
+
+def _sweep(study: Study, method: str) -> Sweep:
+    rows = [row for row in study.tried if row["method"] == method]
+    name = study.settings.get("metric") or task_metric([row["metrics"] for row in rows])
+    metric, fields = None if name is None else metric_of(name), _varied(rows)
+    final = [r["fields"] for r in study.rows if r["method"] == method and not r["error"]]
+    lines = []
+    for row in rows:
+        tried = {field: row["fields"].get(field) for field in fields}
+        value = "-" if metric is None else metric.show(row["metrics"].get(name))
+        is_chosen = bool(final) and tried == {field: final[0].get(field) for field in fields}
+        lines.append(([*map(_text, tried.values())], row["error"] or value, is_chosen))
+    return Sweep(method, metric.title if metric else None, fields, lines)
 
 
 def _varied(rows: Sequence[Row]) -> tuple[str, ...]:
