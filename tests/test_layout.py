@@ -30,7 +30,6 @@ ELSEWHERE = {
     "compare/summary_settings": "compare/test_comparison.py",
     "config/adapter": "config/test_objective.py",
     "config/data": "config/test_objective.py",
-    "config/fields": "test_bad_input.py",
     "config/model": "config/test_objective.py",
     "config/options": "test_bad_input.py",
     "config/parts": "config/test_objective.py",

@@ -12,9 +12,6 @@ from balora.config.fields import describe
 from balora.errors import ConfigError
 from balora.lab.config import LabConfig, lab_config
 from balora.lab.settings import (
-    CorpusSettings,
-    PretrainSettings,
-    TaskSettings,
     TrainingSettings,
     WorldSettings,
 )
@@ -44,15 +41,6 @@ OTHER = {
     "label_noise": 0.3,
 }
 OF_THE_TASK = {"task_seed", "num_train", "num_test", "max_problem_steps", "label_noise"}
-
-
-@pytest.mark.parametrize("settings", [LabConfig, CorpusSettings, PretrainSettings, TaskSettings])
-def test_every_field_has_one_sentence(settings):
-    described = describe(settings)
-    assert [entry.name for entry in described] == [f.name for f in dataclasses.fields(settings)]
-    for entry in described:
-        assert entry.sentence.endswith("."), f"{entry.name} has no sentence below it"
-        assert 20 < len(entry.sentence) < 110, entry.name
 
 
 def test_a_sentence_stands_where_the_default_does():

@@ -245,14 +245,14 @@ def _finish(
 
 def _card_metrics(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metrics of the final model by set and metric, the majority class beside them."""
-    metrics: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, metrics in results["final"].items():
         for metric, value in metrics.items():
             if isinstance(value, int | float):
-                metrics[f"{name}: {metric}"] = value
+                found[f"{name}: {metric}"] = value
         for metric, value in (metrics.get("majority_class") or {}).items():
-            metrics[f"{name}: {metric} of the majority class"] = value
-    return metrics
+            found[f"{name}: {metric} of the majority class"] = value
+    return found
 
 
 def _first(rows: Dataset) -> Dataset:
