@@ -118,10 +118,9 @@ def _fits(value: Any, member: Any) -> bool:
         return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     if issubclass(origin, enum.Enum):
         return value in [choice.value for choice in origin]
-    if not isinstance(value, origin):
-        return False
-    inner = members(declared[0]) if origin is list and declared else (Any,)
-    return origin is not list or all(any(_fits(item, part) for part in inner) for item in value)
+    if origin is list and declared and isinstance(value, list):
+        return all(any(_fits(item, part) for part in members(declared[0])) for item in value)
+    return isinstance(value, origin)
 
 
 def type_words(annotation: Any) -> str:
