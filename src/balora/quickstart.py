@@ -87,7 +87,7 @@ def quickstart(given: Mapping[str, str]) -> str:
         "",
     ]
     for name, one in trainers.items():
-        one.write_card(_before_and_after(figures["base"].figures, columns[name].figures))
+        one.write_card(_before_and_after(metrics["base"].metrics, columns[name].metrics))
     trainer = trainers.pop(list(trainers)[-1])
     lines += [
         f"The run with the paper's setting is in {_folder(one)}." for one in trainers.values()
