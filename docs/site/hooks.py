@@ -13,6 +13,15 @@ from recipe_fields import recipe_page
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def on_config(config: Any) -> Any:
+    """List the pages that the navigation of mkdocs.yml does not name after the guides."""
+    named = set(re.findall(r"[\w/]+\.md", str(config["nav"])))
+    rest = sorted({path.name for path in (ROOT / "docs").glob("*.md")} - named)
+    (guides,) = (part["Guides"] for part in config["nav"] if "Guides" in part)
+    guides += rest
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that have no file in `docs`: they are made anew in every build."""
     made = {
