@@ -61,16 +61,23 @@ def frozen_weights(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def digest_of_samples(tensors: Mapping[str, Tensor]) -> str:
+def digest_of_samples(
+    tensors: Mapping[str, Tensor], full: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> str:
     """Return a digest of evenly spaced values of each tensor: of a large model, in a moment.
 
     Another model, revision or dtype has another one; a change of single values may not.
+
+    Args:
+        tensors: By name.
+        full: From a tensor that is split over processes to the whole one.
     """
     samples = {}
     for name, tensor in tensors.items():
-        flat = tensor.detach().reshape(-1)
+        values = full(tensor)
+        flat = values.detach().reshape(-1)
         step = max(len(flat) // _NUM_SAMPLES, 1)
-        samples[f"{name} {tuple(tensor.shape)}"] = flat[::step]
+        samples[f"{name} {tuple(values.shape)}"] = flat[::step].clone()
     return digest_of_tensors(samples)
 
 

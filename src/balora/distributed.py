@@ -26,10 +26,10 @@ def add_up(tensor: Tensor) -> None:
         dist.all_reduce(tensor)
 
 
-def take_from_first(tensor: Tensor) -> None:
-    """Replace a tensor by that of the first process, in place; alone it stays as it is."""
+def take_from(tensor: Tensor, rank: int = 0) -> None:
+    """Replace a tensor by that of process ``rank``, in place; alone it stays as it is."""
     if rank_and_world()[1] > 1:
-        dist.broadcast(tensor, 0)
+        dist.broadcast(tensor, rank)
 
 
 def gather_rows(rows: Tensor) -> Tensor:

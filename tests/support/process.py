@@ -35,7 +35,24 @@ MASKED = [
 ]
 # settings by name; batches are those of all processes together
 GENERATION: dict[str, dict[str, Any]] = {
-    "plain": {"objective": LARGE, "batch": 8},
+    "plain": {
+        "objective": LARGE,
+        "batch": 8,
+        "options": {"eval_dataset": training.make_rows(5)},  # the second process has too few
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "per_device_eval_batch_size": 2,
+    },
+    "flat": {
+        "objective": LARGE,
+        "batch": 8,
+        "options": {"eval_dataset": training.make_rows(5)},
+        "padding_free": True,
+        "max_length": None,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "per_device_eval_batch_size": 2,
+    },
     "accumulated": {"objective": LARGE, "batch": 4, "gradient_accumulation_steps": 2},
     "checkpointed": {"objective": LARGE, "batch": 8, CHECKPOINTING: True},
     "replay": {
@@ -106,7 +123,8 @@ def _train(trainer: Any) -> dict[str, Any]:
     trainer.add_callback(recorder)
     rows = training.run(trainer)
     trainer.save_model()
-    return {"rows": rows, "gradients": recorder.steps}
+    evaluations = [row for row in trainer.state.log_history if "eval_loss" in row]
+    return {"rows": rows, "gradients": recorder.steps, "evaluations": evaluations}
 
 
 def _generate(output: Path, name: str) -> dict[str, Any]:
@@ -191,7 +209,7 @@ def _run(kind: str, output: Path, environment: dict[str, str]) -> None:
         dist.destroy_process_group()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -210,7 +228,7 @@ def _run_one_and_two(kind: str, folder: Path) -> None:
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
     }
     calls = [(folder / "one", {})]
     calls += [(folder / "two", {"RANK": rank, "LOCAL_RANK": rank, **world}) for rank in "01"]

@@ -70,15 +70,18 @@ def lora_config(**settings: Any) -> LoraConfig:
 def make_trainer(
     output_dir: Path,
     *,
-    model: PreTrainedModel | None = None,
+    model: PreTrainedModel | str | None = None,
     objective: BALoraConfig | dict[str, Any] | None = None,
     rows: Any = None,
     options: dict[str, Any] | None = None,
     **settings: Any,
 ) -> BALoraSFTTrainer:
-    """Return a trainer of a tiny Llama; ``options`` go to it, ``settings`` to ``SFTConfig``."""
+    """Return a trainer of a tiny Llama; ``options`` go to it, ``settings`` to ``SFTConfig``.
+
+    A model may be named by its folder.
+    """
     model = make_model("llama") if model is None else model
-    is_conv1d = getattr(model.config, "model_type", None) == "gpt2"
+    is_conv1d = getattr(getattr(model, "config", None), "model_type", None) == "gpt2"
     defaults: dict[str, Any] = {
         "peft_config": lora_config(fan_in_fan_out=is_conv1d),
         "processing_class": make_tokenizer(),

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from accelerate import ParallelismConfig
 from peft import AdaLoraConfig, LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from balora.errors import ConfigError
 from balora.trainers import BALoraSFTTrainer, BALoraTrainer
-from balora.trainers.checks import check_parallelism
 from support.models import CAUSAL, make_model, make_tokenizer
 from support.training import lora_config, make_rows, make_trainer, run
 
@@ -180,11 +178,3 @@ def test_a_start_that_changes_the_base_weights(tmp_path, init):
         make_trainer(tmp_path, options=options, objective={"adapter_init": "lora"})
     objective = {"adapter_init": "lora", "consistency_coef": 0.0}
     assert run(make_trainer(tmp_path, options=options, objective=objective, max_steps=1))
-
-
-@pytest.mark.parametrize("name", ["tp_size", "cp_size"])
-def test_a_sequence_split_over_processes(name):
-    with pytest.raises(ConfigError, match=f"`{name}` is 2, but .* Set it to 1"):
-        check_parallelism(ParallelismConfig(**{name: 2}))
-    check_parallelism(ParallelismConfig(dp_replicate_size=2))
-    check_parallelism(None)

@@ -248,7 +248,10 @@ def count_positions(model) -> list[int]:
     """Return a list that grows by the positions of every call of the model's own head."""
     counts: list[int] = []
     model.get_output_embeddings().register_forward_hook(
-        lambda _module, args, _output: counts.append(args[0][..., 0].numel())
+        lambda _module, args, kwargs, _output: (
+            kwargs or counts.append(args[0][..., 0].numel())  # the objective is computed in there
+        ),
+        with_kwargs=True,
     )
     return counts
 

@@ -6,19 +6,34 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 from balora.cli import main
-from balora.errors import ConfigError
-from balora.trainers.sharding import check_sharding, sharding_of, sharding_of_accelerator
+from balora.config import BALoraConfig
+from balora.errors import BaloraError, ConfigError, DataError
+from balora.trainers.checks import check_shares
+from balora.trainers.sharding import (
+    Sharding,
+    check_layout,
+    full,
+    shape_of,
+    sharding_of,
+    sharding_of_accelerator,
+    whole,
+)
 from support.classification import make_trainer as make_classification_trainer
-from support.training import make_trainer
+from support.training import make_rows, make_trainer
 
+START = BALoraConfig()
+GATHER = "stage3_gather_16bit_weights_on_model_save"
+LAUNCHED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 FSDP = {
     "argument": ({"fsdp": "full_shard"}, {}),
     "truth": ({"fsdp": True}, {}),
     "list": ({"fsdp": ["full_shard", "auto_wrap"]}, {}),
-    "launcher": ({}, {"ACCELERATE_USE_FSDP": "true"}),
-    "version 1": ({"fsdp": True, "fsdp_config": {"version": 1}}, {}),
+    "launcher": ({}, LAUNCHED),
+    "argument before the launcher": ({"fsdp": True}, {"ACCELERATE_USE_FSDP": "true"}),
     "parallelism": ({"parallelism_config": SimpleNamespace(dp_shard_size=2)}, {}),
     "parallelism of a recipe": ({"parallelism_config": {"dp_shard_size": 2}}, {}),
     "parallelism of the launcher": (
@@ -36,11 +51,17 @@ DEEPSPEED = {
 }
 
 
-def asked(case, monkeypatch, stage=""):
-    arguments, environment = case
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value.replace("STAGE", str(stage)))
-    return sharding_of(_with_stage(arguments, stage))
+@pytest.fixture
+def asked(monkeypatch):
+    """Return the arguments of a case once its environment is set."""
+
+    def arguments(case, stage=""):
+        given, environment = case
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value.replace("STAGE", str(stage)))
+        return _with_stage(given, stage)
+
+    return arguments
 
 
 def _with_stage(value, stage):
@@ -51,50 +72,126 @@ def _with_stage(value, stage):
     return stage if value == "STAGE" else value
 
 
-def refused(sharding, *, has_adapter=True, is_resumed=False):
+def refused(arguments, *, has_adapter=True):
     with pytest.raises(ConfigError) as caught:
-        check_sharding(sharding, has_adapter=has_adapter, is_resumed=is_resumed)
+        check_layout(arguments, START if has_adapter else None)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("case", FSDP)
-def test_fsdp_with_an_adapter_is_refused_and_so_is_resuming(case, monkeypatch):
-    sharding = asked(FSDP[case], monkeypatch)
-    assert "FSDP is switched on by " in refused(sharding)
-    assert "`resume_from_checkpoint`" in refused(sharding, has_adapter=False, is_resumed=True)
-    check_sharding(sharding, has_adapter=False, is_resumed=False)
-
-
-@pytest.mark.parametrize("case", DEEPSPEED)
-@pytest.mark.parametrize("stage", [1, 2])
-def test_resuming_under_deepspeed_is_refused_from_the_first_stage(case, stage, monkeypatch):
-    sharding = asked(DEEPSPEED[case], monkeypatch, stage)
+def test_fsdp_is_version_2_where_nothing_else_is_said(case, asked):
+    arguments = asked(FSDP[case])
+    assert sharding_of(arguments).words == "FSDP2"
     for has_adapter in (True, False):
-        said = refused(sharding, has_adapter=has_adapter, is_resumed=True)
-        assert f"DeepSpeed ZeRO-{stage} is switched on" in said
-        check_sharding(sharding, has_adapter=has_adapter, is_resumed=False)
-
-
-@pytest.mark.parametrize("case", DEEPSPEED)
-@pytest.mark.parametrize("has_adapter", [True, False])
-def test_zero_3_is_refused(case, has_adapter, monkeypatch):
-    said = refused(asked(DEEPSPEED[case], monkeypatch, 3), has_adapter=has_adapter)
-    assert "DeepSpeed ZeRO-3 is switched on" in said
-    assert "Use ZeRO-1 or ZeRO-2" in said
+        check_layout(arguments, START if has_adapter else None)
 
 
 @pytest.mark.parametrize(
-    ("config", "environment"),
+    "case",
     [
-        ({"state_dict_type": "SHARDED_STATE_DICT"}, {}),
-        ({"fsdp_state_dict_type": "sharded_state_dict"}, {}),
-        (None, {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}),
+        ({"fsdp": True, "fsdp_config": {"version": 1}}, {}),
+        ({"fsdp": True, "fsdp_config": {"fsdp_version": 1}}, {}),
+        ({}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}),
+        ({}, {"ACCELERATE_USE_FSDP": "true"}),  # what accelerate takes by itself
     ],
 )
-def test_a_split_state_dict_is_refused(config, environment, monkeypatch):
-    arguments = {"fsdp": True, "fsdp_config": config}
-    said = refused(asked((arguments, environment), monkeypatch), has_adapter=False)
-    assert "leaves no model in `output_dir`" in said
+def test_fsdp_1_is_refused(case, asked):
+    said = refused(asked(case), has_adapter=False)
+    assert said.startswith("FSDP1 is switched on by ")
+    assert "Set `fsdp_version: 2`" in said
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({"fsdp": True, "fsdp_config": {"cpu_ram_efficient_loading": True}}, {}),
+        ({}, {**LAUNCHED, "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}),
+    ],
+)
+def test_loading_on_one_process_is_refused(case, asked):
+    assert "`fsdp_cpu_ram_efficient_loading: false`" in refused(asked(case))
+
+
+@pytest.mark.parametrize("case", DEEPSPEED)
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_is_known_by_its_stage(case, stage, asked):
+    arguments = asked(DEEPSPEED[case], stage)
+    assert sharding_of(arguments).words == f"DeepSpeed ZeRO-{stage}"
+    check_layout(arguments, START)
+    if stage == 3:
+        said = refused(arguments, has_adapter=False)
+        assert f"`{GATHER}`, which leaves no model in `output_dir`" in said
+    else:
+        check_layout(arguments, None)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({"deepspeed": {"zero_optimization": {"stage": 3, GATHER: True}}}, {}),
+        (
+            {},
+            {
+                "ACCELERATE_USE_DEEPSPEED": "true",
+                "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
+                "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
+            },
+        ),
+    ],
+)
+def test_full_fine_tuning_under_zero_3_gathers_the_model_that_it_saves(case, asked):
+    check_layout(asked(case), None)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ({"fsdp": True, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}, {}),
+        ({"fsdp": True, "fsdp_config": {"fsdp_state_dict_type": "sharded_state_dict"}}, {}),
+        ({}, {**LAUNCHED, "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}),
+    ],
+)
+def test_a_split_state_dict_is_noticed(case, asked):
+    arguments = asked(case)
+    assert sharding_of(arguments).is_split_dict
+    check_layout(arguments, START)
+
+
+SPLIT = {
+    **{name: ({"parallelism_config": {name: 2}}, {}) for name in ("tp_size", "cp_size", "sp_size")},
+    "tp_size of the launcher": (
+        {},
+        {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_TP_SIZE": "2"},
+    ),
+    "autotp_size": ({"deepspeed": {"tensor_parallel": {"autotp_size": 2}}}, {}),
+    "sequence_parallel_size": ({"deepspeed": {"sequence_parallel_size": 2}}, {}),
+    "Megatron-LM": ({}, {"ACCELERATE_USE_MEGATRON_LM": "true"}),
+}
+
+
+@pytest.mark.parametrize("case", SPLIT)
+def test_what_splits_a_matrix_a_sequence_or_a_layer_is_refused_by_its_name(case, asked):
+    said = refused(asked(SPLIT[case]))
+    assert case.removesuffix(" of the launcher") in said
+    assert "Use plain data parallelism" in said
+
+
+@pytest.mark.parametrize(
+    "precision",
+    [
+        ({"bf16": True}, {}),
+        ({"deepspeed": {"bf16": {"enabled": True}}}, {}),
+        ({}, {"ACCELERATE_MIXED_PRECISION": "bf16"}),
+    ],
+)
+def test_deepspeed_would_cast_an_anchored_adapter_to_16_bits(precision, asked):
+    given, environment = precision
+    given = {"deepspeed": {"zero_optimization": {"stage": 2}}, **given}
+    said = refused(asked((given, environment)))
+    assert said.startswith("`bf16` is on and DeepSpeed")
+    check_layout(given, None)
+    check_layout(given, BALoraConfig(adapter_init="lora"))
+    check_layout({**given, "deepspeed": None, "fsdp": True}, START)
 
 
 def test_settings_may_lie_in_files(tmp_path, monkeypatch):
@@ -118,72 +215,96 @@ def test_nothing_is_sharded_by_default(monkeypatch):
     assert sharding_of({"parallelism_config": SimpleNamespace(dp_shard_size=1)}) is None
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
     assert sharding_of({}) is None
-    check_sharding(None, has_adapter=True, is_resumed=True)
+    check_layout({"parallelism_config": {"dp_replicate_size": 2, "tp_size": 1}}, START)
 
 
-@pytest.mark.parametrize(
-    ("state", "words"),
-    [
-        ({"fsdp_plugin": SimpleNamespace(state_dict_type="x.FULL_STATE_DICT")}, "FSDP"),
-        ({"deepspeed_plugin": SimpleNamespace(zero_stage=3)}, "DeepSpeed ZeRO-3"),
-    ],
-)
-def test_an_accelerator_that_was_configured_elsewhere_is_asked_too(state, words):
-    accelerator = SimpleNamespace(state=SimpleNamespace(**state))
-    sharding = sharding_of_accelerator(accelerator, SimpleNamespace())
-    assert f"{words} is switched on by the accelerator" in refused(sharding)
-    whole = SimpleNamespace(state=SimpleNamespace())
-    assert sharding_of_accelerator(whole, SimpleNamespace()) is None
+def test_an_accelerator_that_was_configured_elsewhere_is_asked_too():
+    def found(**plugins):
+        state = SimpleNamespace(**plugins)
+        return sharding_of_accelerator(SimpleNamespace(state=state), SimpleNamespace())
+
+    fsdp = SimpleNamespace(
+        state_dict_type="x.SHARDED_STATE_DICT", fsdp_version=1, cpu_ram_efficient_loading=True
+    )
+    one = found(fsdp_plugin=fsdp)
+    assert (one.words, one.is_split_dict, one.reads_once) == ("FSDP1", True, True)
+    zero = SimpleNamespace(
+        zero_stage=3, deepspeed_config={"zero_optimization": {"stage": 3, GATHER: True}}
+    )
+    three = found(deepspeed_plugin=zero)
+    assert (three.words, three.gathers_on_save) == ("DeepSpeed ZeRO-3", True)
+    assert found() is None
     split = SimpleNamespace(is_distributed_loading_by_transformers=True)
-    assert "`distributed_config`" in refused(sharding_of_accelerator(whole, split))
+    with pytest.raises(ConfigError, match="`distributed_config` splits the model"):
+        sharding_of_accelerator(SimpleNamespace(state=SimpleNamespace()), split)
+
+
+def test_what_is_not_split_is_whole():
+    layer = nn.Linear(3, 2)
+    assert full(layer.weight) is layer.weight
+    assert shape_of(layer.weight) == (2, 3)
+    layer.weight.ds_shape = torch.Size([4, 3])  # as a part of a weight has it
+    assert shape_of(layer.weight) == (4, 3)
+    with whole(layer):
+        assert layer.weight.shape == (2, 3)
 
 
 @pytest.mark.parametrize("make", [make_trainer, make_classification_trainer])
 def test_both_trainers_refuse_before_they_are_built(make, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ConfigError, match="FSDP is switched on by `ACCELERATE_USE_FSDP`"):
+    with pytest.raises(ConfigError, match="FSDP1 is switched on by `ACCELERATE_USE_FSDP`"):
         make(tmp_path)
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("make", [make_trainer, make_classification_trainer])
-@pytest.mark.parametrize("stage", [1, 2])
-def test_both_trainers_refuse_to_go_on_when_sharded(make, stage, tmp_path):
-    trainer = make(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+def test_a_checkpoint_belongs_to_its_engine(tmp_path):
+    trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
     trainer.train()
-    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage))
-    trainer.accelerator = SimpleNamespace(state=state)
-    with pytest.raises(ConfigError, match=f"DeepSpeed ZeRO-{stage} is switched on"):
+    trainer._sharding = Sharding(kind="DeepSpeed", setting="a test", stage=2)
+    with pytest.raises(ConfigError, match=r"belongs to another run: .*sharding.*ZeRO-2"):
         trainer.train(resume_from_checkpoint=True)
 
 
-LAUNCHED = {
-    "FSDP with an adapter": (["--method", "lora"], {"ACCELERATE_USE_FSDP": "true"}, "FSDP"),
-    "FSDP by a field": (["--fsdp", "full_shard"], {}, "FSDP is switched on by `fsdp`"),
-    "ZeRO-3 by a field": (
+def test_a_run_that_writes_no_model_says_so(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, max_steps=1)
+    monkeypatch.setattr(trainer, "_write_model", lambda folder: None)
+    with pytest.raises(BaloraError, match="nothing of the model was written to"):
+        trainer.save_model()
+
+
+def test_more_processes_than_rows_are_refused():
+    check_shares(make_rows(3), 3)
+    check_shares(None, 3)
+    with pytest.raises(DataError, match="has 3 rows for 4 processes"):
+        check_shares(make_rows(3), 4)
+
+
+AT_THE_COMMAND_LINE = {
+    "FSDP1 with an adapter": (["--method", "lora"], {"ACCELERATE_USE_FSDP": "true"}, "FSDP1"),
+    "FSDP1 by a field": (
+        ["--fsdp", "full_shard", "--fsdp_config", "{version: 1}"],
+        {},
+        "FSDP1 is switched on by `fsdp`",
+    ),
+    "ZeRO-3 without a model": (
         ["--method", "full", "--deepspeed", "{zero_optimization: {stage: 3}}"],
         {},
         "DeepSpeed ZeRO-3 is switched on by `deepspeed`",
     ),
-    "resuming under ZeRO-1": (
-        ["--resume_from_checkpoint", "true"],
-        {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"},
-        "`resume_from_checkpoint` is set and DeepSpeed ZeRO-1",
-    ),
-    "split full fine-tuning": (
-        ["--method", "full"],
-        {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"},
-        "SHARDED_STATE_DICT",
+    "tensor parallelism": (
+        ["--deepspeed", "{tensor_parallel: {autotp_size: 2}}"],
+        {},
+        "`autotp_size` of DeepSpeed is 2",
     ),
 }
 
 
-@pytest.mark.parametrize("case", LAUNCHED)
+@pytest.mark.parametrize("case", AT_THE_COMMAND_LINE)
 @pytest.mark.parametrize("task", [(), ("--task", "classification")], ids=["generation", "task"])
 def test_the_command_line_refuses_before_it_looks_at_data_and_model(
     case, task, tmp_path, monkeypatch, capsys
 ):
-    options, environment, sentence = LAUNCHED[case]
+    options, environment, sentence = AT_THE_COMMAND_LINE[case]
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     fields = {"model_name_or_path": "./none", "dataset_name": "./none.jsonl"}

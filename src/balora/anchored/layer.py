@@ -20,7 +20,7 @@ Shapes: ``O`` output features, ``I`` input features, ``r`` rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -33,6 +33,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from balora.anchored.starts import STARTS, Factors, Weight, take_statistics
 from balora.config import BALoraConfig
@@ -68,9 +69,8 @@ class AnchoredVariant(LoraVariant):  # type: ignore[misc]
                 "elsewhere. Call `balora.anchored.initialise(model)` first, or load a checkpoint "
                 "with `model.load_adapter`; to look at the model, use `torch.no_grad()`."
             )
-        down, up = difference_factors(module, active_adapter)
-        # scaled where it is narrow: PEFT scales all output features, there and in backward
-        update: Tensor = F.linear(F.linear(x, down) * module.scaling[active_adapter], up)
+        matrices = _matrices(module, active_adapter)
+        update: Tensor = _Update.apply(x, module.scaling[active_adapter], *matrices)  # type: ignore[no-untyped-call]
         return result + update
 
     def merge_safe(self, module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
@@ -89,6 +89,43 @@ class AnchoredVariant(LoraVariant):  # type: ignore[misc]
         """Return the weight as it was before merging."""
         unmerged: Tensor = module._cache_pop(f"{active_adapter}-unmerged")
         return unmerged
+
+
+class _Update(torch.autograd.Function):
+    r"""The update of ``x``, ``(..., I)`` to ``(..., O)``: see :func:`difference_factors`.
+
+    What autograd would keep of the factors for the backward pass is as large as the adapter and
+    its anchor together; here they are put together again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scaling: float, *matrices: Tensor) -> Tensor:
+        down, up = difference(*matrices)
+        # scaled where it is narrow: PEFT scales all output features, there and in backward
+        narrow = F.linear(x, down) * scaling
+        ctx.save_for_backward(x, narrow, *matrices)
+        ctx.scaling = scaling
+        return F.linear(narrow, up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, narrow, *matrices = ctx.saved_tensors
+        down, up = (factor.to(grad.dtype) for factor in difference(*matrices))
+        rank, rows = len(matrices[0]), grad.reshape(-1, grad.shape[-1])
+        of_narrow = rows @ up * ctx.scaling
+        of_x = of_a = of_b = None
+        if ctx.needs_input_grad[0]:
+            of_x = (of_narrow @ down).view_as(x).to(x.dtype)
+        if ctx.needs_input_grad[2]:
+            # [A - A0; A0]: only the first half has a gradient
+            of_a = of_narrow[:, :rank].mT @ x.reshape(-1, x.shape[-1]).to(grad.dtype)
+            of_a = of_a.to(matrices[0].dtype)
+        if ctx.needs_input_grad[3]:
+            # [B, B - B0]: both have
+            of_up = rows.mT @ narrow.reshape(-1, narrow.shape[-1]).to(grad.dtype)
+            of_b = (of_up[:, :rank] + of_up[:, rank:]).to(matrices[1].dtype)
+        return of_x, None, of_a, of_b, None, None
 
 
 class _AnchoredLayer:
@@ -198,22 +235,40 @@ def state_keys(adapter: str) -> tuple[str, str, str, str]:
 def initialise_layer(layer: Any, adapter: str) -> None:
     r"""Set :math:`A, B` to the start that ``adapter_init`` names and keep a copy as anchor.
 
-    Does nothing where the anchor is there already. The anchor is copied from the parameters
-    after their cast, so that the two agree bit for bit whatever the adapter's dtype.
+    Does nothing where the anchor is there already.
+    """
+    if not layer.lora_variant[adapter].is_initialised:
+        set_start(layer, adapter, start_of(layer, adapter, base_weight(layer)))
+
+
+@torch.no_grad()
+def start_of(layer: Any, adapter: str, matrix: Tensor) -> Factors:
+    """Return the start of an adapter: ``(r, I)`` and ``(O, r)``, where the weight is.
+
+    Args:
+        layer: Of the adapter.
+        adapter: Its name.
+        matrix: The pre-trained weight, from :func:`base_weight`.
+    """
+    config = layer.lora_variant[adapter].config
+    statistics = take_statistics(layer.get_base_layer())
+    scaling = configured_scaling(layer, adapter)
+    return STARTS[config.adapter_init](
+        Weight(matrix, layer.r[adapter], scaling, statistics), config
+    )
+
+
+@torch.no_grad()
+def set_start(layer: Any, adapter: str, start: Factors) -> None:
+    """Set A and B to their start and keep a copy as anchor.
+
+    It is copied from the parameters after their cast, so that the two agree bit for bit whatever
+    the adapter's dtype.
     """
     variant = layer.lora_variant[adapter]
-    if variant.is_initialised:
-        return
     lora_a, lora_b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-    weight = Weight(
-        base_weight(layer),
-        len(lora_a),
-        configured_scaling(layer, adapter),
-        take_statistics(layer.get_base_layer()),
-    )
-    down, up = STARTS[variant.config.adapter_init](weight, variant.config)
-    lora_a.copy_(down)
-    lora_b.copy_(up)
+    lora_a.copy_(start.down)
+    lora_b.copy_(start.up)
     layer.lora_anchor_A[adapter] = lora_a.detach().clone()
     layer.lora_anchor_B[adapter] = lora_b.detach().clone()
     variant.is_initialised = True
@@ -233,9 +288,14 @@ def configured_scaling(layer: Any, adapter: str) -> float:
     return float(layer.lora_alpha[adapter] / (rank**0.5 if layer.use_rslora[adapter] else rank))
 
 
-def base_weight(layer: Any) -> Tensor:
-    """Return the pre-trained weight as ``(O, I)``, dequantised; Conv1D stores its transpose."""
-    weight: Tensor = dequantize_module_weight(layer.get_base_layer())
+def base_weight(layer: Any, full: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
+    """Return the pre-trained weight as ``(O, I)``, dequantised; Conv1D stores its transpose.
+
+    Args:
+        layer: A LoRA layer.
+        full: From a tensor that is split over processes to the whole one; all of them call.
+    """
+    weight = full(dequantize_module_weight(layer.get_base_layer()))
     return weight.mT if layer.fan_in_fan_out else weight
 
 
@@ -247,6 +307,11 @@ def difference_factors(layer: Any, adapter: str) -> Factors:
     Raises:
         ConfigError: If A or B was replaced by a matrix of another shape.
     """
+    return difference(*_matrices(layer, adapter))
+
+
+def _matrices(layer: Any, adapter: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return A, B, A0 and B0, see :func:`difference_factors`."""
     lora_a, lora_b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
     anchor_a, anchor_b = (getattr(layer, name)[adapter] for name in ANCHOR_BUFFERS)
     if (lora_a.shape, lora_b.shape) != (anchor_a.shape, anchor_b.shape):
@@ -256,7 +321,7 @@ def difference_factors(layer: Any, adapter: str) -> Factors:
             f"{tuple(anchor_a.shape)} and {tuple(anchor_b.shape)}. Load the other adapter under a "
             "name of its own."
         )
-    return difference(lora_a, lora_b, anchor_a, anchor_b)
+    return lora_a, lora_b, anchor_a, anchor_b
 
 
 def difference(lora_a: Tensor, lora_b: Tensor, anchor_a: Tensor, anchor_b: Tensor) -> Factors:
@@ -301,8 +366,8 @@ def misfit(name: str, layer: Any, adapter: str, config: BALoraConfig) -> str | N
 def _matrix_shape(layer: Any) -> tuple[int, ...]:
     """Return the shape of the matrix that ``layer`` adapts; () where it is none."""
     is_linear = hasattr(layer, "fan_in_fan_out") and not isinstance(layer, ParamWrapper)
-    shape = tuple(base_weight(layer).shape) if is_linear else ()
-    return shape if len(shape) == 2 else ()
+    # not of the weight, which may be quantised, or split over processes
+    return (layer.out_features, layer.in_features) if is_linear else ()
 
 
 @contextmanager

@@ -6,17 +6,28 @@ What of PEFT's public interface an anchored adapter changes lies in :mod:`balora
 from __future__ import annotations
 
 import typing
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from peft import PeftModel, PeftType
 from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from balora.anchored.beside import anchored_model_class, anchored_tuner_class, is_anchored_model
-from balora.anchored.layer import anchored_adapters, attach, initialise_layer, misfit
-from balora.anchored.starts import lacks_statistics
+from balora.anchored.layer import (
+    anchored_adapters,
+    attach,
+    base_weight,
+    misfit,
+    set_start,
+    start_of,
+)
+from balora.anchored.starts import Factors, lacks_statistics, take_statistics
 from balora.config import BALoraConfig
 from balora.config.objective import AdapterInit
+from balora.distributed import rank_and_world, take_from
 from balora.errors import ConfigError
 
 _NEUTRAL = {
@@ -149,8 +160,21 @@ def lora_layers(model: PeftModel) -> list[tuple[str, Any]]:
     return [(name, m) for name, m in base.named_modules() if isinstance(m, LoraLayer)]
 
 
-def initialise(model: PeftModel) -> None:
+def initialise(
+    model: PeftModel,
+    *,
+    device: torch.device | None = None,
+    full: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> None:
     """Compute the start of every anchored adapter that has none yet.
+
+    Several processes share the layers: each computes the starts of some and sends them to the
+    others, so that all have the same bits.
+
+    Args:
+        model: Every process has it.
+        device: Where to compute; ``None``: where each weight is.
+        full: As for :func:`balora.anchored.layer.base_weight`.
 
     Raises:
         ConfigError: If the weights of such an adapter were set before: they would be overwritten;
@@ -175,8 +199,40 @@ def initialise(model: PeftModel) -> None:
                 "overwrite. Load a checkpoint of this method with `model.load_adapter(folder, "
                 f"{adapter!r})`, or merge what it holds into the base model first."
             )
-    for _, layer, adapter in tqdm(missing, desc="Start", unit="layer", disable=len(missing) < 2):
-        initialise_layer(layer, adapter)
+    rank, world = rank_and_world()
+    progress = tqdm(missing, desc="Start", unit="layer", disable=rank > 0 or len(missing) < 2)
+    with progress:
+        for first in range(0, len(missing), world):
+            round_ = [(layer, adapter) for _, layer, adapter in missing[first : first + world]]
+            for (layer, adapter), start in zip(round_, _starts(round_, device, full), strict=True):
+                set_start(layer, adapter, start)
+                progress.update()
+
+
+def _starts(
+    layers: list[tuple[Any, str]], device: torch.device | None, full: Callable[[Tensor], Tensor]
+) -> list[Factors]:
+    """Return the starts of as many layers as there are processes, or fewer: each computes one."""
+    rank, _ = rank_and_world()
+    starts = []
+    for number, (layer, adapter) in enumerate(layers):
+        matrix = base_weight(layer, full)  # every process takes part in gathering it
+        place, dtype = device or matrix.device, torch.promote_types(matrix.dtype, torch.float32)
+        (rows, columns), size = matrix.shape, layer.r[adapter]
+        shapes = ((size, columns), (rows, size))
+        starts.append(Factors(*(torch.empty(s, dtype=dtype, device=place) for s in shapes)))
+        if number == rank:
+            own = matrix.detach().to(place)
+    for number, (layer, adapter) in enumerate(layers):
+        if number != rank:
+            take_statistics(layer.get_base_layer())
+            continue
+        for target, factor in zip(starts[number], start_of(layer, adapter, own), strict=True):
+            target.copy_(factor)
+    for number, start in enumerate(starts):
+        for factor in start:
+            take_from(factor, number)
+    return starts
 
 
 __all__ = [

@@ -27,7 +27,7 @@ class FusedObjective:
     """:func:`balora.objective.nlg_objective` for a frozen head, without the logits.
 
     Keeps the factor of the head that the SVD term needs, and makes it anew when the head is
-    replaced.
+    replaced; between :meth:`prepare` and :meth:`release` it is that of the head given there.
 
     Args:
         config: Coefficients, temperature, top-K, and the settings of the SVD term.
@@ -38,6 +38,29 @@ class FusedObjective:
         self.config = config
         self.chunk_bytes = chunk_bytes
         self._factor: HeadFactor | None = None
+        self._is_held = False
+
+    def prepare(self, head: LMHead) -> None:
+        """Make the factor that the SVD term of every following call takes, where the term is on.
+
+        A head that is split over processes is gathered anew in each step, so that nothing of the
+        gathered one tells that it is still the same.
+
+        Args:
+            head: Whole and frozen, and to stay as it is.
+        """
+        if self.config.svd_coef and not head.is_trained:
+            self._make_factor(head)
+            self._is_held = True
+
+    def release(self) -> None:
+        """Look at the head of every call again."""
+        self._is_held = False
+
+    def _make_factor(self, head: LMHead) -> HeadFactor:
+        if self._factor is None or not self._factor.is_of(head):
+            self._factor = HeadFactor(head)
+        return self._factor
 
     def __call__(
         self,
@@ -141,10 +164,10 @@ class FusedObjective:
         )
 
     def _svd_term(self, rows: Tensor, head: LMHead) -> Tensor:
-        if self._factor is None or not self._factor.is_of(head):
-            self._factor = HeadFactor(head)
+        factor = self._factor if self._is_held else None
+        factor = factor or self._make_factor(head)
         term = nlg.spectrum_loss(
-            self._factor.singular_values(rows),
+            factor.singular_values(rows),
             k=self.config.svd_k,
             variance_coef=self.config.svd_variance_coef,
             denominator=self.config.svd_denominator,

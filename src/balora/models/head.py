@@ -9,7 +9,10 @@ Shapes: ``M`` rows, ``D`` hidden size, ``V`` vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,9 +87,39 @@ class LMHead:
         return self.scale * (1 - (logits / self.softcap).square())
 
 
+def let_compute_in_head(model: Any) -> None:
+    """Let :func:`in_head` compute inside the forward of the output layer; patched in place."""
+    layer, config = model.get_output_embeddings(), model.config.get_text_config()
+    original_forward = layer.forward
+
+    @wraps(type(layer).forward)
+    def forward(self: Any, *args: Any, compute: Callable[..., Any] | None = None) -> Any:
+        return original_forward(*args) if compute is None else compute(_head(config, self), *args)
+
+    layer.forward = MethodType(forward, layer)
+
+
+def in_head(model: Any, compute: Callable[..., Any], hidden: Tensor) -> Any:
+    """Return ``compute(head, hidden)``, computed while the head is whole.
+
+    What splits weights over processes gathers those of a module around its forward, and reduces
+    their gradients behind it. So whatever multiplies with the head is called in there, with the
+    hidden states as an input of the module.
+
+    Args:
+        model: From :func:`let_compute_in_head`.
+        compute: From an :class:`LMHead` and hidden states to tensors, tuples of them or ``None``.
+        hidden: Shape ``(M, D)``; every process calls, also one with ``M == 0``.
+    """
+    return model.get_output_embeddings()(hidden, compute=compute)
+
+
 def head_of(model: Any) -> LMHead:
     """Return the output layer of a transformers causal language model."""
-    config, layer = model.config.get_text_config(), model.get_output_embeddings()
+    return _head(model.config.get_text_config(), model.get_output_embeddings())
+
+
+def _head(config: Any, layer: Any) -> LMHead:
     return LMHead(
         weight=layer.weight,
         bias=getattr(layer, "bias", None),
@@ -106,20 +139,28 @@ def _scale(config: Any) -> float:
 
 
 @torch.no_grad()
-def check_head(model: PreTrainedModel, input_ids: Tensor) -> None:
+def check_head(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    *,
+    multiply: Callable[[Tensor], Tensor] | None = None,
+) -> None:
     """Refuse a model whose logits are not what :func:`head_of` makes of its hidden states.
 
     Args:
         model: A transformers causal language model, in eval mode.
         input_ids: A few real tokens, shape ``(1, S)``.
+        multiply: From hidden states to logits; ``None``: what :func:`head_of` returns.
 
     Raises:
         ConfigError: If the two differ by more than rounding.
     """
-    expected = model(input_ids=input_ids, use_cache=False).logits
+    multiply = multiply or head_of(model)
+    # not called as a module: the model may be inside its own forward
+    expected = model.forward(input_ids=input_ids, use_cache=False).logits
     body = model.base_model(input_ids=input_ids, use_cache=False)
     hidden = getattr(body, "last_hidden_state", None)
-    if hidden is None or not agree(head_of(model)(hidden), expected):
+    if hidden is None or not agree(multiply(hidden), expected):
         raise ConfigError(
             f"`{type(model).__name__}` makes its logits in a way that balora does not know, so its "
             "objective cannot be computed from hidden states. Please report the model."

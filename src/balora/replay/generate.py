@@ -128,6 +128,7 @@ class _Sampler:
         written: Any = self.model.generate(
             input_ids=torch.tensor(ids, device=device),
             attention_mask=torch.tensor(mask, device=device),
+            synced_gpus=False,  # whole on each process: one may generate while the others wait
             generation_config=GenerationConfig(
                 do_sample=True,
                 temperature=1.0,

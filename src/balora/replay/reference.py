@@ -109,4 +109,5 @@ class HiddenStates:
     def rows(self, texts: Sequence[int]) -> Tensor:
         """Return the rows of some texts, in their order, shape ``(sum of their tokens, D)``."""
         spans = (self._starts[text] for text in texts)
-        return torch.cat([self._rows[start : start + number] for start, number in spans])
+        parts = [self._rows[start : start + number] for start, number in spans]
+        return torch.cat([self._rows[:0], *parts])

@@ -30,7 +30,10 @@ LOOP_FILE = "loop_state"
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _TENSORS, _PICKLES = ("*.safetensors",), ("optimizer.pt", "scheduler.pt", "scaler.pt", "*.pth")
-_NEEDED = (*_TENSORS, *_PICKLES, "*.safetensors.index.json")
+_OF_ENGINE = ("optimizer.bin", "pytorch_model_fsdp.bin", "latest")
+"""What a sharded run leaves for its engine, beside folders of its own."""
+
+_NEEDED = (*_TENSORS, *_PICKLES, "*.safetensors.index.json", *_OF_ENGINE)
 _RECORD = {
     "arguments": dict,
     "objective": dict,
@@ -66,9 +69,9 @@ def is_checkpoint(folder: Path) -> bool:
 def sizes_of(folder: Path) -> dict[str, int]:
     """Return the files of a checkpoint that going on needs, with their lengths in bytes."""
     return {
-        path.name: path.stat().st_size
-        for path in sorted(folder.iterdir())
-        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in _NEEDED)
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and (path.parent != folder or _is_any_of(path, _NEEDED))
     }
 
 
@@ -156,7 +159,13 @@ def _written_by_every_run(record: dict[str, Any]) -> list[str]:
         for name in ("rng_state", LOOP_FILE)
         for rank in range(processes)
     ]
+    if record.get("sharding"):
+        return of_each
     return ["optimizer.pt", "scheduler.pt", *of_each]
+
+
+def _is_any_of(path: Path, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(path.name, pattern) for pattern in patterns)
 
 
 def _check_file(path: Path, size: int, fix: str) -> None:
@@ -164,12 +173,12 @@ def _check_file(path: Path, size: int, fix: str) -> None:
         raise damaged(path, "is missing, and without it training cannot resume exactly", fix)
     if (found := path.stat().st_size) != size:
         raise damaged(path, f"is damaged: it has {found} bytes and was saved with {size}", fix)
-    if any(fnmatch(path.name, pattern) for pattern in _TENSORS):
+    if _is_any_of(path, _TENSORS):
         with open_tensors(path, fix):
             pass
-    elif any(fnmatch(path.name, pattern) for pattern in _PICKLES):
+    elif _is_any_of(path, _PICKLES):
         read_torch(path, fix)
-    else:
+    elif path.suffix == ".json":
         read_json(path, fix)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from accelerate import ParallelismConfig
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -176,19 +175,22 @@ def check_started(model: nn.Module) -> None:
             )
 
 
-def check_parallelism(config: ParallelismConfig | None) -> None:
-    """Refuse to split a sequence or a matrix over processes: rows would be counted wrongly.
+def check_shares(dataset: Any, num_processes: int) -> None:
+    """Refuse more processes than rows: rows would be repeated to give each of them one.
+
+    Args:
+        dataset: To train on, as it is batched; one without a length passes.
+        num_processes: Of the run.
 
     Raises:
-        ConfigError: Naming the setting.
+        DataError: With both numbers.
     """
-    for name in ("tp_size", "cp_size", "sp_size"):
-        size = getattr(config, name, 1)
-        if size > 1:
-            raise ConfigError(
-                f"`{name}` is {size}, but the objective needs whole sequences on each process. "
-                "Set it to 1."
-            )
+    if isinstance(dataset, Dataset) and 0 < len(dataset) < num_processes:
+        raise DataError(
+            f"the train data set has {len(dataset)} rows for {num_processes} processes, so that "
+            f"some would have none. Start at most {len(dataset)}, or turn `packing` off where it "
+            "has made few rows of many."
+        )
 
 
 def check_single_device(args: TrainingArguments) -> None:

@@ -35,12 +35,13 @@ from balora.trainers.checks import (
     check_labels,
     check_needs,
     check_padding,
-    check_parallelism,
     check_rows_fit,
+    check_shares,
     check_single_device,
     check_start,
     warn_of_half_precision,
 )
+from balora.trainers.evaluation import num_counted
 from balora.trainers.mixin import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.reference import (
     REFERENCE_COLUMN,
@@ -57,7 +58,7 @@ from balora.trainers.reference import (
 )
 from balora.trainers.resume import ResumeMixin
 from balora.trainers.save import StagedSaveMixin
-from balora.trainers.sharding import check_sharding, sharding_of, sharding_of_accelerator
+from balora.trainers.sharding import check_layout, check_trainer, full, whole
 from balora.trainers.texts import ready
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
         check_arguments(args, kwargs)
         check_needs(self.balora_config, has_adapter=has_adapter)
         check_single_device(args)
-        check_sharding(sharding_of(args), has_adapter=has_adapter, is_resumed=False)
+        check_layout(args, self.balora_config if has_adapter else None)
         self._said_single_row = False
         self._reference: Reference | None = None
         self._reference_file: Path | None = None
@@ -166,9 +167,9 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
         return loader
 
     def _check_model(self) -> None:
-        check_parallelism(self.accelerator.parallelism_config)
-        sharding = sharding_of_accelerator(self.accelerator, self.model)
-        check_sharding(sharding, has_adapter=isinstance(self.model, PeftModel), is_resumed=False)
+        self._sharding = check_trainer(self)
+        self._settle_search()
+        check_shares(self.train_dataset, self.args.world_size)
         warn_of_half_precision(self.model)
         needs_reference, dataset = self.balora_config.needs_reference, self.train_dataset
         if needs_reference and not isinstance(dataset, Dataset | None):
@@ -206,9 +207,10 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
             NonFiniteError: If the model gives NaN or infinity.
         """
         if not checkpoint and isinstance(self.model, PeftModel):
-            initialise(self.model)
+            initialise(self.model, device=self.args.device, full=full)
         if self.balora_config.needs_reference and isinstance(self.train_dataset, Dataset):
-            self._reference = self._reference_of_step_0(checkpoint)
+            with whole(self.model):
+                self._reference = self._reference_of_step_0(checkpoint)
             self._reference_file = None
 
     def _reference_of_step_0(self, checkpoint: str | Path | None) -> Reference:
@@ -277,7 +279,9 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
             )
         if not self.model.training or return_outputs:
             outputs = model(**inputs)
-            loss = task_loss(outputs.logits, labels) / max(len(labels), 1)
+            counted = slice(num_counted(self.accelerator, len(labels)))
+            loss = task_loss(outputs.logits[counted], labels[counted])
+            loss = loss / max(len(labels[counted]), 1)
             return (loss, outputs) if return_outputs else loss
         if self.balora_config.needs_reference and reference is None:
             raise ConfigError(

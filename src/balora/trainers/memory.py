@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from balora.anchored import ANCHOR_BUFFERS
+from balora.trainers.sharding import shape_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class ReportMemory(TrainerCallback):  # type: ignore[misc]
 
 
 def _bytes(tensors: list[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(math.prod(shape_of(tensor)) * tensor.element_size() for tensor in tensors)
 
 
 def readable(num_bytes: int) -> str:

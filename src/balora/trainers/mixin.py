@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
@@ -12,10 +13,12 @@ from balora.anchored import anchor_adapter
 from balora.anchored.beside import is_anchored_model
 from balora.config import BALoraConfig
 from balora.config.replay import ReplayConfig
+from balora.models.adapter import inner_model
 from balora.objective import Coefficients, Normalizer, coefficients_at
 from balora.regularizers.spectral import ratio_is_constant
 from balora.trainers.arguments import holding
 from balora.trainers.memory import ReportMemory
+from balora.trainers.sharding import computing
 from balora.usage import absolute_name
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,22 @@ class ObjectiveMixin:
             anchor_adapter(trainer.model, self.balora_config)
         # first, so that its line comes before the progress bar
         trainer.callback_handler.callbacks.insert(0, ReportMemory())
+
+    def autocast_smart_context_manager(
+        self, cache_enabled: bool | None = True
+    ) -> AbstractContextManager[Any]:
+        """Return the context of a pass: mixed precision, where accelerate does not see to it."""
+        return computing(self)
+
+    def _settle_search(self) -> None:
+        """Switch off DDP's search for weights without a gradient, which costs time in each step.
+
+        Only a mixture of experts has any; the user's own setting stays.
+        """
+        args: Any = self.args  # type: ignore[attr-defined]
+        if args.ddp_find_unused_parameters is None:
+            config = inner_model(self.model).config.get_text_config()  # type: ignore[attr-defined]
+            args.ddp_find_unused_parameters = any("experts" in name for name in vars(config))
 
     def _name_the_base(self) -> None:
         """Let a saved adapter name the folder of its base by the whole path."""

@@ -21,10 +21,9 @@ from balora.errors import ConfigError
 from balora.models.blank import without_weights
 from balora.recipes import Recipe, training_arguments
 from balora.recipes.kinds import load
-from balora.trainers.checkpoint import is_wished
 from balora.trainers.output import checkpoint_to_resume, settings_of
 from balora.trainers.place import check_place
-from balora.trainers.sharding import check_sharding, sharding_of
+from balora.trainers.sharding import check_layout
 
 _REFUSALS = (
     *(ValueError, TypeError, AttributeError, KeyError, AssertionError),
@@ -40,11 +39,7 @@ def check_run(recipe: Recipe) -> None:
         ConfigError: If a setting cannot work.
         DataError: If the data cannot be trained on, naming file and line.
     """
-    check_sharding(
-        sharding_of(recipe.training),
-        has_adapter=recipe.has_adapter,
-        is_resumed=is_wished(recipe.training.get("resume_from_checkpoint")),
-    )
+    check_layout(recipe.training, recipe.objective if recipe.has_adapter else None)
     args = training_arguments(recipe)
     check_arguments_work(args, recipe.training)
     check_place(recipe)

@@ -34,6 +34,7 @@ from balora.trainers.resume_rules import (
     other_versions,
     plain,
 )
+from balora.trainers.sharding import full
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def content_of(trainer: Any) -> dict[str, str | None]:
     if all(isinstance(rows, Dataset) for rows in sets.values()):
         parts = [f"{name} {digest_of_columns(rows)}" for name, rows in sets.items()]
         found["evaluation rows"] = " ".join(parts)
-    found["weights"] = digest_of_samples(frozen_weights(base))
+    found["weights"] = digest_of_samples(frozen_weights(base), full)
     found["config"] = digest_of_config(base)
     return found
 
@@ -98,7 +99,7 @@ def check_same_run(
     settings: Mapping[str, Mapping[str, Any]],
     content: Callable[[], Mapping[str, str | None]],
     *,
-    processes: int,
+    layout: Mapping[str, Any],
     recipe: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuse a checkpoint of a run that was made of something else.
@@ -107,7 +108,7 @@ def check_same_run(
         checkpoint: To go on from.
         settings: From :func:`settings_of`, every part.
         content: Returns the digests of :func:`content_of`; called where the settings agree.
-        processes: How many there are.
+        layout: How many processes there are, and the name of what shards their state.
         recipe: The flat fields of the recipe, where there is one.
 
     Raises:
@@ -115,7 +116,7 @@ def check_same_run(
             is missing.
     """
     record = checkpoint.record
-    found = differences({"processes": record["processes"]}, {"processes": processes})
+    found = differences({name: record.get(name) for name in layout}, layout)
     for part, now in settings.items():
         held = _HELD if part == "arguments" else frozenset()
         was = {name: value for name, value in (record.get(part) or {}).items() if name not in held}

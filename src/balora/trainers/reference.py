@@ -35,7 +35,7 @@ from balora.digests import (
     frozen_weights,
     lengths_of,
 )
-from balora.distributed import add_up, rank_and_world, take_from_first
+from balora.distributed import add_up, rank_and_world, take_from
 from balora.errors import ConfigError, DataError, NonFiniteError
 from balora.staging import staged_file
 from balora.state import open_tensors
@@ -178,7 +178,7 @@ def initial_head(model: nn.Module) -> dict[str, Tensor]:
 def share_head(model: nn.Module) -> None:
     """Give every process the initial head of the first; they may have drawn different ones."""
     for weight in initial_head(model).values():
-        take_from_first(weight)
+        take_from(weight)
 
 
 def save_reference(folder: Path, reference: Reference) -> None:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from balora.anchored import reference_mode
 from balora.config.replay import ReplayConfig
+from balora.distributed import add_up
 from balora.models.head import LMHead, head_of
 from balora.objective import Normalizer, next_token_targets
 from balora.replay.reference import HiddenStates, Place, place_for
@@ -63,7 +64,7 @@ class Replay:
         self._swap = dict(swap or {})
         self._hidden: HiddenStates | None = None
         self._counterfactual: HiddenStates | None = None
-        self._kept: set[int] = set()
+        self._first_steps: dict[int, int] = {}
         self._head: LMHead | None = None
 
     def coefficient(self, step: int) -> float:
@@ -88,12 +89,17 @@ class Replay:
         """
         if not self._schedule.is_on(step):
             return None
-        group = self._schedule.groups[self._schedule.group_at(step)]
+        number = self._schedule.group_at(step)
+        group = self._schedule.groups[number]
         own = share(self._own(group), micro_step, num_micro_steps)
-        if not own:
-            return None
-        inputs, labels = self._batch(own, group, device)
-        hidden, counterfactual = self._rows(own, device)
+        if not own and not share(share(group, 0, self.process.number), micro_step, num_micro_steps):
+            return None  # nor has any other process: the first has the most
+        inputs, labels = self._batch(own or group[:1], group, device)
+        if not own:  # all processes make a pass or none: together they gather split weights
+            labels = torch.full_like(labels, -100)
+        hidden = counterfactual = None
+        if self._first_steps.setdefault(number, step) < step:  # in all processes alike
+            hidden, counterfactual = self._rows(own, device)
         return ReplayPart(
             inputs,
             labels,
@@ -114,7 +120,6 @@ class Replay:
         self._hidden.put(texts, hidden)
         if counterfactual is not None:
             self._put_swapped(texts, counterfactual)
-        self._kept.update(texts)
 
     def _pairs(self, device: torch.device) -> Tensor | None:
         """Return the two tokens of each pair, shape ``(2, P)``."""
@@ -128,7 +133,7 @@ class Replay:
 
         A text without a word of a pair is its own swap.
         """
-        if self._hidden is None or not self._kept.issuperset(texts):
+        if self._hidden is None:
             return None, None
         hidden = self._hidden.rows(texts).to(device)
         if self._counterfactual is None:
@@ -137,7 +142,7 @@ class Replay:
             (self._counterfactual if self._is_swapped(text) else self._hidden).rows([text])
             for text in texts
         ]
-        return hidden, torch.cat(parts).to(device)
+        return hidden, torch.cat([hidden.cpu()[:0], *parts]).to(device)
 
     def _is_swapped(self, text: int) -> bool:
         return not self._swap.keys().isdisjoint(self.texts.texts[text].input_ids)
@@ -150,6 +155,7 @@ class Replay:
         num_micro_steps: int,
         autocast: Callable[[], AbstractContextManager[Any]],
         is_head_trained: bool,
+        device: torch.device | None = None,
         show_progress: bool = False,
     ) -> None:
         """Make room for the hidden states of this process's texts.
@@ -164,6 +170,7 @@ class Replay:
             num_micro_steps: Of an optimizer step.
             autocast: The context that the training's passes run in.
             is_head_trained: Whether the pre-trained head has to be kept as well.
+            device: From which processes communicate.
             show_progress: Whether to draw a bar.
 
         Raises:
@@ -187,6 +194,7 @@ class Replay:
             folder=folder,
             can_be_live=not is_head_trained,
         )
+        self.place = _agreed(self.place, device)
         if self.place.name == "live":
             return
         on_disk = folder if self.place.name == "disk" else None
@@ -203,6 +211,7 @@ class Replay:
             for group, texts in progress:
                 inputs, labels = self._batch(texts, group, model.device)
                 self._keep(texts, *reference_states(model, inputs, labels, pairs))
+        self._first_steps = dict.fromkeys(range(len(self._schedule.groups)), -1)
 
     def _put_swapped(self, texts: Sequence[int], hidden: Tensor) -> None:
         """Keep the rows of those texts of a batch that hold a word of a pair."""
@@ -245,6 +254,13 @@ class Replay:
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         labels = batch.pop("labels")
         return batch, labels
+
+
+def _agreed(place: Place, device: torch.device | None) -> Place:
+    """Return a place, live where that of any process is: they make the same passes."""
+    num_live = torch.tensor(int(place.name == "live"), device=device)
+    add_up(num_live)
+    return Place("live", 0) if int(num_live) else place
 
 
 def _copy(head: LMHead) -> LMHead:

@@ -106,6 +106,7 @@ def prepare_replay(trainer: Any, checkpoint: Path | None, *, swap: Mapping[int, 
         num_micro_steps=args.gradient_accumulation_steps,
         autocast=trainer.accelerator.autocast,
         is_head_trained=head_of(model).is_trained,
+        device=args.device,
         show_progress=args.process_index == 0 and not args.disable_tqdm,
     )
     if args.process_index == 0:

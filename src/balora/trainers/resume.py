@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from balora.anchored import only_adapter
 from balora.config import BALoraConfig
 from balora.environment import describe_environment
 from balora.files import write_text
@@ -39,7 +40,7 @@ from balora.trainers.checkpoint import (
 from balora.trainers.checks import check_started
 from balora.trainers.log import StepLog
 from balora.trainers.record import check_same_run, content_of, settings_of
-from balora.trainers.sharding import check_sharding, sharding_of_accelerator
+from balora.trainers.sharding import Sharding
 
 
 class ResumeMixin:
@@ -53,6 +54,7 @@ class ResumeMixin:
 
     balora_config: BALoraConfig
     recipe_settings: Mapping[str, Any] | None = None
+    _sharding: Sharding | None
 
     def _make_resumable(self) -> None:
         """Prepare for saving and going on; called once the trainer is built."""
@@ -93,17 +95,15 @@ class ResumeMixin:
         self._digests = None
         self._resumed = find_checkpoint(resume_from_checkpoint, Path(trainer.args.output_dir))
         if self._resumed is not None:
-            sharding = sharding_of_accelerator(trainer.accelerator, trainer.model)
-            has_adapter = isinstance(trainer.model, PeftModel)
-            check_sharding(sharding, has_adapter=has_adapter, is_resumed=True)
             check_same_run(
                 self._resumed,
                 self._settings,
                 self._content,
-                processes=trainer.args.world_size,
+                layout=self._layout(),
                 recipe=self.recipe_settings,
             )
         folder = None if self._resumed is None else str(self._resumed.folder)
+        self._make_whole_state(folder)
         self.prepare(folder)
         earlier = 0.0 if self._resumed is None else self._resumed.record["progress"]["seconds"]
         self._clock = _Clock(earlier)
@@ -115,6 +115,25 @@ class ResumeMixin:
             trainer.args.eval_on_start = at_start
             self._clock.stop()
         return output._replace(training_loss=output.metrics["train_loss"])
+
+    def _layout(self) -> dict[str, Any]:
+        """Return over how many processes the run is spread, and how."""
+        size = self.args.world_size  # type: ignore[attr-defined]
+        return {"processes": size, "sharding": self._sharding and self._sharding.words}
+
+    def _make_whole_state(self, checkpoint: str | None) -> None:
+        """Do what needs whole weights, before a sharded run splits them.
+
+        Whatever its engine loads later, the adapter has its anchor from here.
+        """
+        model: Any = self.model  # type: ignore[attr-defined]
+        if self._sharding is None:
+            return
+        self._content()  # every process takes part in it, and one alone writes checkpoints
+        if checkpoint is not None and isinstance(model, PeftModel):
+            name = only_adapter(model)
+            folder = Path(checkpoint, "" if name == "default" else name)
+            model.load_adapter(str(folder), name, is_trainable=True)
 
     def _content(self) -> dict[str, str | None]:
         """Return the digests of what is trained on and from, computed once."""
@@ -140,9 +159,8 @@ class ResumeMixin:
         path = Path(json_path)
         for write in self.checkpoint_files:
             write(path.parent)
-        trainer: Any = self
         record = {
-            "processes": trainer.args.world_size,
+            **self._layout(),
             **self._settings,
             "recipe": self.recipe_settings,
             "digests": self._content(),

@@ -12,11 +12,10 @@ from balora.models.record import check_recorded_weights
 from balora.models.source import source_of
 from balora.recipes import Recipe, training_arguments
 from balora.recipes.kinds import load
-from balora.trainers.checkpoint import is_wished
 from balora.trainers.output import Provenance, checkpoint_to_resume, remove_traces, settings_of
 from balora.trainers.place import output_folder
 from balora.trainers.preflight import check_arguments_work
-from balora.trainers.sharding import check_sharding, sharding_of
+from balora.trainers.sharding import check_layout
 
 
 def run_recipe(recipe: Recipe) -> Trainer:
@@ -30,17 +29,14 @@ def run_recipe(recipe: Recipe) -> Trainer:
         NonFiniteError: If the loss becomes NaN or infinite, naming step and term.
         WriteError: If the disk becomes full.
     """
-    check_sharding(
-        sharding_of(recipe.training),
-        has_adapter=recipe.has_adapter,
-        is_resumed=is_wished(recipe.training.get("resume_from_checkpoint")),
-    )
+    check_layout(recipe.training, recipe.objective if recipe.has_adapter else None)
     with output_folder(recipe):
         return _run(recipe)
 
 
 def _run(recipe: Recipe) -> Trainer:
     args = training_arguments(recipe)
+    check_layout(args, recipe.objective if recipe.has_adapter else None)
     check_arguments_work(args, recipe.training)
     settings = settings_of(recipe, args)
     resume = checkpoint_to_resume(recipe, args, settings)

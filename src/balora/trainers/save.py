@@ -8,16 +8,19 @@ from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
 
-from balora.errors import ConfigError
+from balora.errors import BaloraError, ConfigError
 from balora.files import write_text
 from balora.staging import staged_files, writing
 from balora.trainers.card import card_of
+from balora.trainers.sharding import Sharding
 
 _CARD = "README.md"
 
 
 class StagedSaveMixin:
     """``save_model`` writes beside its target and moves the finished files in by rename."""
+
+    _sharding: Sharding | None
 
     def init_hf_repo(self, token: str | None = None) -> None:
         """Make the repository that ``push_to_hub`` asks for, as transformers' Trainer does.
@@ -54,12 +57,26 @@ class StagedSaveMixin:
         target = output_dir or self.args.output_dir  # type: ignore[attr-defined]
         if self.args.should_save:  # type: ignore[attr-defined]
             with writing(target, "`output_dir`"), staged_files(Path(target)) as stage:
-                super().save_model(str(stage), _internal_call=True)  # type: ignore[misc]
+                self._write_model(str(stage))
+                if not any(stage.glob("*.safetensors*")):
+                    raise BaloraError(
+                        f"nothing of the model was written to `{target}`: a sharded run gave no "
+                        "whole weights. Its checkpoints are whole; train with FULL_STATE_DICT."
+                    )
                 write_text(stage / _CARD, card_of(self, stage))  # in place of PEFT's
         else:  # a process that writes nothing takes part
-            super().save_model(target, _internal_call=True)  # type: ignore[misc]
+            self._write_model(target)
         if self.args.push_to_hub and not _internal_call:  # type: ignore[attr-defined]
             self.push_to_hub(  # type: ignore[attr-defined]
                 commit_message="Model save",
                 revision=self.args.hub_revision,  # type: ignore[attr-defined]
             )
+
+    def _write_model(self, folder: str) -> None:
+        """Write the whole model; every process takes part, one writes."""
+        trainer: Any = self
+        if self._sharding is not None and self._sharding.is_split_dict:
+            # for which transformers writes nothing
+            trainer._save(folder, state_dict=trainer.accelerator.get_state_dict(trainer.model))
+        else:
+            super().save_model(folder, _internal_call=True)  # type: ignore[misc]

@@ -11,7 +11,9 @@ from typing import Any, cast
 import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig, SFTTrainer, is_conversational
 
@@ -19,11 +21,12 @@ from balora.anchored import check_adapter, initialise, naming_targets, started_b
 from balora.config import BALoraConfig
 from balora.config.replay import ReplayConfig
 from balora.errors import ConfigError, NonFiniteError
+from balora.models.adapter import inner_model
 from balora.models.head import head_of
 from balora.models.limits import Limits
 from balora.models.load import load_model, load_tokenizer
 from balora.models.source import ModelSource, placed_source
-from balora.objective import Normalizer
+from balora.objective import Coefficients, Normalizer
 from balora.trainers.arguments import BALoraSFTConfig, settings
 from balora.trainers.checks import (
     check_arguments,
@@ -31,12 +34,13 @@ from balora.trainers.checks import (
     check_head_is_frozen,
     check_needs,
     check_padding,
-    check_parallelism,
+    check_shares,
     check_start,
     restore_adapter_dtype,
     trained_weights,
     warn_of_half_precision,
 )
+from balora.trainers.evaluation import LENGTHS, CollateLengths, TokenSums, masked
 from balora.trainers.mixin import ObjectiveMixin, default_output_dir, own_arguments
 from balora.trainers.replay import Replay
 from balora.trainers.replay_run import MicroSteps, check_replay, keep_texts, prepare_replay
@@ -53,7 +57,7 @@ from balora.trainers.rows import (
     unshortened,
 )
 from balora.trainers.save import StagedSaveMixin
-from balora.trainers.sharding import check_sharding, sharding_of, sharding_of_accelerator
+from balora.trainers.sharding import check_layout, check_trainer, full, shape_of, whole
 from balora.trainers.step import ObjectiveStep, add_objective
 
 # transformers renamed it and warns of the old name
@@ -69,8 +73,8 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
 
     The adapter starts from the principal components of each weight, the base model stays
     untouched, and the loss is the objective of :mod:`balora.objective`. Responses only are
-    scored: for data with ``messages``, the assistant's turns. Evaluation is trl's own and reports
-    the task loss alone.
+    scored: for data with ``messages``, the assistant's turns. Evaluation reports the task loss
+    alone, a mean over the tokens of all rows whatever the number of processes.
 
     ``save_model`` leaves a plain LoRA adapter of rank 2r that loads with
     ``PeftModel.from_pretrained`` on the untouched base.
@@ -97,6 +101,7 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
     loss_is_scaled_for_ga = True
     prompt_template = "none"
     """What the rows were laid out with, for the lines that use the result; a recipe sets it."""
+    data_collator: Any
 
     def __init__(
         self,
@@ -115,13 +120,14 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         self.replay: Replay | None = None
         self.overlong_rows = overlong_rows
         self._micro_steps = MicroSteps()
+        self._token_sums = TokenSums()
         args = _own_arguments(model, args, self.balora_config, self.replay_config)
         check_arguments(args, kwargs)
         if isinstance(model, str):
             model = _loaded(model, args, kwargs)
         has_adapter = peft_config is not None or isinstance(model, PeftModel)
         check_needs(self.balora_config, has_adapter=has_adapter)
-        check_sharding(sharding_of(args), has_adapter=has_adapter, is_resumed=False)
+        check_layout(args, self.balora_config if has_adapter else None)
         if scores_responses_only(kwargs.get("train_dataset")):
             args.assistant_only_loss = True
         self._limits = Limits.of(
@@ -144,11 +150,12 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         if has_adapter:
             self._anchor()
         head = head_of(base)
+        num_tokens, width = shape_of(head.weight)
         self._svd_limits = {
-            "tokens in the vocabulary": len(head.weight),
-            "entries in a hidden state": head.max_rank,
+            "tokens in the vocabulary": num_tokens,
+            "entries in a hidden state": width + (head.bias is not None),
         }
-        add_objective(base, self.balora_config)
+        self._fused = add_objective(base, self.balora_config)
         self.add_callback(self._micro_steps)
         self.checkpoint_files.append(partial(keep_texts, self))
         self._replay_swap = check_replay(self)
@@ -162,9 +169,9 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         if self._is_vision_dataset:
             raise ConfigError("the data set has images; balora trains on text only.")
         warn_of_half_precision(self.model)
-        check_parallelism(self.accelerator.parallelism_config)
-        sharding = sharding_of_accelerator(self.accelerator, self.model)
-        check_sharding(sharding, has_adapter=isinstance(self.model, PeftModel), is_resumed=False)
+        self._sharding = check_trainer(self)
+        self._settle_search()
+        check_shares(self.train_dataset, self.args.world_size)
         if isinstance(self.model, PeftModel):
             check_adapter(self.model, self.balora_config)
             check_start(self.model, self.balora_config)
@@ -173,11 +180,23 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
     def prepare(self, checkpoint: str | Path | None = None) -> None:
         """Compute the start of the adapter; a resumed run reads its own when that is loaded."""
         if self.replay_config.is_on and self.replay is None:
-            self.replay = prepare_replay(
-                self, None if checkpoint is None else Path(checkpoint), swap=self._replay_swap
-            )
+            with whole(self.model):
+                self.replay = prepare_replay(
+                    self, None if checkpoint is None else Path(checkpoint), swap=self._replay_swap
+                )
         if not checkpoint and isinstance(self.model, PeftModel):
-            initialise(self.model)
+            initialise(self.model, device=self.args.device, full=full)
+        head = head_of(inner_model(self.model))
+        if not head.is_trained:
+            bias = None if head.bias is None else full(head.bias)
+            self._fused.prepare(replace(head, weight=full(head.weight), bias=bias))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as :meth:`ResumeMixin.train` does."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._fused.release()
 
     def compute_loss(
         self,
@@ -186,8 +205,10 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Return the objective of one micro-step; in evaluation, trl's task loss."""
-        if not self.model.training or return_outputs:
+        """Return the objective of one micro-step; in evaluation, the mean loss of the tokens."""
+        if not self.model.training:
+            return self._evaluated(model, dict(inputs), return_outputs)
+        if return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         step = self._objective_step(inputs, num_items_in_batch)
         try:
@@ -204,6 +225,41 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
             num_micro_steps=step.normalizer.num_micro_steps,
         )
         return loss
+
+    def _evaluated(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        """Return the mean loss of a batch; its sums go into those of the evaluation."""
+        lengths = inputs.pop(LENGTHS, None)
+        labels = masked(inputs.pop("labels"), lengths, self.accelerator)
+        step = ObjectiveStep(Coefficients(0.0, 0.0, 0.0), Normalizer(1))
+        loss, _, counts = model(**inputs, labels=labels, objective_step=step)
+        self._token_sums.add(loss, counts)
+        mean = loss / counts.num_tokens.clamp(min=1)
+        return (mean, model(**inputs, use_cache=False)) if return_outputs else mean
+
+    def evaluation_loop(
+        self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """Evaluate as transformers does; every figure is a mean over the tokens of all rows."""
+        self._token_sums = TokenSums()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        means = self._token_sums.means()
+        if f"{metric_key_prefix}_loss" in output.metrics:
+            output.metrics[f"{metric_key_prefix}_loss"] = means.pop("loss")
+            if metric_key_prefix.startswith("eval"):  # of which trl logs these
+                means["num_tokens"] = self._total_train_tokens
+                self._metrics["eval"].update({name: [value] for name, value in means.items()})
+        return output
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Return the batches of a data set, with the lengths of rows that lie in one."""
+        collator = self.data_collator
+        if self.padding_free:
+            self.data_collator = CollateLengths(collator)
+        try:
+            loader: DataLoader[Any] = super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = collator
+        return loader
 
     def _objective_step(
         self, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None
@@ -230,7 +286,7 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate as trl does: the task loss alone."""
+        """Evaluate the task loss alone."""
         self._count_input_tokens()  # trl's `eval_num_tokens` reads the total
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics

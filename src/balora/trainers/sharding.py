@@ -1,21 +1,70 @@
-"""Sharded training: what of it is refused, because today it would train or save something else.
+"""Weights that are split over processes: how they become whole, and what of it cannot work.
 
-FSDP and DeepSpeed split weights, optimizer and checkpoints over processes. Under either a resumed
-run loads its state past the adapter's anchor and goes on from another point; FSDP and ZeRO-3 hand
-shards to what computes the start, the objective and the saved adapter; a sharded state dict leaves
-no adapter at all. Each is one sentence before a weight is loaded, wherever the arguments tell it.
+FSDP2 and DeepSpeed split weights, gradients, optimizer and checkpoints over processes. Whatever
+multiplies with the head runs in the head's own forward, around which they gather it
+(:func:`balora.models.head.in_head`); everything else that looks at a weight takes it from here.
+Nothing outside this file knows of either. What cannot work is one sentence before a weight is
+loaded, wherever the arguments tell it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from balora.config import BALoraConfig
 from balora.errors import ConfigError
+
+_USE = "Use plain data parallelism (`accelerate launch --multi_gpu`), FSDP2 or DeepSpeed"
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Return a tensor whole, a copy where it was split; every process of the run calls.
+
+    Args:
+        tensor: A parameter, or any other tensor, which is returned as it is.
+    """
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    if not hasattr(tensor, "ds_id"):
+        return tensor
+    with _gathered([tensor]):
+        return tensor.detach().clone()
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape of the whole tensor."""
+    return tuple(getattr(tensor, "ds_shape", tensor.shape))
+
+
+@contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """Hold every weight whole while the body runs, on each process, for passes before training.
+
+    FSDP2 splits them when training begins, ZeRO-3 while they are loaded.
+    """
+    with _gathered([parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]):
+        yield
+
+
+@contextmanager
+def _gathered(parameters: list[Any]) -> Iterator[None]:
+    if not parameters:
+        yield
+        return
+    import deepspeed  # slow, and not there in most installations
+
+    with deepspeed.zero.GatheredParameters(parameters):
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +77,68 @@ class Sharding:
     """What switched it on, as the user gave it."""
     stage: int = 0
     """ZeRO's, 0 where it is unknown."""
+    version: int = 2
+    """FSDP's."""
     is_split_dict: bool = False
     """Whether checkpoints are to be written in shards."""
+    reads_once: bool = False
+    """Whether the first process alone is to read the weights."""
+    gathers_on_save: bool = True
+    """Whether a model that is saved is to be whole."""
 
     @property
     def words(self) -> str:
         """As a message names it."""
-        return f"DeepSpeed ZeRO-{self.stage}" if self.stage else self.kind
+        return f"DeepSpeed ZeRO-{self.stage}" if self.stage else f"{self.kind}{self._suffix}"
+
+    @property
+    def _suffix(self) -> str:
+        return str(self.version) if self.kind == "FSDP" else ""
+
+
+def check_layout(arguments: Any, start: BALoraConfig | None) -> None:
+    """Refuse every way to spread a run over processes that cannot work, before anything is loaded.
+
+    Args:
+        arguments: The fields of a recipe, or the trainer's arguments; what ``accelerate launch``
+            has put into the environment counts as well.
+        start: Of the adapter; ``None`` where every weight is trained.
+
+    Raises:
+        ConfigError: Naming the setting.
+    """
+    check_parallelism(arguments)
+    sharding = sharding_of(arguments)
+    check_sharding(sharding, has_adapter=start is not None)
+    is_anchored = start is not None and start.is_anchored
+    if is_anchored and sharding is not None and sharding.kind == "DeepSpeed":
+        _check_precision(sharding, arguments)
+
+
+def check_trainer(trainer: Any) -> Sharding | None:
+    """Return the sharding of a trainer that has been built, after the same checks.
+
+    Raises:
+        ConfigError: Naming the setting.
+    """
+    accelerator = trainer.accelerator
+    check_parallelism({"parallelism_config": accelerator.parallelism_config})
+    sharding = sharding_of_accelerator(accelerator, trainer.model)
+    check_sharding(sharding, has_adapter=isinstance(trainer.model, PeftModel))
+    if sharding is not None and sharding.kind == "FSDP":
+        # would cast A and B, but not the anchor that they are compared with: see `computing`
+        accelerator.state.fsdp_plugin.mixed_precision_policy = None
+    return sharding
+
+
+def computing(trainer: Any) -> AbstractContextManager[Any]:
+    """Return the context of a forward pass: mixed precision as without sharding, by autocast.
+
+    accelerate puts it around the forward of every model but one that is to be sharded, whose
+    weights it would cast as they are gathered, those that are trained too.
+    """
+    is_fsdp = trainer._sharding is not None and trainer._sharding.kind == "FSDP"
+    return trainer.accelerator.autocast() if is_fsdp else nullcontext()
 
 
 def sharding_of(arguments: Any) -> Sharding | None:
@@ -52,49 +156,138 @@ def sharding_of(arguments: Any) -> Sharding | None:
 
 
 def sharding_of_accelerator(accelerator: Any, model: Any) -> Sharding | None:
-    """Return the sharding of a trainer that has been built, whatever has switched it on."""
+    """Return the sharding of a trainer that has been built, whatever has switched it on.
+
+    Raises:
+        ConfigError: If transformers has split the model while it was loaded.
+    """
+    if getattr(model, "is_distributed_loading_by_transformers", False):
+        raise ConfigError(
+            "`distributed_config` splits the model while it is loaded, but the start of the "
+            f"adapter needs whole weights. {_USE}."
+        )
     state = accelerator.state
     if (plugin := getattr(state, "fsdp_plugin", None)) is not None:
-        is_split = "SHARDED" in str(plugin.state_dict_type)
-        return Sharding(kind="FSDP", setting="the accelerator", is_split_dict=is_split)
+        return Sharding(
+            kind="FSDP",
+            setting="the accelerator",
+            version=plugin.fsdp_version,
+            is_split_dict="SHARDED" in str(plugin.state_dict_type),
+            reads_once=bool(plugin.cpu_ram_efficient_loading),
+        )
     if (plugin := getattr(state, "deepspeed_plugin", None)) is not None:
-        return Sharding(kind="DeepSpeed", setting="the accelerator", stage=int(plugin.zero_stage))
-    if getattr(model, "is_distributed_loading_by_transformers", False):
-        return Sharding(kind="FSDP", setting="`distributed_config`")
+        zero = dict((plugin.deepspeed_config or {}).get("zero_optimization") or {})
+        return Sharding(
+            kind="DeepSpeed",
+            setting="the accelerator",
+            stage=int(plugin.zero_stage),
+            gathers_on_save=_is_on(zero.get(_GATHER)),
+        )
     return None
 
 
-def check_sharding(sharding: Sharding | None, *, has_adapter: bool, is_resumed: bool) -> None:
-    """Refuse what a sharded run would do wrong without a word.
+def check_sharding(sharding: Sharding | None, *, has_adapter: bool) -> None:
+    """Refuse what a sharded run cannot do, or would do wrong without a word.
 
     Raises:
-        ConfigError: For FSDP with an adapter, a sharded state dict, ZeRO-3, and resuming.
+        ConfigError: For FSDP 1, for loading on one process, and for ZeRO-3 without a whole model.
     """
     if sharding is None:
         return
     asked = f"{sharding.words} is switched on by {sharding.setting}"
-    if sharding.stage >= 3:
+    if sharding.kind == "FSDP" and sharding.version != 2:
         raise ConfigError(
-            f"{asked}, but the start, the objective and the checks need whole weights. Use ZeRO-1 "
-            "or ZeRO-2, or plain data parallelism."
+            f"{asked}, but a start that is computed from whole weights needs FSDP2. Set "
+            "`fsdp_version: 2` in the config of `accelerate` (`version: 2` in `fsdp_config`)."
         )
-    if sharding.kind == "FSDP" and has_adapter:
+    if sharding.reads_once:
         raise ConfigError(
-            f"{asked}, but the objective and the saved adapter need whole weights. Use plain data "
-            "parallelism (`accelerate launch --multi_gpu`) or DeepSpeed ZeRO-1 or ZeRO-2, or set "
-            "`method: full`."
+            f"{asked} with `cpu_ram_efficient_loading`, by which the first process alone reads the "
+            "weights, but each computes a part of the start. Set `fsdp_cpu_ram_efficient_loading: "
+            "false` in the config of `accelerate` (`cpu_ram_efficient_loading: false` in "
+            "`fsdp_config`)."
         )
-    if sharding.is_split_dict:
+    if sharding.stage == 3 and not has_adapter and not sharding.gathers_on_save:
         raise ConfigError(
-            f"{asked} with SHARDED_STATE_DICT, which leaves no model in `output_dir`. Set "
-            "`state_dict_type: FULL_STATE_DICT` in `fsdp_config` (`FSDP_STATE_DICT_TYPE`)."
+            f"{asked} without `{_GATHER}`, which leaves no model in `output_dir`. Set it to true "
+            "(`zero3_save_16bit_model: true` in the config of `accelerate`)."
         )
-    if is_resumed:
+
+
+def _check_precision(sharding: Sharding, arguments: Any) -> None:
+    """Refuse DeepSpeed's own mixed precision, which keeps no weight that is trained in float32.
+
+    Raises:
+        ConfigError: Naming the type.
+    """
+    given = arguments if isinstance(arguments, Mapping) else vars(arguments)
+    config = _deepspeed_config(given)
+    for name in ("bf16", "fp16"):
+        wish = dict(config.get(name) or {}).get("enabled", "auto")
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION") == name
+        if _is_on(given.get(name)) or launched or (wish != "auto" and _is_on(wish)):
+            raise ConfigError(
+                f"`{name}` is on and {sharding.words} is switched on by {sharding.setting}, which "
+                "casts the adapter to 16 bits, where the steps away from its start are rounded "
+                f"away. Set `{name}: false`, or take FSDP2 or plain data parallelism, which keep "
+                "the adapter in float32."
+            )
+
+
+_GATHER = "stage3_gather_16bit_weights_on_model_save"
+
+_SPLITS = {
+    "tp_size": "PARALLELISM_CONFIG_TP_SIZE",
+    "cp_size": "PARALLELISM_CONFIG_CP_SIZE",
+    "sp_size": "PARALLELISM_CONFIG_SP_SIZE",
+}
+"""What splits a matrix or a sequence, by the variable in which a launcher passes it on."""
+
+_SHARDS = ("dp_shard_size", "PARALLELISM_CONFIG_DP_SHARD_SIZE")
+
+
+def check_parallelism(arguments: Any) -> None:
+    """Refuse to split a sequence, a matrix or a layer over processes: rows would be missing.
+
+    Args:
+        arguments: As for :func:`sharding_of`.
+
+    Raises:
+        ConfigError: Naming the setting.
+    """
+    given = arguments if isinstance(arguments, Mapping) else vars(arguments)
+    for name, variable in _SPLITS.items():
+        size = _size(given, name, variable)
+        if size not in (None, 1):
+            raise ConfigError(
+                f"`{name}` is {size}, but the objective needs whole sequences and matrices on each "
+                f"process. Set it to 1. {_USE}."
+            )
+    if _is_on(os.environ.get("ACCELERATE_USE_MEGATRON_LM")):
         raise ConfigError(
-            f"`resume_from_checkpoint` is set and {asked}: its state is loaded past ours, and "
-            "training would resume from another point. Start from the beginning, or train with "
-            "plain data parallelism from the start."
+            "Megatron-LM is switched on by `ACCELERATE_USE_MEGATRON_LM`, which splits layers and "
+            f"matrices over processes, but the objective needs them whole. {_USE}."
         )
+    config = _deepspeed_config(given)
+    split = dict(config.get("tensor_parallel") or {}).get("autotp_size", 1)
+    for name, size in (
+        ("autotp_size", split),
+        ("sequence_parallel_size", config.get("sequence_parallel_size", 1)),
+    ):
+        if size not in (0, 1):
+            raise ConfigError(
+                f"`{name}` of DeepSpeed is {size}, but the objective needs whole sequences and "
+                f"matrices on each process. Set it to 1. {_USE}."
+            )
+
+
+def _size(given: Mapping[str, Any], name: str, variable: str) -> Any:
+    """Return a size of `parallelism_config`, which a launcher may have set; None without one."""
+    config = given.get("parallelism_config")
+    if config is None:
+        is_set = _is_on(os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG"))
+        return int(os.environ.get(variable, "1")) if is_set else None
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
 
 def _fsdp(given: Mapping[str, Any]) -> Sharding | None:
@@ -103,46 +296,62 @@ def _fsdp(given: Mapping[str, Any]) -> Sharding | None:
         setting = f"`fsdp` {given['fsdp']!r}"
     elif _is_on(os.environ.get("ACCELERATE_USE_FSDP")):
         setting = "`ACCELERATE_USE_FSDP`, which `accelerate launch` sets"
-    elif (size := _shard_size(given)) not in (None, 1):
+    elif (size := _size(given, *_SHARDS)) not in (None, 1):
         setting = f"`dp_shard_size` {size}"
     if setting is None:
         return None
-    config = _settings(given.get("fsdp_config"), "fsdp_config")
-    named = config.get("state_dict_type", config.get("fsdp_state_dict_type"))
-    named = named or os.environ.get("FSDP_STATE_DICT_TYPE") or ""
-    return Sharding(kind="FSDP", setting=setting, is_split_dict="SHARDED" in str(named).upper())
-
-
-def _shard_size(given: Mapping[str, Any]) -> Any:
-    config = given.get("parallelism_config")
-    if config is None and _is_on(os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG")):
-        return int(os.environ.get("PARALLELISM_CONFIG_DP_SHARD_SIZE", "1"))
-    if isinstance(config, Mapping):
-        return config.get("dp_shard_size")
-    return getattr(config, "dp_shard_size", None)
+    settings = _settings(given.get("fsdp_config"), "fsdp_config")
+    config = {name.removeprefix("fsdp_"): value for name, value in settings.items()}
+    if not _is_on(given.get("fsdp")) and _is_on(os.environ.get("ACCELERATE_USE_FSDP")):
+        config = {  # with what accelerate takes where its own config says nothing
+            "version": os.environ.get("FSDP_VERSION", "1"),
+            "state_dict_type": os.environ.get("FSDP_STATE_DICT_TYPE", ""),
+            "cpu_ram_efficient_loading": os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", ""),
+        }
+    return Sharding(
+        kind="FSDP",
+        setting=setting,
+        version=int(config.get("version", 2)),
+        is_split_dict="SHARDED" in str(config.get("state_dict_type")).upper(),
+        reads_once=_is_on(config.get("cpu_ram_efficient_loading")),
+    )
 
 
 def _deepspeed(given: Mapping[str, Any]) -> Sharding | None:
-    config = given.get("deepspeed")
-    plugin = given.get("deepspeed_plugin")
-    if config:
-        setting, config = "`deepspeed`", _settings(config, "deepspeed")
+    plugin, config = given.get("deepspeed_plugin"), _deepspeed_config(given)
+    if given.get("deepspeed"):
+        setting = "`deepspeed`"
     elif _is_on(os.environ.get("ACCELERATE_USE_DEEPSPEED")):
         setting = "`ACCELERATE_USE_DEEPSPEED`, which `accelerate launch` sets"
-        file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
-        config = _settings(file if _is_on(file) else None, "deepspeed_config_file")
-        named = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")  # accelerate's own default
-        config.setdefault("zero_optimization", {"stage": named})
     elif plugin is not None:
-        setting, config = "the accelerator", {}
+        setting = "the accelerator"
     else:
         return None
+    zero = dict(config.get("zero_optimization") or {})
     stage = getattr(plugin, "zero_stage", None)
-    if stage is None:
-        stage = dict(config.get("zero_optimization") or {}).get("stage", 0)
+    stage = zero.get("stage", 0) if stage is None else stage
     return Sharding(
-        kind="DeepSpeed", setting=setting, stage=int(stage) if str(stage).isdigit() else 0
+        kind="DeepSpeed",
+        setting=setting,
+        stage=int(stage) if str(stage).isdigit() else 0,
+        gathers_on_save=_is_on(zero.get(_GATHER)),
     )
+
+
+def _deepspeed_config(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return DeepSpeed's settings, as far as arguments, launcher and files tell them."""
+    if given.get("deepspeed"):
+        return _settings(given["deepspeed"], "deepspeed")
+    if not _is_on(os.environ.get("ACCELERATE_USE_DEEPSPEED")):
+        return {}
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    config = _settings(file if _is_on(file) else None, "deepspeed_config_file")
+    zero = {
+        "stage": os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"),  # accelerate's default
+        _GATHER: os.environ.get("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL", ""),
+    }
+    config.setdefault("zero_optimization", zero)
+    return config
 
 
 def _settings(value: Any, name: str) -> dict[str, Any]:

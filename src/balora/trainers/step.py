@@ -20,9 +20,10 @@ from transformers import PreTrainedModel
 
 from balora.anchored import reference_mode
 from balora.config import BALoraConfig
+from balora.distributed import rank_and_world
 from balora.errors import NonFiniteError
 from balora.fused import FusedObjective
-from balora.models.head import LMHead, check_head, head_of
+from balora.models.head import LMHead, check_head, in_head, let_compute_in_head
 from balora.objective import (
     Coefficients,
     Counterfactual,
@@ -70,15 +71,19 @@ class ObjectiveStep:
     """``None`` in a step that replays means that this micro-step has no text."""
 
 
-def add_objective(model: PreTrainedModel, config: BALoraConfig) -> None:
+def add_objective(model: PreTrainedModel, config: BALoraConfig) -> FusedObjective:
     """Let ``model(..., labels=labels, objective_step=step)`` return an :class:`Objective`.
 
     Args:
         model: The base model, inside any PEFT wrapper; patched in place.
         config: The objective.
+
+    Returns:
+        What computes it where the head is frozen.
     """
     original_forward = model.forward
     fused = FusedObjective(config)
+    let_compute_in_head(model)
     checked = False
 
     # the original signature stays: `generate` validates its arguments against it
@@ -91,13 +96,19 @@ def add_objective(model: PreTrainedModel, config: BALoraConfig) -> None:
             return original_forward(*args, **kwargs)
         if not checked:  # once, on real tokens, when the model is where it will be trained
             with reference_mode(self):
-                check_head(self, kwargs["input_ids"][:1, :4])
+                ids = kwargs["input_ids"][:1, :4]
+                check_head(self, ids, multiply=partial(in_head, self, _multiply))
                 if is_packed(kwargs):
-                    check_packing(self, kwargs["input_ids"][:1, :4])
+                    check_packing(self, ids)
             checked = True
         return _objective(self, fused, objective_step, args, kwargs)
 
     model.forward = MethodType(forward, model)
+    return fused
+
+
+def _multiply(head: LMHead, hidden: Tensor) -> Tensor:
+    return head(hidden)
 
 
 def _objective(
@@ -115,30 +126,32 @@ def _objective(
     if step.coefficients.consistency:
         with reference_mode(model):
             reference_hidden = model.base_model(*args, **kwargs).last_hidden_state[mask]
-    head = head_of(model)
-    # full fine-tuning trains the head, which needs a gradient of its own
-    objective = partial(_plain_objective, config=fused.config) if head.is_trained else fused
-    of_task: Objective = objective(
-        hidden,
-        reference_hidden,
-        targets,
-        head=head,
-        normalizer=step.normalizer,
-        coefficients=step.coefficients._replace(replay=0.0),
-    )
-    if not step.coefficients.replay:
-        return of_task
-    return _with_replay(of_task, model, fused, step, head)
+
+    def of_tokens(head: LMHead, hidden: Tensor) -> Objective:
+        # full fine-tuning trains the head, which needs a gradient of its own
+        objective = partial(_plain_objective, config=fused.config) if head.is_trained else fused
+        computed: Objective = objective(
+            hidden,
+            reference_hidden,
+            targets,
+            head=head,
+            normalizer=step.normalizer,
+            coefficients=step.coefficients._replace(replay=0.0),
+        )
+        return computed
+
+    of_task: Objective = in_head(model, of_tokens, hidden)
+    return _with_replay(of_task, model, fused, step) if step.coefficients.replay else of_task
 
 
 def _with_replay(
-    of_task: Objective, model: Any, fused: FusedObjective, step: ObjectiveStep, head: LMHead
+    of_task: Objective, model: Any, fused: FusedObjective, step: ObjectiveStep
 ) -> Objective:
     """Add the replay term; in a micro-step without a text it is 0."""
     if step.replay is None:
         replay = torch.zeros_like(of_task.terms.task)
         return of_task._replace(terms=of_task.terms._replace(replay=replay.detach()))
-    replay = _replay_loss(model, fused, step.replay, head)
+    replay = _replay_loss(model, fused, step.replay)
     if not replay.isfinite():
         raise NonFiniteError(
             "the replay loss is NaN or infinite, so the model has diverged or overflowed. Lower "
@@ -150,7 +163,7 @@ def _with_replay(
     )
 
 
-def _replay_loss(model: Any, fused: FusedObjective, part: ReplayPart, head: LMHead) -> Tensor:
+def _replay_loss(model: Any, fused: FusedObjective, part: ReplayPart) -> Tensor:
     mask, targets = next_token_targets(part.labels)
     hidden = hidden_states(model, part.inputs, mask)
     reference_hidden = part.reference_hidden
@@ -165,16 +178,21 @@ def _replay_loss(model: Any, fused: FusedObjective, part: ReplayPart, head: LMHe
     counterfactual = None
     if part.swap is not None and counterfactual_hidden is not None:
         counterfactual = Counterfactual(counterfactual_hidden, part.swap)
-    is_plain = head.is_trained
-    loss = partial(replay_loss, reference_head=part.reference_head) if is_plain else fused.replay
-    return loss(
-        hidden,
-        reference_hidden,
-        targets,
-        head=head,
-        normalizer=part.normalizer,
-        counterfactual=counterfactual,
-    )
+
+    def of_texts(head: LMHead, hidden: Tensor) -> Tensor:
+        plain = partial(replay_loss, reference_head=part.reference_head)
+        loss = plain if head.is_trained else fused.replay
+        return loss(
+            hidden,
+            reference_hidden,
+            targets,
+            head=head,
+            normalizer=part.normalizer,
+            counterfactual=counterfactual,
+        )
+
+    loss: Tensor = in_head(model, of_texts, hidden)
+    return loss
 
 
 def reference_states(
@@ -192,7 +210,8 @@ def reference_states(
     hidden = hidden_states(model, inputs, mask)
     if swap is None:
         return hidden, None
-    if not torch.isin(inputs["input_ids"], swap).any():
+    # several processes make the same passes: together they gather weights that are split
+    if rank_and_world()[1] == 1 and not torch.isin(inputs["input_ids"], swap).any():
         return hidden, hidden  # the text is its own swap
     return hidden, hidden_states(model, swap_tokens(inputs, swap), mask)
 

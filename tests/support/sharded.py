@@ -1,0 +1,288 @@
+"""Every method trained by one process, and by two that split their weights: what tests compare.
+
+    python -m support.sharded FOLDER ENGINE...
+
+An engine is a name of :data:`ENGINES`. ``one`` is a process by itself; the others are two that talk
+over gloo. The libraries are imported once, then each engine runs in forks of this process, and rank
+R of it leaves ``FOLDER/ENGINE/rank-R.pt``.
+
+accelerate takes ranks on a CPU for plain data parallelism whatever it is asked for, so its check is
+turned: each run leaves what its weights were while they were trained, for the tests to see.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from peft import PeftModel
+from transformers import TrainerCallback
+
+from balora.anchored import model as anchored
+from balora.config.replay import ReplayConfig
+from balora.fused import objective
+from support import training
+from support.models import make_model
+from support.process import free_port
+from support.training import LARGE, OFF
+
+NUM_STEPS, SAVED_AT = 5, 3
+FSDP = {
+    "fsdp": True,
+    "fsdp_config": {
+        "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"],
+        "state_dict_type": "FULL_STATE_DICT",
+    },
+}
+
+
+def _zero(stage: int) -> dict[str, Any]:
+    zero = {
+        "stage": stage,
+        "stage3_param_persistence_threshold": 0,  # so that small weights are split too
+        "stage3_gather_16bit_weights_on_model_save": True,
+    }
+    return {
+        "deepspeed": {
+            "zero_optimization": zero,
+            "train_micro_batch_size_per_gpu": "auto",
+            "gradient_accumulation_steps": "auto",
+            "gradient_clipping": "auto",
+            "zero_allow_untested_optimizer": True,
+        }
+    }
+
+
+ENGINES: dict[str, dict[str, Any]] = {
+    "one": {},
+    "ddp": {},
+    "fsdp": FSDP,
+    **{f"zero-{stage}": _zero(stage) for stage in (1, 2, 3)},
+}
+SPLITTING = ("fsdp", "zero-3")
+"""Those that split weights."""
+
+REPLAY = {
+    "replay": "generated",
+    "replay_num_texts": 6,
+    "replay_length": 12,
+    "replay_batch_size": 3,  # of which one process has two, the other one
+    "replay_every": 1,
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"objective": {**OFF, "adapter_init": "lora"}},
+    "pissa": {"objective": OFF},
+    "balora": {"objective": LARGE},
+    "replay": {"objective": LARGE, "options": {"replay_config": ReplayConfig(**REPLAY)}},
+    "full": {"objective": {**OFF, "diversity_coef": 0.3, "svd_coef": 0.5}},
+}
+FURTHER: dict[str, dict[str, Any]] = {
+    "best": {
+        "objective": LARGE,
+        "gradient_accumulation_steps": 2,
+        "options": {"eval_dataset": training.make_rows(5)},  # the second process has too few
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "per_device_eval_batch_size": 2,
+        "save_steps": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": True,  # so that it is the first
+    },
+    "packed": {"objective": LARGE, "packing": True, "max_length": 24, "learning_rate": 0.01},
+    "in 16 bits": {"objective": LARGE, "bf16": True},
+    "split checkpoint": {"objective": LARGE},
+}
+"""What is trained beside the methods, by the engines that split weights."""
+
+KINDS = {**METHODS, **FURTHER}
+
+
+class _Witness(TrainerCallback):  # type: ignore[misc]
+    """Notes the kinds of the weights during training."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, str] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.kinds = {
+            name.replace("_fsdp_wrapped_module.", ""): _kind(p)
+            for name, p in model.named_parameters()
+        }
+
+
+def _kind(parameter: Any) -> str:
+    split = hasattr(parameter, "ds_id") and parameter.ds_tensor.numel() < parameter.ds_numel
+    return "ZeRO" if split else type(parameter.data).__name__
+
+
+def _force(engine: str) -> None:
+    """Let accelerate shard on CPU ranks."""
+    original = AcceleratorState.__init__
+
+    def init(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        if engine.startswith("zero"):
+            kwargs["cpu"] = False
+        original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = init  # type: ignore[method-assign]
+    if engine.startswith("zero"):
+        backend: Any = importlib.import_module("deepspeed.comm.torch")
+        backend.build_shm_op = lambda: None  # would be compiled for minutes
+        partial_init = PartialState.__init__
+
+        def partial(self: Any, cpu: bool = False, **kwargs: Any) -> None:
+            partial_init(self, False, **kwargs)
+
+        PartialState.__init__ = partial  # type: ignore[method-assign]
+
+
+def _model(folder: Path) -> Path:
+    """Return the folder of the pre-trained model, which :func:`_run_engine` has made."""
+    return folder.parent / "model"
+
+
+def _make(folder: Path, engine: str, method: str, **further: Any) -> Any:
+    batch = 8
+    own = dict(KINDS[method])
+    options = {**own.pop("options", {}), **further.pop("options", {})}
+    if method == "full":
+        options["peft_config"] = None
+    torch.manual_seed(0)
+    parts = int(os.environ.get("WORLD_SIZE", "1")) * own.get("gradient_accumulation_steps", 1)
+    if engine == "fsdp" and method == "split checkpoint":
+        split = {**FSDP["fsdp_config"], "state_dict_type": "SHARDED_STATE_DICT"}
+        further = {**further, "fsdp_config": split}
+    settings = {
+        "rows": training.make_rows(16),
+        "max_steps": NUM_STEPS,
+        "per_device_train_batch_size": batch // parts,
+        "train_sampling_strategy": "sequential",
+        "save_strategy": "steps",
+        "save_steps": SAVED_AT,
+        "ddp_backend": None if engine == "one" else "gloo",
+        **ENGINES[engine],
+        **own,
+        **further,
+    }
+    # by its folder: ZeRO-3 splits a model while it is loaded
+    trainer = training.make_trainer(folder, model=str(_model(folder)), options=options, **settings)
+    trainer.witness = _Witness()
+    trainer.add_callback(trainer.witness)
+    return trainer
+
+
+@contextmanager
+def _counted(calls: dict[str, int]) -> Iterator[None]:
+    """Count the factors of a head, and the starts of an adapter, that this process computes."""
+    made, started = objective.HeadFactor, anchored.start_of
+
+    def factor(head: Any) -> Any:
+        calls["factors"] += 1
+        return made(head)
+
+    def start(*args: Any) -> Any:
+        calls["starts"] += 1
+        return started(*args)
+
+    objective.HeadFactor, anchored.start_of = factor, start  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        objective.HeadFactor, anchored.start_of = made, started  # type: ignore[misc]
+
+
+def _run(output: Path, engine: str, method: str) -> dict[str, Any]:
+    """Train, save, go on from the checkpoint, and return what is to be the same."""
+    trainer = _make(output / method, engine, method)
+    calls = {"factors": 0, "starts": 0}
+    with _counted(calls):
+        rows = training.run(trainer)
+    trainer.save_model()
+    found: dict[str, Any] = {"rows": rows, "kinds": trainer.witness.kinds}
+    found["calls"] = calls
+    found["evaluations"] = [row for row in trainer.state.log_history if "eval_loss" in row]
+    resumed = _make(output / method, engine, method)
+    checkpoint = output / method / f"checkpoint-{SAVED_AT}"
+    found["resumed"] = training.run(resumed, resume_from_checkpoint=str(checkpoint))
+    resumed.save_model(str(output / f"{method}-resumed"))
+    return found
+
+
+def run(output: Path, engine: str, kinds: list[str]) -> dict[str, Any]:
+    """Return what everything that an engine can train left."""
+    if engine == "zero-3":
+        kinds = [kind for kind in kinds if kind not in ("in 16 bits", "split checkpoint")]
+    return {kind: _run(output, engine, kind) for kind in kinds}
+
+
+def saved_weights(folder: Path | None, *, full: bool) -> dict[str, torch.Tensor]:
+    """Return the weights of a saved model, those of an adapter as plain PEFT merges them.
+
+    Of the pre-trained model where there is no folder.
+    """
+    model: Any = make_model("llama")
+    if full and folder is not None:
+        model = type(model).from_pretrained(folder)
+    elif folder is not None:
+        model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    return dict(model.state_dict())
+
+
+def _process(output: Path, engine: str, methods: list[str], environment: dict[str, str]) -> None:
+    os.environ |= {**environment, "BALORA_CACHE": str(output / "cache")}
+    torch.set_num_threads(1)
+    _force(engine)
+    rank = os.environ.get("RANK", "0")
+    torch.save(run(output, engine, methods), output / f"rank-{rank}.pt")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _run_engine(folder: Path, engine: str, methods: list[str]) -> None:
+    folder.mkdir(parents=True)
+    make_model("llama").save_pretrained(folder / "model")
+    environments: list[dict[str, str]] = [{}]
+    if engine != "one":
+        world = {
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+        }
+        if engine.startswith("zero"):
+            world |= {"ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu"}
+        environments = [{"RANK": rank, "LOCAL_RANK": rank, **world} for rank in "01"]
+    fork = multiprocessing.get_context("fork")
+    processes = [
+        fork.Process(target=_process, args=(folder, engine, methods, environment), daemon=True)
+        for environment in environments
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=500)
+        if process.exitcode != 0:  # the others are daemons, which end with this process
+            sys.exit(f"a process of {engine} ended with {process.exitcode}")
+
+
+if __name__ == "__main__":
+    if any(engine.startswith("zero") for engine in sys.argv[2:]):
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        importlib.import_module("deepspeed")  # once, before the processes are forked
+    for engine in sys.argv[2:]:
+        methods = KINDS if engine in ("one", *SPLITTING) else METHODS
+        _run_engine(Path(sys.argv[1]) / engine, engine, list(methods))
