@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from balora.distributed import add_up, gather_rows, rank_and_world, take_from_first
+from balora.distributed import add_up, gather_rows, rank_and_world, take_from
 from balora.environment import launched
 
 
@@ -13,7 +13,7 @@ def test_what_one_process_holds_stays_as_it_is(rng):
     before = rows.clone()
     assert gather_rows(rows) is rows
     add_up(rows)
-    take_from_first(rows)
+    take_from(rows)
     assert torch.equal(rows, before)
     assert rank_and_world() == (0, 1)
 

@@ -19,6 +19,7 @@ module                       what is in it
 ``small_disk``               a disk that is soon full
 ``documents``                the code blocks of README.md and docs/
 ``two_processes``            training by one process, and by two that share the work
+``sharded``                  every method by one process, and by two that split their weights
 ``process``                  the program of each of those processes
 ===========================  ==================================================================
 """

@@ -31,7 +31,7 @@ from transformers import TrainerCallback
 from balora.anchored import model as anchored
 from balora.config.replay import ReplayConfig
 from balora.fused import objective
-from support import training
+from support import classification, training
 from support.models import make_model
 from support.process import free_port
 from support.training import LARGE, OFF
@@ -102,10 +102,19 @@ FURTHER: dict[str, dict[str, Any]] = {
     "packed": {"objective": LARGE, "packing": True, "max_length": 24, "learning_rate": 0.01},
     "in 16 bits": {"objective": LARGE, "bf16": True},
     "split checkpoint": {"objective": LARGE},
+    "classifier": {},
 }
 """What is trained beside the methods, by the engines that split weights."""
 
+OF_FSDP = {
+    "split checkpoint": {"state_dict_type": "SHARDED_STATE_DICT"},
+    "classifier": {"transformer_layer_cls_to_wrap": ["BertLayer"]},
+}
+"""What of them is another setting of FSDP."""
+
 KINDS = {**METHODS, **FURTHER}
+NOT_UNDER_ZERO = ("in 16 bits", "split checkpoint", "classifier")
+"""What FSDP alone has, or what ZeRO-3 is refused with."""
 
 
 class _Witness(TrainerCallback):  # type: ignore[misc]
@@ -155,31 +164,42 @@ def _model(folder: Path) -> Path:
     return folder.parent / "model"
 
 
-def _make(folder: Path, engine: str, method: str, **further: Any) -> Any:
-    batch = 8
-    own = dict(KINDS[method])
-    options = {**own.pop("options", {}), **further.pop("options", {})}
-    if method == "full":
-        options["peft_config"] = None
-    torch.manual_seed(0)
+def _make_classifier(folder: Path, settings: dict[str, Any]) -> Any:
+    return classification.make_trainer(
+        folder,
+        model=classification.make_classifier(num_labels=3),
+        rows=classification.make_rows(16, num_labels=3),
+        num_labels=3,
+        adam_epsilon=0.1,  # nearly linear in the gradient, and not in its sign
+        learning_rate=0.03,
+        **settings,
+    )
+
+
+def _make(folder: Path, engine: str, kind: str) -> Any:
+    own = dict(KINDS[kind])
     parts = int(os.environ.get("WORLD_SIZE", "1")) * own.get("gradient_accumulation_steps", 1)
-    if engine == "fsdp" and method == "split checkpoint":
-        split = {**FSDP["fsdp_config"], "state_dict_type": "SHARDED_STATE_DICT"}
-        further = {**further, "fsdp_config": split}
     settings = {
-        "rows": training.make_rows(16),
         "max_steps": NUM_STEPS,
-        "per_device_train_batch_size": batch // parts,
+        "per_device_train_batch_size": 8 // parts,
         "train_sampling_strategy": "sequential",
         "save_strategy": "steps",
         "save_steps": SAVED_AT,
         "ddp_backend": None if engine == "one" else "gloo",
         **ENGINES[engine],
         **own,
-        **further,
     }
-    # by its folder: ZeRO-3 splits a model while it is loaded
-    trainer = training.make_trainer(folder, model=str(_model(folder)), options=options, **settings)
+    if engine == "fsdp":
+        settings["fsdp_config"] = {**FSDP["fsdp_config"], **OF_FSDP.get(kind, {})}
+    torch.manual_seed(0)
+    if kind == "classifier":
+        trainer = _make_classifier(folder, settings)
+    else:
+        options = settings.pop("options", {})
+        options |= {"peft_config": None} if kind == "full" else {}
+        # by its folder: ZeRO-3 splits a model while it is loaded
+        model, rows = str(folder.parent / "model"), training.make_rows(16)
+        trainer = training.make_trainer(folder, model=model, rows=rows, options=options, **settings)
     trainer.witness = _Witness()
     trainer.add_callback(trainer.witness)
     return trainer
@@ -225,17 +245,20 @@ def _run(output: Path, engine: str, method: str) -> dict[str, Any]:
 def run(output: Path, engine: str, kinds: list[str]) -> dict[str, Any]:
     """Return what everything that an engine can train left."""
     if engine == "zero-3":
-        kinds = [kind for kind in kinds if kind not in ("in 16 bits", "split checkpoint")]
+        kinds = [kind for kind in kinds if kind not in NOT_UNDER_ZERO]
     return {kind: _run(output, engine, kind) for kind in kinds}
 
 
-def saved_weights(folder: Path | None, *, full: bool) -> dict[str, torch.Tensor]:
+def saved_weights(folder: Path | None, kind: str) -> dict[str, torch.Tensor]:
     """Return the weights of a saved model, those of an adapter as plain PEFT merges them.
 
     Of the pre-trained model where there is no folder.
     """
-    model: Any = make_model("llama")
-    if full and folder is not None:
+    if kind == "classifier":
+        model: Any = classification.make_classifier(num_labels=3, head_seed=9).model
+    else:
+        model = make_model("llama")
+    if kind == "full" and folder is not None:
         model = type(model).from_pretrained(folder)
     elif folder is not None:
         model = PeftModel.from_pretrained(model, folder).merge_and_unload()

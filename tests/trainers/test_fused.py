@@ -247,12 +247,12 @@ def test_half_precision_trains(tmp_path, precision):
 def count_positions(model) -> list[int]:
     """Return a list that grows by the positions of every call of the model's own head."""
     counts: list[int] = []
-    model.get_output_embeddings().register_forward_hook(
-        lambda _module, args, kwargs, _output: (
-            kwargs or counts.append(args[0][..., 0].numel())  # the objective is computed in there
-        ),
-        with_kwargs=True,
-    )
+
+    def count(_module, args, kwargs, _output):
+        if not kwargs:  # in there the objective is computed too
+            counts.append(args[0][..., 0].numel())
+
+    model.get_output_embeddings().register_forward_hook(count, with_kwargs=True)
     return counts
 
 

@@ -8,12 +8,20 @@ import sys
 import pytest
 import torch
 
-from support.sharded import ENGINES, KINDS, METHODS, NUM_STEPS, SAVED_AT, SPLITTING, saved_weights
+from support.sharded import (
+    ENGINES,
+    KINDS,
+    METHODS,
+    NOT_UNDER_ZERO,
+    NUM_STEPS,
+    SAVED_AT,
+    SPLITTING,
+    saved_weights,
+)
 from support.two_processes import ENVIRONMENT
 
 pytestmark = pytest.mark.scale
 
-NOT_UNDER_ZERO = ("in 16 bits", "split checkpoint")
 CASES = [
     (engine, kind)
     for engine in ENGINES
@@ -43,10 +51,12 @@ def test_what_needs_a_whole_weight_is_computed_once(runs, engine, kind):
     folder, found = runs
     calls = found[engine][kind]["calls"]
     others = torch.load(folder / engine / "rank-1.pt")[kind]["calls"]
-    assert calls["factors"] == (kind not in ("lora", "pissa", "full"))
+    assert calls["factors"] == (kind not in ("lora", "pissa", "full", "classifier"))
     both, one = calls["starts"] + others["starts"], found["one"][kind]["calls"]["starts"]
-    assert both == one == (0 if kind in ("lora", "full") else NUM_LAYERS)
-    assert calls["starts"] == others["starts"]
+    assert both == one
+    assert abs(calls["starts"] - others["starts"]) <= 1
+    if kind not in ("classifier", "lora", "full"):
+        assert one == NUM_LAYERS
 
 
 def tolerance_of(kind, otherwise):
@@ -77,8 +87,8 @@ def test_every_column_is_that_of_one_process(runs, engine, kind):
     if kind == "best":
         assert_equal_rows(found["evaluations"], one["evaluations"])
     if kind not in ("lora", "pissa", "full"):  # or the equality would say little
-        assert found["rows"][0]["consistency_loss"] == 0.0
-        assert found["rows"][-1]["consistency_loss"] > 1e-3
+        assert found["rows"][0]["consistency_loss"] < 1e-6
+        assert found["rows"][-1]["consistency_loss"] > (1e-5 if kind == "classifier" else 1e-3)
 
 
 @each_case
@@ -93,13 +103,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(runs, engine, kind):
 @each_case
 def test_what_is_saved_loads_in_plain_peft_and_is_that_of_one_process(runs, engine, kind, leg):
     folder = runs[0]
-    is_full, tolerance = kind == "full", tolerance_of(kind, OF_WEIGHTS)
-    one = saved_weights(folder / "one" / kind, full=is_full)
-    two = saved_weights(folder / engine / f"{kind}{leg}", full=is_full)
-    base = saved_weights(None, full=True)
+    tolerance = tolerance_of(kind, OF_WEIGHTS)
+    one = saved_weights(folder / "one" / kind, kind)
+    two = saved_weights(folder / engine / f"{kind}{leg}", kind)
+    base = saved_weights(None, kind)
     assert one.keys() == two.keys()
     moved = 0.0
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=tolerance, atol=tolerance)
-        moved = max(moved, float((weight - base[name]).abs().max()))
-    assert moved > 1e-2
+        if name in base:  # all but a head beside which PEFT keeps the one that it began from
+            moved = max(moved, float((weight - base[name]).abs().max()))
+    assert moved > (1e-4 if kind == "classifier" else 1e-2)

@@ -15,6 +15,7 @@ from balora.errors import BaloraError, ConfigError, DataError
 from balora.trainers.checks import check_shares
 from balora.trainers.sharding import (
     Sharding,
+    check_classifier,
     check_layout,
     full,
     shape_of,
@@ -192,6 +193,13 @@ def test_deepspeed_would_cast_an_anchored_adapter_to_16_bits(precision, asked):
     check_layout(given, None)
     check_layout(given, BALoraConfig(adapter_init="lora"))
     check_layout({**given, "deepspeed": None, "fsdp": True}, START)
+
+
+def test_a_classifier_is_not_split_while_it_is_loaded():
+    zero = {"zero_optimization": {"stage": 3}}
+    with pytest.raises(ConfigError, match="ZeRO-3 is switched on by `deepspeed`, which splits the"):
+        check_classifier({"deepspeed": zero})
+    check_classifier({"deepspeed": {"zero_optimization": {"stage": 2}}})
 
 
 def test_settings_may_lie_in_files(tmp_path, monkeypatch):

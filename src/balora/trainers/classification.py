@@ -58,7 +58,7 @@ from balora.trainers.reference import (
 )
 from balora.trainers.resume import ResumeMixin
 from balora.trainers.save import StagedSaveMixin
-from balora.trainers.sharding import check_layout, check_trainer, full, whole
+from balora.trainers.sharding import check_classifier, check_layout, check_trainer, full
 from balora.trainers.texts import ready
 
 logger = logging.getLogger(__name__)
@@ -124,6 +124,7 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
         check_needs(self.balora_config, has_adapter=has_adapter)
         check_single_device(args)
         check_layout(args, self.balora_config if has_adapter else None)
+        check_classifier(args)
         self._said_single_row = False
         self._reference: Reference | None = None
         self._reference_file: Path | None = None
@@ -209,8 +210,7 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
         if not checkpoint and isinstance(self.model, PeftModel):
             initialise(self.model, device=self.args.device, full=full)
         if self.balora_config.needs_reference and isinstance(self.train_dataset, Dataset):
-            with whole(self.model):
-                self._reference = self._reference_of_step_0(checkpoint)
+            self._reference = self._reference_of_step_0(checkpoint)
             self._reference_file = None
 
     def _reference_of_step_0(self, checkpoint: str | Path | None) -> Reference:

@@ -54,6 +54,7 @@ from balora.recipes import Recipe
 from balora.trainers.build import Prepared, building_trainer, peft_config
 from balora.trainers.checks import check_rows_fit
 from balora.trainers.classification import BALoraTrainer
+from balora.trainers.sharding import check_classifier
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def prepare_classification(recipe: Recipe, args: TrainingArguments) -> Prepared:
         ConfigError: If a setting cannot work.
         DataError: If the data cannot be trained on, naming file and line.
     """
+    check_classifier(args)
     data, source = cast(ClassificationConfig, recipe.data), source_of(recipe)
     sets = _load_sets(data)
     _settle_evaluation(recipe, args, sets.evaluation)

@@ -115,6 +115,24 @@ def check_layout(arguments: Any, start: BALoraConfig | None) -> None:
         _check_precision(sharding, arguments)
 
 
+def check_classifier(arguments: Any) -> None:
+    """Refuse ZeRO-3 for a classifier, whose head is measured while the model is built.
+
+    Args:
+        arguments: As for :func:`check_layout`.
+
+    Raises:
+        ConfigError: Naming what switched it on.
+    """
+    sharding = sharding_of(arguments)
+    if sharding is not None and sharding.stage == 3:
+        raise ConfigError(
+            f"{sharding.words} is switched on by {sharding.setting}, which splits the head of a "
+            "classifier before its width and its start are known. Use ZeRO-1 or ZeRO-2, FSDP2 or "
+            "plain data parallelism."
+        )
+
+
 def check_trainer(trainer: Any) -> Sharding | None:
     """Return the sharding of a trainer that has been built, after the same checks.
 
