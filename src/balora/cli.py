@@ -206,7 +206,8 @@ def build_parser() -> argparse.ArgumentParser:
         "Train and evaluate every method with every seed, and compare them. It writes tables with "
         "intervals, paired differences to a baseline, and a report. Methods are base, full, lora, "
         "pissa, olora, mica, balora, with terms added or removed (lora+kl=0.3). The options are "
-        "the fields of `balora train`, those of `compare:` in the recipe, and `--lab.FIELD`. "
+        "the fields of `balora train`, those of `compare:` in the recipe, `--bench.FIELD` and "
+        "`--lab.FIELD`. "
         "Finished cells are retained: the same command resumes an interrupted comparison.",
     )
     compare.add_argument("--config", action=Once, metavar="RECIPE", help="the recipe, a YAML file")

@@ -107,6 +107,19 @@ def test_wrong_recipes_fail_before_anything_is_written(recipe, shown, tmp_path):
         shown.run(recipe(), dry_run=3)
 
 
+@pytest.mark.usefixtures("faked")
+def test_a_judge_that_is_away_leaves_finished_cells_and_a_report(recipe, shown, views, monkeypatch):
+    def away(*_):
+        raise ConfigError("the server cannot be reached.")
+
+    monkeypatch.setattr(command, "judge_answers", away)
+    with pytest.raises(BaloraError, match="reached; every answer is kept, and the same") as caught:
+        shown.run(recipe())
+    assert caught.value.exit_status == 1
+    assert [what for what, _ in views] == ["tables", "report"]
+    assert "2 rows, to lora" in shown[0]
+
+
 @pytest.mark.usefixtures("views")
 def test_a_sweep_chooses_on_held_out_rows_and_the_choice_is_run(recipe, faked, shown, tmp_path):
     ran, figures = faked

@@ -68,7 +68,7 @@ class CompareConfig:
     """Named base models, each with its fields; every method runs on each, in each condition."""
 
     bench: Annotated[dict[str, Any] | None, NotEmpty(), _BENCH] = None
-    """Benchmarks that every finished cell is asked, with the fields of `balora bench`."""
+    """Benchmarks that every cell is asked, as by `balora bench`; by option, --bench.FIELD."""
 
     summary: Annotated[dict[_Name, Columns] | None, NotEmpty(), _SUMMARY] = None
     """Named tables across conditions: their columns, and last the average of these."""
