@@ -170,9 +170,7 @@ def _make_classifier(folder: Path, settings: dict[str, Any]) -> Any:
         model=classification.make_classifier(num_labels=3),
         rows=classification.make_rows(16, num_labels=3),
         num_labels=3,
-        adam_epsilon=0.1,  # nearly linear in the gradient, and not in its sign
-        learning_rate=0.03,
-        **settings,
+        **(settings | {"adam_epsilon": 0.1, "learning_rate": 0.03}),
     )
 
 
@@ -186,6 +184,7 @@ def _make(folder: Path, engine: str, kind: str) -> Any:
         "save_strategy": "steps",
         "save_steps": SAVED_AT,
         "ddp_backend": None if engine == "one" else "gloo",
+        "adam_epsilon": 1e-3,  # or a gradient that is all rounding moves its weight by a whole step
         **ENGINES[engine],
         **own,
     }
