@@ -151,7 +151,7 @@ def test_a_written_recipe_of_text_generation_has_no_space():
             r"`svd_denominator` is a field of text generation only, and",
         ),
         ("svd_variance_coef: 0.1", r"`svd_variance_coef` is a field of text generation only, and"),
-        ("preset: iclr2026", r"`preset` is iclr2026, which has numbers for text generation"),
+        ("preset: iclr2026", r"`preset` is iclr2026, which is for text generation \(nlg\) only"),
         ("space: feature", r"`space` must be one of `logits`, `features`.*did you mean `features`"),
         ("method: pissa\nspace: features", r"`space` is features, but every coefficient is 0"),
         ("packing: true", r"`packing` is a field of text generation only, and this is classif"),

@@ -259,6 +259,22 @@ def test_a_run_killed_in_its_last_save_is_evaluated_too(train, tmp_path):
     assert train(*saving, "--resume_from_checkpoint", "true") == 2
 
 
+def test_the_results_are_the_last_file(train, tmp_path, monkeypatch):
+    from balora.trainers import run_classification
+
+    card, cards = tmp_path / "out" / "README.md", []
+    write = run_classification.write_results
+
+    def noted(*arguments):
+        cards.append(card.read_text())
+        write(*arguments)
+
+    monkeypatch.setattr(run_classification, "write_results", noted)
+    assert train("--num_train_epochs", "1") == 0
+    assert cards == [card.read_text()]
+    assert "majority class" in cards[0]
+
+
 def test_output_that_is_not_empty_is_refused(train, tmp_path, capsys):
     assert train("--num_train_epochs", "1") == 0
     capsys.readouterr()

@@ -241,8 +241,9 @@ def _finish(
         for line in doubts(measure({"training rows": some})):
             logger.warning(line)
     if args.should_save:
-        write_results(Path(args.output_dir), results)
         trainer.write_card(_card_metrics(results))
+        # last: where it is there, nothing of the run is missing
+        write_results(Path(args.output_dir), results)
 
 
 def _card_metrics(results: Mapping[str, Any]) -> dict[str, Any]:
