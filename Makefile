@@ -9,7 +9,7 @@ TWO := -n 2 --dist loadscope
 JIT := 'ignore:`torch.jit.script` is deprecated:DeprecationWarning'
 OLDEST := transformers==5.19.0 peft==0.21.0 accelerate==1.12.0
 
-.PHONY: quickstart test test-slow test-scale test-gpu test-kernel test-oldest check lint types schemas bench docs clean
+.PHONY: quickstart test test-slow test-scale test-gpu test-kernel test-oldest check lint types schemas bench docs dist clean
 
 quickstart: $(STAMP)  ## Fine-tune the embedded model and show what changed
 	$(BIN)/balora quickstart --overwrite
@@ -75,5 +75,10 @@ $(SCALE_STAMP): requirements-scale.lock requirements.lock pyproject.toml
 	.venv-scale/bin/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
+dist: $(STAMP)  ## The sdist and the wheel, checked for the package index; without a network
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-scale outputs site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf dist $(VENV) .venv-oldest .venv-scale outputs site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -168,3 +168,12 @@ def test_a_constant_answer_and_one_below_chance_are_said():
 )
 def test_nothing_is_said_of_what_may_be_chance(column):
     assert doubts({"dev": column}) == []
+
+
+@pytest.mark.parametrize("value", [None, math.nan])
+def test_a_regression_that_predicts_one_number_is_said(value):
+    (line,) = doubts({"validation": {"num_rows": 9, "pearson": value, "mse": 2.0}})
+    assert line.startswith("validation: every row is given the same number")
+    assert "`method: full`" in line
+    assert not doubts({"validation": {"num_rows": 9, "pearson": 0.1, "mse": 2.0}})
+    assert not doubts({"validation": {"num_rows": 1, "pearson": value, "mse": 2.0}})

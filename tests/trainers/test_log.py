@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from balora.objective import Coefficients, LossTerms, TokenCounts
-from balora.trainers.log import StepLog
+from balora.trainers.log import StepLog, loss_doubt
 
 
 @pytest.fixture
@@ -98,3 +98,19 @@ def test_a_row_without_tokens_is_finite(accelerator):
     add(log, (0.0, 0.0, 0.0, 0.0), (1.0, 1.0, 1.0), counts=(0.0, 0.0, 0.0))
     row = log.pop(accelerator)
     assert row["entropy"] == row["mean_token_accuracy"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("losses", "is_said"),
+    [
+        ([2.0, 1.8, 1.6, 1.4, 1.2, 1.0, 0.8, 0.6], False),
+        ([1.0, 1.1, 1.0, 0.9, 1.0, 1.2, 1.1, 1.0], True),
+        ([1.0] * 8, True),
+        ([1.0] * 7, False),  # too few rows to say
+    ],
+)
+def test_a_loss_that_does_not_fall_is_said(losses, is_said):
+    history = [{"loss": loss} for loss in losses] + [{"eval_loss": 9.0}]
+    assert (loss_doubt(history) is not None) == is_said
+    if is_said:
+        assert "`learning_rate`" in loss_doubt(history)

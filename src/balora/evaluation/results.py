@@ -123,8 +123,8 @@ def format_results(results: Mapping[str, Any]) -> str:
 def doubts(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a line for each data set whose metrics say that something has gone wrong.
 
-    That is where one class is given to every row, or where the accuracy is below that of guessing
-    by more than chance explains (two standard deviations).
+    That is where one class or one number is given to every row, or where the accuracy is below
+    that of guessing by more than chance explains (two standard deviations).
     """
     lines = []
     for name, column in columns.items():
@@ -135,12 +135,22 @@ def doubts(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"{name}: every row is given the class `{given[0]}`, so nothing was learned to "
                 "tell them apart. Try a higher `learning_rate` or more steps."
             )
+        elif "pearson" in column and _is_undefined(column["pearson"]) and column["num_rows"] > 1:
+            lines.append(
+                f"{name}: every row is given the same number, or has the same one, so nothing was "
+                "learned to tell them apart. Try more epochs, a higher `learning_rate`, or "
+                "`method: full`."
+            )
         elif predicted and _is_below_chance(column, len(predicted)):
             lines.append(
                 f"{name}: an accuracy of {column['accuracy']:.1%} is below chance "
                 f"({1 / len(predicted):.1%}): are the labels swapped? `label_map` puts them right."
             )
     return lines
+
+
+def _is_undefined(value: float | None) -> bool:
+    return value is None or math.isnan(value)
 
 
 def _is_below_chance(column: Mapping[str, Any], num_classes: int) -> bool:

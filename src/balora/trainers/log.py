@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from balora.objective import Coefficients, ExampleCounts, LossTerms, TokenCounts
+
+_LEAST_ROWS = 8
+"""Rows of a log that say something of its course."""
+
+
+def loss_doubt(history: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return one line where the loss of a run did not fall; None where it did or few rows say it.
+
+    The mean of the last quarter of the rows is compared with that of the first.
+
+    Args:
+        history: As in ``trainer.state``; rows without ``loss`` are left out.
+    """
+    losses = [float(row["loss"]) for row in history if "loss" in row]
+    if len(losses) < _LEAST_ROWS:
+        return None
+    quarter = len(losses) // 4
+    first, last = sum(losses[:quarter]) / quarter, sum(losses[-quarter:]) / quarter
+    if last < first:
+        return None
+    return (
+        f"the loss did not fall: {first:.3f} in the first quarter of the run, {last:.3f} in the "
+        "last. Try a lower `learning_rate` if it jumps, a higher one if it stays, or more steps."
+    )
 
 
 class StepLog:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from balora.models.record import check_recorded_weights
 from balora.models.source import source_of
 from balora.recipes import Recipe, training_arguments
 from balora.recipes.kinds import load
+from balora.trainers.log import loss_doubt
 from balora.trainers.output import Provenance, checkpoint_to_resume, remove_traces, settings_of
 from balora.trainers.place import output_folder
 from balora.trainers.preflight import check_arguments_work
 from balora.trainers.sharding import check_layout
+
+logger = logging.getLogger(__name__)
 
 
 def run_recipe(recipe: Recipe) -> Trainer:
@@ -52,6 +56,8 @@ def _run(recipe: Recipe) -> Trainer:
     if recipe.stopping.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(**asdict(recipe.stopping)))
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    if (doubt := loss_doubt(trainer.state.log_history)) is not None and args.should_save:
+        logger.warning(doubt)
     trainer.save_model()
     trainer.save_state()
     if args.should_save:
