@@ -27,6 +27,8 @@ ELSEWHERE = {
     "compare/fingerprints": "compare/test_plan.py",
     "compare/measured": "compare/test_cell.py",
     "compare/memory": "compare/test_cell.py",
+    "compare/process": "compare/test_runner.py",
+    "compare/stages": "compare/test_command.py",
     "compare/summary_settings": "compare/test_comparison.py",
     "config/adapter": "config/test_objective.py",
     "config/data": "config/test_objective.py",

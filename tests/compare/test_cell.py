@@ -22,7 +22,7 @@ from transformers import (
 
 from balora.cli import main as balora
 from balora.compare import measured
-from balora.compare.cell import lock_of, main
+from balora.compare.cell import main
 from balora.compare.cells import Cell
 from balora.compare.folder import Folder
 from balora.compare.measured import classification_metrics
@@ -156,15 +156,6 @@ def test_a_wrong_cell_is_one_line_and_leaves_no_row(data, comparison, tmp_path, 
     assert main([str(Folder(found.folder).prepare(cell))]) == 2
     assert "balora: " in capsys.readouterr().err
     assert Folder(found.folder).row(cell) is None
-
-
-def test_no_two_processes_work_in_one_folder(comparison, tmp_path, capsys):
-    (cell,) = Plan(comparison({"methods": ["lora"]})).final()
-    folder = Folder(tmp_path / "out").prepare(cell)
-    with lock_of(folder):
-        assert main([str(folder)]) == 2
-    assert capsys.readouterr().err == f"balora: another process works in {str(folder)!r}.\n"
-    assert sorted(file.name for file in folder.iterdir()) == ["cell.json", "recipe.yaml"]
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"method": "lora"}', '{"method": "a", "recipe": {}}'])

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from balora.compare import command, runner
-from balora.compare.cell import lock_of
 from balora.compare.command import compare
 from balora.compare.folder import row_of
+from balora.compare.lease import Lease
 from balora.config.values import read_mapping
 from balora.errors import BaloraError, ConfigError, DataError
 from balora.report import page
@@ -30,6 +30,14 @@ class Shown(list):
         return "\n".join(self)
 
 
+@contextmanager
+def held(lock):
+    """Hold a lock of a folder as another process would."""
+    lease = Lease.take(lock)
+    yield lease
+    lease.release()
+
+
 @pytest.fixture
 def shown():
     return Shown()
@@ -41,9 +49,12 @@ def faked(monkeypatch):
     ran = []
     figures = {"of": lambda cell: {"metrics": {"exact_match": 0.5}}}
 
-    def run(self, cells, reported, *, title):
+    def run(self, cells, reported, *, title, waits=True, impossible=None):
         for cell in cells:
-            if not self.folder.is_finished(cell):
+            if cell.key in (impossible or {}):
+                self.folder.prepare(cell)
+                self.folder.write_row(cell, row_of(cell, error=impossible[cell.key]))
+            elif not self.folder.is_finished(cell):
                 ran.append(cell)
                 self.folder.prepare(cell)
                 self.folder.write_row(cell, row_of(cell, **figures["of"](cell)))
@@ -202,7 +213,7 @@ def test_rows_stay_in_the_results_while_a_new_method_chooses(
     data = write_rows(tmp_path / "train.jsonl", ROWS)
     shown.run(recipe(compared, dataset_name=data))
 
-    def killed(self, cells, reported, *, title):
+    def killed(self, cells, reported, *, title, **rest):
         self.folder.collect(reported)
         raise KeyboardInterrupt
 
@@ -245,7 +256,7 @@ def test_report_only_runs_nothing_and_takes_another_baseline(recipe, shown, tmp_
     with pytest.raises(ConfigError, match="holds no comparison"):
         shown.run(path, report_only=True)
     shown.run(path)
-    monkeypatch.setattr(command, "_run", None)
+    monkeypatch.setattr(command, "run_cells", None)
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     text = shown.run(None, report_only=True, output_dir=moved, baseline="pissa")
     assert "2 rows, to pissa" in text
@@ -270,7 +281,7 @@ def test_two_at_once_in_a_folder_are_refused(recipe, shown, tmp_path):
     path = recipe()
     shown.run(path)
     with (
-        FileLock(tmp_path / "out" / ".lock"),
+        held(tmp_path / "out" / ".lease"),
         pytest.raises(ConfigError, match="is in use by another `balora compare`"),
     ):
         shown.run(path)
@@ -283,15 +294,15 @@ def test_a_cell_that_outlives_its_comparison_is_waited_for_and_then_refused(
     monkeypatch.setattr(command, "_PATIENCE_SECONDS", 0.3)
     path = recipe()
     shown.run(path)
-    cell = next((tmp_path / "out" / "cells").iterdir())
-    lock = lock_of(cell)
-    with lock, pytest.raises(ConfigError, match="a cell of an earlier `balora compare` still"):
-        shown.run(path)
+    cells = tmp_path / "out" / "cells"
+    cell = next(entry for entry in cells.iterdir() if entry.is_dir())
+    lease = Lease.take(cells / f"{cell.name}.lease")
+    with pytest.raises(ConfigError, match="or of a worker, is still run in"):
+        shown.run(path, overwrite=True)
+    assert "2 rows" in shown.run(path)  # nothing is left to run
     monkeypatch.setattr(command, "_PATIENCE_SECONDS", 20)
-    lock = FileLock(lock.lock_file, thread_local=False)
-    lock.acquire()
-    threading.Timer(0.3, lock.release).start()
-    assert "2 rows" in shown.run(path)
+    threading.Timer(0.3, lease.release).start()
+    assert "2 rows" in shown.run(path, overwrite=True)
 
 
 @pytest.mark.usefixtures("views")
@@ -359,7 +370,7 @@ def test_dry_run_says_what_the_run_would_refuse(recipe, shown):
 def test_a_report_leaves_a_comparison_that_runs_as_it_is(recipe, shown, tmp_path):
     shown.run(recipe())
     asked = {"report_only": True, "output_dir": tmp_path / "out"}
-    with FileLock(tmp_path / "out" / ".lock"):
+    with held(tmp_path / "out" / ".lease"):
         assert "2 rows, to lora" in shown.run(None, **asked)
         with pytest.raises(ConfigError, match="is in use by another"):
             shown.run(None, **asked, baseline="pissa")

@@ -9,57 +9,20 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from typing import NamedTuple
 
 import pytest
 
 from balora.cli import main as balora
 from balora.compare import runner
+from balora.compare.config import CompareConfig
 from balora.compare.folder import Folder, RefusedError, row_of
 from balora.compare.plan import Plan
-from balora.compare.runner import Runner, failure
+from balora.compare.process import command_of, failure
+from balora.compare.runner import Runner
+from balora.errors import ConfigError
 from balora.rows import read_rows
-
-CELL = """
-import json, os, pathlib, signal, sys, threading, time
-from balora.compare.cell import _end_with_input
-threading.Thread(target=_end_with_input, daemon=True).start()
-folder = pathlib.Path(sys.argv[1])
-cell = json.loads((folder / "cell.json").read_text())
-what = os.environ.get("CELL_" + cell["method"].upper(), "")
-if what == "refuse":
-    print("balora: `lora_r` is 99, which is too large.")
-    sys.exit(2)
-with open(folder.parent.parent.parent / "started.txt", "a") as file:
-    file.write(f"{cell['method']}-{cell['seed']} {os.getpid()}\\n")
-print("working", flush=True)
-if what == "kill":
-    os.kill(os.getpid(), signal.SIGKILL)
-if what == "interrupt":
-    os.kill(os.getppid(), signal.SIGINT)
-if what in ("hang", "interrupt"):
-    time.sleep(60)
-if what == "raise":
-    sys.exit("balora: the data are wrong")
-if what == "silent":
-    sys.exit(0)
-(folder / "run").mkdir()
-from balora.compare.cells import Cell
-from balora.compare.folder import row_of
-from balora.files import write_json
-write_json(folder / "result.json", row_of(Cell.read(folder), metrics={"kl": 1.0}))
-"""
-
-
-@pytest.fixture
-def script(tmp_path, monkeypatch):
-    path = tmp_path / "fake_cell.py"
-    path.write_text(CELL)
-    monkeypatch.setattr(
-        runner, "command_of", lambda folder: [sys.executable, str(path), str(folder)]
-    )
-    monkeypatch.setattr(runner, "visible_devices", list)
-    return path
+from support.fake_cells import has_ended, started, wait_until
 
 
 @pytest.fixture
@@ -69,31 +32,8 @@ def folder(tmp_path):
     return found
 
 
-def started(tmp_path):
-    path = tmp_path / "started.txt"
-    text = path.read_text() if path.is_file() else ""
-    return [line.split()[0] for line in text.splitlines()]
-
-
 def run(folder, cells, jobs=1, **options):
-    options = {"keep_models": True, **options}
-    Runner(folder, jobs=jobs, **options).run(cells, cells, title="Comparing")
-
-
-def has_ended(pid):
-    """Say whether a process is gone; a zombie that nobody waits for is."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def wait_until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    Runner(folder, CompareConfig(jobs=jobs, **options)).run(cells, cells, title="Comparing")
 
 
 @pytest.mark.usefixtures("script")
@@ -172,8 +112,8 @@ def test_as_many_run_at_a_time_as_there_are_jobs(folder, comparison, monkeypatch
     most = []
     fill = Runner._fill
 
-    def counting(self, waiting):
-        fill(self, waiting)
+    def counting(self, waiting, impossible):
+        fill(self, waiting, impossible)
         most.append(len(self._running))
 
     monkeypatch.setattr(Runner, "_fill", counting)
@@ -237,7 +177,7 @@ def test_what_is_overwritten_stays_until_a_cell_has_finished_in_its_place(
     (out / "notes.txt").write_text("not a comparison's")
 
     def files():
-        found = (path for path in out.rglob("*") if path.is_file() and path.name != ".lock")
+        found = (path for path in out.rglob("*") if path.is_file() and ".lease" not in str(path))
         return {str(path.relative_to(out)): path.read_bytes() for path in found}
 
     old = files()
@@ -259,16 +199,17 @@ def test_what_is_overwritten_stays_until_a_cell_has_finished_in_its_place(
 
 STUDY = """
 import pathlib, sys
-from balora.compare import runner
+from balora.compare import process, runner
 from balora.compare.cells import Cell
+from balora.compare.config import CompareConfig
 from balora.compare.folder import Folder
 script, out, *methods = sys.argv[1:]
-runner.command_of = lambda folder: [sys.executable, script, str(folder)]
+process.command_of = lambda folder, *rest: [sys.executable, script, str(folder)]
 runner.visible_devices = list
 cells = [
     Cell(stage="final", condition="", method=m, seed=0, fields={}, recipe={}) for m in methods
 ]
-runner.Runner(Folder(pathlib.Path(out)), jobs=1, keep_models=True).run(cells, cells, title="")
+runner.Runner(Folder(pathlib.Path(out)), CompareConfig()).run(cells, cells, title="")
 """
 
 
@@ -318,7 +259,7 @@ def test_threads_are_shared_and_a_users_number_stands(folder, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
 
     def threads(jobs):
-        made = Runner(folder, jobs=jobs, keep_models=True)
+        made = Runner(folder, CompareConfig(jobs=jobs))
         return made.environment(0)["OMP_NUM_THREADS"]
 
     assert [threads(jobs) for jobs in (1, 3, 20)] == ["8", "2", "1"]
@@ -328,11 +269,36 @@ def test_threads_are_shared_and_a_users_number_stands(folder, monkeypatch):
 
 def test_several_devices_are_taken_in_turns(folder, monkeypatch):
     monkeypatch.setattr(runner, "visible_devices", lambda: ["4", "6"])
-    made = Runner(folder, jobs=3, keep_models=True)
+    made = Runner(folder, CompareConfig(jobs=3))
     assert [made.environment(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["4", "6", "4"]
     monkeypatch.setattr(runner, "visible_devices", lambda: ["4"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert "CUDA_VISIBLE_DEVICES" not in Runner(folder, jobs=1, keep_models=True).environment(0)
+    assert "CUDA_VISIBLE_DEVICES" not in Runner(folder, CompareConfig()).environment(0)
+
+
+def test_a_cell_gets_as_many_devices_as_it_has_processes(folder, monkeypatch):
+    monkeypatch.setattr(runner, "visible_devices", lambda: ["0", "1", "2", "3", "4"])
+    made = Runner(folder, CompareConfig(jobs=3, devices=2))
+    devices = [made.environment(i)["CUDA_VISIBLE_DEVICES"] for i in range(3)]
+    assert devices == ["0,1", "2,3", "0,1"]
+    with pytest.raises(ConfigError, match="`devices` is 8, but this machine has 5; lower it"):
+        Runner(folder, CompareConfig(devices=8))
+
+
+def test_a_launcher_stands_before_the_cell_and_must_be_there(folder):
+    words = command_of(folder.path, Taken("lease/1"), "torchrun --nproc_per_node 2")
+    assert words[:5] == ["torchrun", "--nproc_per_node", "2", "-m", "balora.compare.cell"]
+    assert words[-2:] == ["--lease", "lease/1"]
+    with pytest.raises(ConfigError, match=r"`launcher` is 'tochrun -n 2', but .* no command 'toch"):
+        Runner(folder, CompareConfig(launcher="tochrun -n 2"))
+    with pytest.raises(ConfigError, match="`launcher` is ''; name a program"):
+        CompareConfig(launcher="''")
+    with pytest.raises(ConfigError, match=r"no shell reads .no closing quotation.; mend"):
+        CompareConfig(launcher="torchrun 'x")
+
+
+class Taken(NamedTuple):
+    file: str
 
 
 @pytest.mark.parametrize(

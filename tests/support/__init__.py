@@ -11,6 +11,7 @@ module                       what is in it
 ``command_line``             ``balora train`` with fields that options replace
 ``classification_runs``      ``balora train`` on a tiny classifier: fixtures, rows, results
 ``comparison``               fixtures of ``balora compare``: a model, rows and a recipe to change
+``fake_cells``         cells that train nothing, in processes of their own
 ``fake_comparison``          the files of a comparison that nobody ran, for tables and reports
 ``fake_server``             a server of OpenAI's protocol that fails in every way
 ``bad_values``               wrong values for every field, derived from what the fields declare

@@ -3,8 +3,9 @@
     python -m balora.compare.cell FOLDER
 
 FOLDER holds ``cell.json`` and ``recipe.yaml``. The row appears last, as ``result.json``. An error
-is one line, the last of the output that starts with ``balora:``. As long as the process works it
-holds a lock beside the folder, so that no two ever work in one.
+is one line, the last of the output that starts with ``balora:``. Whoever starts it holds the lease
+of the folder, so that no two ever work in one. A launcher may start it several times: all train,
+and the first measures and writes.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from filelock import FileLock, Timeout
-
-from balora.environment import hide_bars_in_logs, print_messages
-from balora.errors import BaloraError, ConfigError
+from balora.compare.lease import Lease
+from balora.environment import hide_bars_in_logs, launched, print_messages
+from balora.errors import BaloraError
 
 ATTACHED = "--attached"
 """The option with which the process ends when the one that started it does."""
-LOCK_SUFFIX = ".lock"
+LEASE = "--lease"
+"""The option that names the file of the lease which the process renews beside its parent."""
 _PR_SET_PDEATHSIG = 1
 """Of Linux: which signal the process gets when its parent dies."""
 
@@ -38,28 +39,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m balora.compare.cell", description=__doc__)
     parser.add_argument("folder", type=Path, help="with cell.json and recipe.yaml")
     parser.add_argument(ATTACHED, action="store_true", help="end when the input does")
+    parser.add_argument(LEASE, type=Path, help="the lease of the folder")
     options = parser.parse_args(arguments)
     if options.attached:
         _end_with_parent()
-    lock = lock_of(options.folder)
+    if options.lease is not None and launched()[0] == 0:
+        Lease.share(options.lease, on_loss=lambda: os._exit(1))
     try:
-        lock.acquire()
-        try:
-            _run(options.folder, start)
-        finally:
-            lock.release()
-    except Timeout:
-        sys.stderr.write(f"balora: another process works in {str(options.folder)!r}.\n")
-        return ConfigError.exit_status
+        _run(options.folder, start)
     except BaloraError as error:
-        sys.stderr.write(f"balora: {error}\n")
+        if launched()[0] == 0:
+            sys.stderr.write(f"balora: {error}\n")
         return error.exit_status
     return 0
-
-
-def lock_of(folder: Path) -> FileLock:
-    """Return the lock of a cell's folder, a file beside it: the folder itself is made anew."""
-    return FileLock(folder.with_name(f"{folder.name}{LOCK_SUFFIX}"), timeout=0)
 
 
 def _run(folder: Path, start: float) -> None:
@@ -72,6 +64,8 @@ def _run(folder: Path, start: float) -> None:
 
     cell = Cell.read(folder)
     figures = run_and_measure(cell, folder)
+    if figures is None:
+        return
     seconds = round(time.monotonic() - start, 2)
     write_json(folder / ROW_FILE, row_of(cell, **figures, seconds=seconds))
 

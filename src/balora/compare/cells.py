@@ -49,6 +49,10 @@ class Cell:
 
     bench: dict[str, Any] = field(default_factory=dict)
     """The settings of the benchmarks that it is asked; a run that chooses is asked none."""
+
+    launcher: str | None = None
+    """What starts the processes of the run; with several, a step has more rows."""
+
     contents: dict[str, str] = field(default_factory=dict)
     """What tells the contents of each file of rows or text on disk, by what names it."""
 
@@ -89,7 +93,14 @@ class Cell:
             made |= set(self.sweep.get("values", ()))
         recipe = {name: value for name, value in self.recipe.items() if name not in made}
         bench = {name: value for name, value in self.bench.items() if name not in WITHOUT_EFFECT}
-        rest = {"evaluation": self.evaluation, "lab": lab, "sweep": self.sweep, "bench": bench}
+        rest: dict[str, Any] = {
+            "evaluation": self.evaluation,
+            "lab": lab,
+            "sweep": self.sweep,
+            "bench": bench,
+        }
+        if self.launcher is not None:
+            rest["launcher"] = self.launcher
         return flat({**recipe, **rest, "contents of": self.contents})
 
     def write(self, folder: Path) -> None:

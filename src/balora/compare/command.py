@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager, suppress
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from balora.compare.benchmarks import judge_answers
-from balora.compare.cells import Cell
 from balora.compare.comparison import Comparison, read_comparison
-from balora.compare.folder import LOCK_FILE, Folder, RefusedError, row_of
-from balora.compare.plan import LabFiles, Parts, Plan, combinations
-from balora.compare.sweep import Choice, choose, failure
+from balora.compare.folder import LEASE, Folder, RefusedError
+from balora.compare.lease import Lease, is_held
+from balora.compare.plan import Plan
+from balora.compare.stages import begin, built_plan, conclude, number_of, run_cells
 from balora.config.values import read_switch
 from balora.errors import BaloraError, ConfigError, DataError
-from balora.files import write_json
 from balora.recipes.load import check_recipe
-from balora.rows import BASE, CHOICES_FILE, COMPARISON_FILE, RESULTS_FILE
+from balora.rows import BASE, COMPARISON_FILE, RESULTS_FILE
 
 _log = logging.getLogger(__name__)
 
 _SWITCHES = ("dry_run", "overwrite", "report_only")
 _PATIENCE_SECONDS = 20.0
 """For the cells of a comparison that was killed a moment ago."""
+_POLL_SECONDS = 0.1
 _FREE = ("baseline", "metric", "output_dir")
 """What `--report_only` takes beside."""
 
@@ -40,8 +39,8 @@ def compare(
 
     Args:
         config_path: The recipe, a YAML file: the fields of `balora train`, and `compare` and `lab`.
-        given: The options by name: ``dry_run``, ``overwrite`` and ``report_only``; fields of
-            `CompareConfig`; ``lab.FIELD``; any other is a field of the recipe.
+        given: The options by name: ``dry_run``, ``overwrite`` and ``report_only``; ``worker``, see
+            `work`; fields of `CompareConfig`; ``lab.FIELD``; any other is a field of the recipe.
         show: Takes what is for the console.
 
     Raises:
@@ -55,9 +54,16 @@ def compare(
     """
     options = dict(given)
     switches = {name: read_switch(name, options.pop(name, "false")) for name in _SWITCHES}
+    worker = options.pop("worker", None)
+    if worker is not None:
+        from balora.compare.worker import work
+
+        _check_worker(worker, [name for name in _SWITCHES if switches[name]])
+        work(Path(worker), config_path, options, show=show)
+        return
     if switches["report_only"]:
         _refuse_others(name for name in ("dry_run", "overwrite") if switches[name])
-        _report(_finished(config_path, options), show)
+        report(_finished(config_path, options), show)
         return
     comparison = read_comparison(config_path, options)
     plan = Plan(comparison)
@@ -78,10 +84,13 @@ def compare(
         show(_listing(plan))
         return
     with _locked(folder):
+        if switches["overwrite"]:
+            _wait_for_cells(folder)
         with _kept(folder, is_replaced=switches["overwrite"]):
-            folder.write_comparison(comparison)
-            outage = _run(comparison, folder)
-        _report(folder.path, show)
+            plan = built_plan(comparison)
+            begin(plan, folder)
+            outage = conclude(run_cells(plan, folder), folder)
+        report(folder.path, show)
         if outage is not None:
             raise outage
 
@@ -105,59 +114,63 @@ def _kept(folder: Folder, *, is_replaced: bool) -> Iterator[None]:
 
 def _recover(folder: Folder) -> None:
     """Put back what a comparison that was killed had set aside; not while another works there."""
-    lock = FileLock(folder.path / LOCK_FILE, timeout=0)
-    if folder.has_replaced:
-        with suppress(Timeout), lock:
+    if not folder.has_replaced:
+        return
+    lease = Lease.take(folder.lease)
+    if lease is not None:
+        try:
             _wait_for_cells(folder)
             folder.put_back()
+        finally:
+            lease.release()
 
 
 @contextmanager
 def _locked(folder: Folder) -> Iterator[None]:
-    """Hold the folder, which is made; no cell works in it. One that stays empty is removed."""
+    """Hold the folder, which is made; one that stays empty is removed."""
     if folder.path.is_file():
         raise ConfigError(f"`output_dir` {str(folder.path)!r} is a file; name a folder.")
     made = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
-    lock = FileLock(folder.path / LOCK_FILE, timeout=0)
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:  # a timeout is one as well
-        if isinstance(error, Timeout):
-            raise ConfigError(
-                f"`output_dir` {str(folder.path)!r} is in use by another `balora compare`; wait "
-                "for it or name another folder."
-            ) from None
+        lease = Lease.take(folder.lease)
+    except OSError as error:
         raise ConfigError(
             f"`output_dir` {str(folder.path)!r} cannot be written: {error.strerror}; name another "
             "folder."
         ) from error
+    if lease is None:
+        raise ConfigError(
+            f"`output_dir` {str(folder.path)!r} is in use by another `balora compare`; wait "
+            "for it, join it with `--worker`, or name another folder."
+        )
     try:
-        _wait_for_cells(folder)
         yield
     finally:
-        lock.release()
+        lease.release()
         _remove_empty(folder, made)
 
 
 def _wait_for_cells(folder: Folder) -> None:
-    """Wait for cells of a comparison that was killed; they end with it, but not all at once."""
-    for file in folder.cell_locks():
-        lock = FileLock(file, timeout=_PATIENCE_SECONDS)
-        try:
-            lock.acquire()
-        except Timeout:
+    """Wait for cells of a comparison that was killed; they end with it, but not all at once.
+
+    Raises:
+        ConfigError: If cells are run all the same, as by workers.
+    """
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while held := folder.held_cells():
+        if time.monotonic() > end:
             raise ConfigError(
                 f"`output_dir` {str(folder.path)!r} is in use: a cell of an earlier `balora "
-                f"compare` still works in {str(file.with_suffix(''))!r}; wait for it, or end it."
-            ) from None
-        lock.release()
+                f"compare`, or of a worker, is still run in {str(held[0])!r}; wait for it, or end "
+                "it."
+            )
+        time.sleep(_POLL_SECONDS)
 
 
 def _remove_empty(folder: Folder, made: Sequence[Path]) -> None:
     """Remove the lock where there is nothing else, then the folders that were made for nothing."""
-    if {entry.name for entry in folder.path.iterdir()} == {LOCK_FILE}:
-        (folder.path / LOCK_FILE).unlink()
+    if {entry.name for entry in folder.path.iterdir()} == {LEASE}:
+        shutil.rmtree(folder.lease)
     for path in made:
         if any(path.iterdir()):
             return
@@ -191,95 +204,7 @@ def _check_runs(comparison: Comparison, plan: Plan) -> None:
 def _listing(plan: Plan) -> str:
     """Return the cells, one a line, with the fields of the method's own."""
     cells = [*plan.choosing(), *plan.final()]
-    return "\n".join([*(cell.key for cell in cells), _number_of(cells)])
-
-
-def _number_of(cells: Sized) -> str:
-    return "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-
-
-def _run(comparison: Comparison, folder: Folder) -> BaloraError | None:
-    """Build the labs, choose what there is to choose, run the cells, and collect their rows.
-
-    Returns:
-        Why a server has not judged all answers, None where it has.
-    """
-    from balora.compare.runner import Runner
-
-    config = comparison.config
-    plan = Plan(comparison, _build_labs(comparison))
-    planned = plan.final()
-    folder.check_cells(planned)  # the labs are built: are they those of the finished cells?
-    runner = Runner(folder, jobs=config.jobs, keep_models=config.keep_models)
-    choosing: list[Cell] = []
-    choices: dict[str, Choice] = {}
-    if plan.choosing():
-        choosing = plan.choosing(_parts(comparison, plan, folder))
-        # rows that are there stay in the results while values are chosen
-        runner.run(choosing, [*choosing, *planned], title="Choosing")
-        choices = _choices(comparison, choosing, folder)
-    final = plan.final({name: choice.fields for name, choice in choices.items()})
-    able = []
-    for cell in final:
-        choice = choices.get(cell.method)
-        if choice is None or choice.fields is not None:
-            able.append(cell)
-        else:
-            folder.prepare(cell)
-            folder.write_row(cell, row_of(cell, error=failure(choice)))
-    runner.run(able, [*choosing, *final], title="Comparing")
-    others = folder.num_others([*choosing, *final])
-    if others:
-        _log.warning(
-            "%s of other methods, seeds or conditions in %s: retained, and absent from tables and "
-            "report",
-            _number_of(range(others)),
-            folder.path,
-        )
-    outage = None
-    try:
-        judge_answers(folder, final)
-    except BaloraError as error:  # the cells have finished, and are reported without it
-        outage = BaloraError(
-            f"{str(error).rstrip('.')}; every answer is kept, and the same command has them judged"
-        )
-    folder.collect([*choosing, *final])
-    return outage
-
-
-def _build_labs(comparison: Comparison) -> dict[str, LabFiles]:
-    """Build the lab of every condition; one that is in the cache is there at once."""
-    if comparison.lab is None:
-        return {}
-    from balora.lab.build import build_lab
-    from balora.lab.config import lab_config
-
-    built = {}
-    for name in comparison.conditions:
-        lab = build_lab(lab_config(comparison.lab_of(name) or {}))
-        built[name] = LabFiles(lab.model, lab.train_file, lab.test_file)
-    return built
-
-
-def _parts(comparison: Comparison, plan: Plan, folder: Folder) -> Parts:
-    """Write the two parts of the training rows, which are those of the first condition."""
-    from balora.compare.held_out import write_parts
-
-    data = plan.data_of(comparison.conditions[0])
-    return write_parts(data, folder.path / "held_out", comparison.config.held_out_fraction)
-
-
-def _choices(comparison: Comparison, choosing: Sequence[Cell], folder: Folder) -> dict[str, Choice]:
-    """Choose for every method that there was something to choose for, and write it down."""
-    config, choices = comparison.config, {}
-    for method in dict.fromkeys(cell.method for cell in choosing):
-        rows = [folder.row(cell) for cell in choosing if cell.method == method]
-        values = combinations(config.swept(method))
-        found = [row for row in rows if row is not None]
-        choices[method] = choose(values, found, config.metric, config.sweep_tolerance)
-    recorded = {name: choice._asdict() for name, choice in choices.items()}
-    write_json(folder.path / CHOICES_FILE, recorded)
-    return choices
+    return "\n".join([*(cell.key for cell in cells), number_of(cells)])
 
 
 def _finished(config_path: Path | str | None, options: Mapping[str, str]) -> Path:
@@ -304,7 +229,17 @@ def _finished(config_path: Path | str | None, options: Mapping[str, str]) -> Pat
     if options.keys() & {"baseline", "metric"}:
         with _locked(folder):  # a run that goes on would report as is asked for here
             folder.write_comparison(comparison)
+    if folder.has_plan and not is_held(folder.lease):
+        folder.collect_planned()  # workers leave each its own
     return folder.path
+
+
+def _check_worker(worker: str, others: Sequence[str]) -> None:
+    """Refuse a worker without a folder, or beside what is no worker's."""
+    if worker in ("true", "false"):
+        raise ConfigError("`--worker` needs the folder that the workers share: `--worker OUT`.")
+    for name in others:
+        raise ConfigError(f"`--worker` runs free cells, so `--{name}` cannot act; leave it out.")
 
 
 def _refuse_others(names: Iterable[str]) -> None:
@@ -315,7 +250,7 @@ def _refuse_others(names: Iterable[str]) -> None:
         )
 
 
-def _report(folder: Path, show: Callable[[str], None]) -> None:
+def report(folder: Path, show: Callable[[str], None], again: str = "the same command") -> None:
     """Write tables and report, show the table, then say what has failed."""
     from balora.report.page import REPORT_FILE, MissingPackageError, write_report
     from balora.report.sections import failed
@@ -343,6 +278,6 @@ def _report(folder: Path, show: Callable[[str], None]) -> None:
     show("\n".join(["", where, note, *listed, use]))
     if errors:
         raise BaloraError(
-            f"{_number_of(errors)} failed, the first is {errors[0][0]}; {folder / 'cells'} "
-            "has the logs, and the same command runs them again"
+            f"{number_of(errors)} failed, the first is {errors[0][0]}; {folder / 'cells'} "
+            f"has the logs, and {again} runs them again"
         )

@@ -14,7 +14,7 @@ from balora.compare.methods import DEFAULT_METHODS, Method, parse_method
 from balora.config.fields import field_problems, suggestion
 from balora.config.objective import COEFFICIENTS
 from balora.config.parts import Count, Seed, read_part, refuse
-from balora.config.rules import Distinct, Form, Interval, Name, NotEmpty, PathTo
+from balora.config.rules import Command, Distinct, Form, Interval, Name, NotEmpty, PathTo
 from balora.errors import ConfigError
 from balora.evaluation.metrics import asked_metric
 from balora.rows import BASE
@@ -89,7 +89,13 @@ class CompareConfig:
     """Metric that decides the sweep and that the table shows first; null means the task's."""
 
     jobs: Count = 1
-    """Cells that run at the same time."""
+    """Cells that run at the same time; of a worker, in that worker."""
+
+    launcher: Annotated[str | None, Command()] = None
+    """Command that starts a cell's processes (torchrun --standalone --nproc_per_node 2)."""
+
+    devices: Count = 1
+    """CUDA devices that a cell gets; with `launcher`, one for each of its processes."""
 
     retention_file: Annotated[str | None, PathTo("file")] = None
     """Plain text whose loss is measured, for text generation: text that the model should retain."""

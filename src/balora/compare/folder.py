@@ -2,7 +2,9 @@
 
 .. code-block:: text
 
-    cells/SLUG.lock     held by the process that works in the folder
+    .lease/             held by who begins the comparison, or runs it as a whole, or reports on it
+    plan.json           the cells and the version of balora that they are to be run with
+    cells/SLUG.lease/   held by who runs the cell, see :mod:`balora.compare.lease`
     cells/SLUG/         recipe.yaml, cell.json, log.txt, details.json, run/, and result.json: the
                         row, written last; a cell is finished when it is there and has no error
     .replaced/          with `--overwrite`: what was there, until a cell of the new comparison is
@@ -14,6 +16,8 @@ file that is there is whole.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,9 +25,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from balora.compare.cell import LOCK_SUFFIX
+from balora import __version__
 from balora.compare.cells import Cell, differences, flat
 from balora.compare.comparison import Comparison
+from balora.compare.lease import is_held
 from balora.config.values import dump_mapping, read_mapping
 from balora.errors import ConfigError
 from balora.files import write_json, write_text
@@ -39,10 +44,14 @@ from balora.rows import (
     write_rows,
 )
 from balora.staging import is_stage
+from balora.state import read_json
 
-LOCK_FILE = ".lock"
+LEASE = ".lease"
+"""Of the folder as a whole."""
+PLAN_FILE = "plan.json"
 _OURS = (
     COMPARISON_FILE,
+    PLAN_FILE,
     RESULTS_FILE,
     CHOICES_FILE,
     "cells",
@@ -83,9 +92,19 @@ class Folder:
         """Say whether a comparison was begun in it."""
         return (self.path / COMPARISON_FILE).is_file()
 
-    def cell_locks(self) -> list[Path]:
-        """Return the files that the processes of cells hold as long as they work."""
-        return sorted((self.path / "cells").glob(f"*{LOCK_SUFFIX}"))
+    @property
+    def lease(self) -> Path:
+        """The lock of who begins, runs or reports on the whole."""
+        return self.path / LEASE
+
+    def lease_of(self, cell: Cell) -> Path:
+        """Return the lock of a cell, beside its folder: that one is made anew."""
+        return self.path / "cells" / f"{cell.slug}{LEASE}"
+
+    def held_cells(self) -> list[Path]:
+        """Return the folders of the cells that are being run, by anyone."""
+        leases = sorted((self.path / "cells").glob(f"*{LEASE}"))
+        return [lease.with_suffix("") for lease in leases if is_held(lease)]
 
     def check_reads(self, comparison: Comparison) -> None:
         """Refuse a folder that is, holds or lies in one that is read, or clears a file of data.
@@ -208,30 +227,76 @@ class Folder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / COMPARISON_FILE, comparison.to_yaml())
 
+    def write_plan(self, cells: Sequence[Cell]) -> None:
+        """Write ``plan.json``: by it workers tell that they would run the same cells."""
+        write_json(self.path / PLAN_FILE, {"balora": __version__, "cells": _digests(cells)})
+
+    @property
+    def has_plan(self) -> bool:
+        """Say whether a comparison was begun and planned in it."""
+        return (self.path / PLAN_FILE).is_file()
+
+    def _plan(self) -> dict[str, Any]:
+        fix = "`balora compare --config` writes it again."
+        return read_json(self.path / PLAN_FILE, fix, fields={"balora": str, "cells": dict})
+
+    def check_plan(self, cells: Sequence[Cell]) -> None:
+        """Refuse to work in a folder with another version of balora, or on other cells.
+
+        Raises:
+            ConfigError: With both versions, or the first cell that differs.
+        """
+        plan, where = self._plan(), f"`--worker` {str(self.path)!r}"
+        if plan["balora"] != __version__:
+            raise ConfigError(
+                f"{where} was begun by balora {plan['balora']} and this is {__version__}, so their "
+                "figures could not be compared; install the same version."
+            )
+        there, here = plan["cells"], _digests(cells)
+        for cell in cells:
+            if there.get(cell.slug) != here[cell.slug]:
+                raise ConfigError(
+                    f"{where} holds another plan: the cell {cell.key} is not there as it is here; "
+                    "other options, or data files that differ on this machine. Give the same "
+                    "command everywhere, or begin another folder."
+                )
+        if len(there) > len(here):
+            raise ConfigError(
+                f"{where} holds another plan, of {len(there)} cells and not {len(here)}; give the "
+                "same command everywhere, or begin another folder."
+            )
+
     def row(self, cell: Cell) -> dict[str, Any] | None:
         """Return the row of a cell; None where there is none, or a crash has damaged it."""
+        return _row_in(self.of(cell))
+
+    def _made(self, cell: Cell) -> tuple[Cell | None, dict[str, Any] | None]:
+        """Return a cell that has its row as it was run, and the row; None for what is lost."""
+        row = self.row(cell)
         try:
-            return read_row(self.of(cell) / ROW_FILE)
+            return (None if row is None else Cell.read(self.of(cell))), row
         except ConfigError:
-            return None
+            return None, row
 
     def _finished(self, cell: Cell) -> Cell | None:
         """Return a finished cell as it was run; None where it is not finished, or that is lost."""
-        row = self.row(cell)
-        if row is None or row["error"] is not None:
-            return None
-        try:
-            return Cell.read(self.of(cell))
-        except ConfigError:
-            return None
+        made, row = self._made(cell)
+        return made if row is not None and row["error"] is None else None
 
     def is_finished(self, cell: Cell) -> bool:
         """Say whether a cell has its figures, of the very values that it would run with now."""
         made = self._finished(cell)
-        if made is None:
-            return False
-        # a sweep may choose other values when one of its runs is made up for
-        return made.identity() == cell.identity() and made.fields == cell.fields
+        return made is not None and _is_as(made, cell)
+
+    def failed(self, cells: Sequence[Cell]) -> dict[str, int]:
+        """Return the cells, by key, whose row is an error, and when it was written (ns)."""
+        found = {}
+        for cell in cells:
+            made, row = self._made(cell)
+            if made is not None and row is not None and row["error"] is not None:
+                if _is_as(made, cell):
+                    found[cell.key] = (self.of(cell) / ROW_FILE).stat().st_mtime_ns
+        return found
 
     def prepare(self, cell: Cell) -> Path:
         """Write what a cell's process reads, remove what an earlier one left, return the folder."""
@@ -255,6 +320,11 @@ class Folder:
         write_rows(self.path, rows)
         return rows
 
+    def collect_planned(self) -> None:
+        """Write ``results.jsonl`` from the rows of the cells that were planned, as they are now."""
+        found = [_row_in(self.path / "cells" / slug) for slug in self._plan()["cells"]]
+        write_rows(self.path, [row for row in found if row is not None])
+
     def num_others(self, cells: Sequence[Cell]) -> int:
         """Return how many cells of the folder, finished or failed, are none of `cells`."""
         ours = {self.of(cell) for cell in cells}
@@ -269,9 +339,32 @@ def row_of(cell: Cell, **figures: Any) -> dict[str, Any]:
     return new_row(who, figures)
 
 
+def _row_in(folder: Path) -> dict[str, Any] | None:
+    """Return the row in a cell's folder; None where there is none, or a crash has damaged it."""
+    try:
+        os.listdir(folder)  # NFS may remember for a while that a file is missing, until it is asked
+        return read_row(folder / ROW_FILE)
+    except (FileNotFoundError, ConfigError):
+        return None
+
+
+def _is_as(made: Cell, cell: Cell) -> bool:
+    # a sweep may choose other values when one of its runs is made up for
+    return made.identity() == cell.identity() and made.fields == cell.fields
+
+
+def _digests(cells: Sequence[Cell]) -> dict[str, str]:
+    """Return what tells one cell's settings from another's, by the name of its folder, in order."""
+    texts = {}
+    for cell in cells:
+        known = {name: value for name, value in cell.identity().items() if name != _LAB_MODEL}
+        texts[cell.slug] = json.dumps(known, sort_keys=True)  # the lab's may still be to be built
+    return {slug: hashlib.sha256(text.encode()).hexdigest()[:16] for slug, text in texts.items()}
+
+
 def _is_foreign(path: Path) -> bool:
     """Say whether a file is none that a start of a comparison that was killed leaves."""
-    return path.name != LOCK_FILE and not is_stage(path)
+    return path.name != LEASE and not is_stage(path)
 
 
 def _shared(comparison: Mapping[str, Any]) -> dict[str, Any]:

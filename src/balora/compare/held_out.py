@@ -50,7 +50,7 @@ def write_parts(data: DataConfig | ClassificationConfig, folder: Path, fraction:
             "rows to train on. Lower it, or leave `sweep` out."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    parts = Parts(folder / "fit.jsonl", folder / "held_out.jsonl")
+    parts = Parts.of(folder)
     for file, chosen in zip(parts, (order[num_held_out:], order[:num_held_out]), strict=True):
         _write(rows.select(sorted(chosen)), file)
     return parts

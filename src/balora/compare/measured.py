@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from balora.compare.benchmarks import answer_benchmarks
 from balora.compare.cells import Cell
 from balora.compare.memory import peak_memory_mib
 from balora.config import DataConfig
-from balora.environment import describe_environment
+from balora.environment import describe_environment, launched
 from balora.errors import ConfigError
 from balora.evaluation.curves import learning_curves
 from balora.evaluation.instrument import Instrument, MeasureOptions, Models
@@ -39,15 +41,17 @@ _PACKAGES = ("python", "balora", "torch", "transformers", "peft", "trl", "accele
 _MACHINE = ("platform", "cpu threads", "cuda")
 
 
-def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
+def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any] | None:
     """Train the cell's recipe, measure what came out, write ``details.json``.
+
+    Of several processes all train, and the first measures, on its own.
 
     Args:
         cell: Of the folder.
         folder: With ``recipe.yaml``, whose `output_dir` the run is left in.
 
     Returns:
-        The fields of its row that are measured.
+        The fields of its row that are measured; None in all processes but the first.
 
     Raises:
         BaloraError: As `balora train` and `balora eval`.
@@ -55,6 +59,9 @@ def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
     recipe = load_recipe(folder / "recipe.yaml")
     run = None if cell.is_base else Path(recipe.training["output_dir"])
     measured = {} if cell.is_base else _train(recipe)
+    facts = describe_environment()
+    if not _goes_on_alone():
+        return None
     start = time.monotonic()
     details: dict[str, Any] = {}
     if recipe.kind.evaluates_itself:
@@ -83,13 +90,22 @@ def run_and_measure(cell: Cell, folder: Path) -> dict[str, Any]:
     if run is not None:
         details["curves"] = list(learning_curves(run))
     write_json(folder / DETAILS_FILE, details)
-    facts = describe_environment()
     return {
         "peak_memory_mib": peak_memory_mib(),
         **measured,
         "versions": {n: facts[n] for n in (*_PACKAGES, *_MACHINE) if n in facts},
         "commit": facts.get("balora commit"),
     }
+
+
+def _goes_on_alone() -> bool:
+    """Leave the other processes of a launcher; False in all but the first, which has the rest."""
+    rank, _ = launched()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
+    return rank == 0
 
 
 def _train(recipe: Recipe) -> dict[str, Any]:

@@ -33,6 +33,11 @@ class Parts(NamedTuple):
     fit: Path
     held_out: Path
 
+    @classmethod
+    def of(cls, folder: Path) -> Parts:
+        """Return both files of a folder."""
+        return cls(folder / "fit.jsonl", folder / "held_out.jsonl")
+
 
 class LabFiles(NamedTuple):
     """Where the lab's model and data are, as the recipe of a cell names them."""
@@ -200,6 +205,7 @@ class Plan:
             sweep=self._sweep(stage, condition, method, values),
             bench=bench,
             contents={**self._contents(condition), **self._benchmarks(bench)},
+            launcher=None if method == BASE else config.launcher,
         )
         folder = self.comparison.folder / "cells" / cell.slug / "run"
         run: dict[str, Any] = {"output_dir": str(folder)}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
@@ -155,6 +156,20 @@ class NotEmpty(Rule):
         if has_blank or (isinstance(value, Sized) and not len(value)):
             return f"is empty; {self.fix}"
         return None
+
+
+@dataclass(frozen=True)
+class Command(Rule):
+    """A program with its arguments, as a shell reads them."""
+
+    def problem(self, value: Any) -> str | None:
+        """Return why there is no program, or where the quotes go wrong."""
+        if value is None:
+            return None
+        try:
+            return None if "".join(shlex.split(value)[:1]) else f"is {value}; name a program"
+        except ValueError as error:
+            return f"is {value!r}, which no shell reads ({str(error).lower()}); mend the quotes"
 
 
 @dataclass(frozen=True)
