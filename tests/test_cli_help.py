@@ -36,7 +36,14 @@ def test_every_example_is_a_line_that_runs(command, line):
         return  # what follows are texts
     fields = overrides([word for word in rest if not word.startswith("outputs/")] if rest else [])
     known = {*known_fields(GENERATION), *known_fields(CLASSIFICATION), *field_hints(CompareConfig)}
-    known |= {"report_only", "noise_rate", "world_seed", *field_hints(BenchConfig)}
+    known |= {
+        "report_only",
+        "worker",
+        "slurm",
+        "noise_rate",
+        "world_seed",
+        *field_hints(BenchConfig),
+    }
     assert {name.split(".")[0] for name in fields} <= known
 
 

@@ -208,7 +208,8 @@ def build_parser() -> argparse.ArgumentParser:
         "pissa, olora, mica, balora, with terms added or removed (lora+kl=0.3). The options are "
         "the fields of `balora train`, those of `compare:` in the recipe, `--bench.FIELD` and "
         "`--lab.FIELD`. "
-        "Finished cells are retained: the same command resumes an interrupted comparison.",
+        "Finished cells are retained: the same command resumes an interrupted comparison. With "
+        "`--worker OUT` it runs free cells of a folder that any number of workers share.",
     )
     compare.add_argument("--config", action=Once, metavar="RECIPE", help="the recipe, a YAML file")
     _add_help_fields(compare, compare_fields, "`compare`")

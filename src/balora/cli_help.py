@@ -68,6 +68,8 @@ examples:
   balora compare --config recipes/lab.yaml --methods base,lora,lora+kl=0.3,balora-svd --jobs 2
   balora compare --config recipe.yaml --dry_run
   balora compare --report_only --output_dir outputs/compare --baseline pissa
+  balora compare --config recipe.yaml --worker outputs/shared
+  balora compare --config recipe.yaml --slurm '{workers: 8, timeout_min: 600, partition: gpu}'
 """,
     "lab": """\
 examples:

@@ -199,7 +199,7 @@ def test_an_empty_folder_and_none_are_fine(folder, comparison):
     folder.path.mkdir()
     folder.check(comparison())
     # a start that was killed in its first write
-    (folder.path / ".lock").touch()
+    folder.lease.mkdir()
     (folder.path / ".balora-abcd1234").mkdir()
     folder.check(comparison())
 

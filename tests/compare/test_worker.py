@@ -171,7 +171,7 @@ def test_what_cannot_act_beside_it_is_named(recipe, tmp_path):
         work(out, max_steps=3)
     with pytest.raises(ConfigError, match="names the folder already; leave `--output_dir` out"):
         work(out, output_dir="elsewhere")
-    with pytest.raises(ConfigError, match="so `--overwrite` cannot act"):
+    with pytest.raises(ConfigError, match="`--worker` and `--overwrite` cannot both act"):
         work(out, overwrite="true")
     with pytest.raises(ConfigError, match="`--worker` needs the folder that the workers share"):
         work("true")

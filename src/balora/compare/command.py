@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from balora.compare.comparison import Comparison, read_comparison
 from balora.compare.folder import LEASE, Folder, RefusedError
 from balora.compare.lease import Lease, is_held
 from balora.compare.plan import Plan
 from balora.compare.stages import begin, built_plan, conclude, number_of, run_cells
-from balora.config.values import read_switch
+from balora.config.values import parse_texts, read_switch
 from balora.errors import BaloraError, ConfigError, DataError
 from balora.recipes.load import check_recipe
 from balora.rows import BASE, COMPARISON_FILE, RESULTS_FILE
@@ -39,8 +40,9 @@ def compare(
 
     Args:
         config_path: The recipe, a YAML file: the fields of `balora train`, and `compare` and `lab`.
-        given: The options by name: ``dry_run``, ``overwrite`` and ``report_only``; ``worker``, see
-            `work`; fields of `CompareConfig`; ``lab.FIELD``; any other is a field of the recipe.
+        given: The options by name: ``dry_run``, ``overwrite`` and ``report_only``; ``worker`` and
+            ``slurm``, see `work` and `send`; fields of `CompareConfig`; ``lab.FIELD``; any other
+            is a field of the recipe.
         show: Takes what is for the console.
 
     Raises:
@@ -54,12 +56,8 @@ def compare(
     """
     options = dict(given)
     switches = {name: read_switch(name, options.pop(name, "false")) for name in _SWITCHES}
-    worker = options.pop("worker", None)
-    if worker is not None:
-        from balora.compare.worker import work
-
-        _check_worker(worker, [name for name in _SWITCHES if switches[name]])
-        work(Path(worker), config_path, options, show=show)
+    if options.keys() & {"worker", "slurm"}:
+        _work(config_path, options, [name for name in _SWITCHES if switches[name]], show)
         return
     if switches["report_only"]:
         _refuse_others(name for name in ("dry_run", "overwrite") if switches[name])
@@ -234,12 +232,32 @@ def _finished(config_path: Path | str | None, options: Mapping[str, str]) -> Pat
     return folder.path
 
 
-def _check_worker(worker: str, others: Sequence[str]) -> None:
-    """Refuse a worker without a folder, or beside what is no worker's."""
+def _work(
+    config_path: Path | str | None,
+    options: dict[str, str],
+    switches: Sequence[str],
+    show: Callable[[str], None],
+) -> None:
+    """Be a worker, or submit workers."""
+    from balora.compare.worker import send, work
+
+    given = [name for name in ("worker", "slurm") if name in options]
+    for name in [*given[1:], *switches]:
+        raise ConfigError(f"`--{given[0]}` and `--{name}` cannot both act; leave one of them out.")
+    if given == ["slurm"]:
+        slurm = parse_texts({"slurm": options.pop("slurm")}, {"slurm": dict[str, Any]})["slurm"]
+        if not isinstance(slurm, dict):
+            raise ConfigError(
+                f"`--slurm` must be a mapping such as '{{timeout_min: 600}}', got {slurm!r}."
+            )
+        out = read_comparison(config_path, options).folder
+        options.pop("output_dir", None)
+        send(out, config_path, options, slurm, show=show)
+        return
+    worker = options.pop("worker")
     if worker in ("true", "false"):
         raise ConfigError("`--worker` needs the folder that the workers share: `--worker OUT`.")
-    for name in others:
-        raise ConfigError(f"`--worker` runs free cells, so `--{name}` cannot act; leave it out.")
+    work(Path(worker), config_path, options, show=show)
 
 
 def _refuse_others(names: Iterable[str]) -> None:

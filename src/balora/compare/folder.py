@@ -344,7 +344,7 @@ def _row_in(folder: Path) -> dict[str, Any] | None:
     try:
         os.listdir(folder)  # NFS may remember for a while that a file is missing, until it is asked
         return read_row(folder / ROW_FILE)
-    except (FileNotFoundError, ConfigError):
+    except (FileNotFoundError, NotADirectoryError, ConfigError):
         return None
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from balora.compare.command import report
 from balora.compare.comparison import Comparison, read_comparison
 from balora.compare.folder import Folder
 from balora.compare.lease import Lease
 from balora.compare.plan import Plan
+from balora.compare.slurm import check_settings, submit
 from balora.compare.stages import Ran, begin, built_plan, conclude, number_of, run_cells
 from balora.errors import BaloraError, ConfigError
 from balora.rows import COMPARISON_FILE
-
-_log = logging.getLogger(__name__)
 
 _OWN = ("jobs", "devices")
 """What a worker has for itself, also where the folder says what is compared."""
@@ -45,16 +44,8 @@ def work(
         BaloraError: If a cell has failed here.
     """
     folder = Folder(out)
-    comparison = _comparison(folder, config_path, options)
-    plan = Plan(comparison)
-    plan.check()
-    plan.check_files()
-    folder.check_reads(comparison)
-    if config_path is not None:
-        folder.check(comparison)
-    ready = _begun(comparison, folder)
-    folder.check_plan([*plan.choosing(), *plan.final()])
-    ran = run_cells(ready, folder, is_worker=True)
+    comparison = begun(folder, config_path, options)
+    ran = run_cells(built_plan(comparison), folder, is_worker=True)
     if ran.is_complete:
         _conclude(ran, folder, show)
     else:
@@ -64,6 +55,35 @@ def work(
         raise BaloraError(
             f"{number_of(range(ran.num_failed))} failed here; {folder.path / 'cells'} has the logs"
         )
+
+
+def begun(folder: Folder, config_path: Path | str | None, options: Mapping[str, str]) -> Comparison:
+    """Begin a comparison that nobody has begun, or wait for the one who does, and return it.
+
+    Args:
+        folder: Of the comparison.
+        config_path: As for `work`.
+        options: As for `work`.
+    """
+    comparison = _comparison(folder, config_path, options)
+    plan = Plan(comparison)
+    plan.check()
+    plan.check_files()
+    folder.check_reads(comparison)
+    if config_path is not None:
+        folder.check(comparison)
+    while not folder.has_plan:
+        lease = Lease.take(folder.lease)
+        if lease is None:
+            time.sleep(_POLL_SECONDS)
+            continue
+        try:
+            if not folder.has_plan:  # also since then
+                begin(built_plan(comparison), folder)
+        finally:
+            lease.release()
+    folder.check_plan([*plan.choosing(), *plan.final()])
+    return comparison
 
 
 def _comparison(
@@ -90,21 +110,32 @@ def _comparison(
     return read_comparison(folder.path / COMPARISON_FILE, given)
 
 
-def _begun(comparison: Comparison, folder: Folder) -> Plan:
-    """Begin a comparison that nobody has begun, or wait for the one who does; return its plan."""
-    while not folder.has_plan:
-        lease = Lease.take(folder.lease)
-        if lease is None:
-            time.sleep(_POLL_SECONDS)
-            continue
-        try:
-            if not folder.has_plan:  # also since then
-                plan = built_plan(comparison)
-                begin(plan, folder)
-                return plan
-        finally:
-            lease.release()
-    return built_plan(comparison)
+def send(
+    out: Path,
+    config_path: Path | str,
+    options: Mapping[str, str],
+    settings: Mapping[str, Any],
+    *,
+    show: Callable[[str], None],
+) -> None:
+    """Begin a comparison and submit workers to SLURM.
+
+    Args:
+        out: As for `work`.
+        config_path: As for `work`.
+        options: As for `work`.
+        settings: As for `submit`.
+        show: As for `work`.
+
+    Raises:
+        ConfigError: As `work`; if submitit is missing; if it refuses the settings.
+        DataError: As `work`.
+    """
+    check_settings(settings)
+    folder = Folder(out)
+    plan = Plan(begun(folder, config_path, options))
+    left = [c for c in [*plan.choosing(), *plan.final()] if folder.row(c) is None]
+    show(submit(out, settings, len(left)) if left else "Every cell has its row.")
 
 
 def _conclude(ran: Ran, folder: Folder, show: Callable[[str], None]) -> None:
