@@ -68,6 +68,24 @@ def test_measure_matches_a_float64_loop(architecture, tokenizer):
     assert reference_figures(base, model, tokenizer, EXAMPLES)[0] != pytest.approx(kl, rel=1e-2)
 
 
+def test_the_examples_are_tokenized_once_for_all_models(tokenizer):
+    calls = []
+
+    class Counted(type(tokenizer)):
+        def __call__(self, text, **options):
+            calls.append(text)
+            return super().__call__(text, **options)
+
+    counted, model = make_tokenizer(), make_model("llama")
+    counted.__class__ = Counted
+    options = replace(OPTIONS)
+    for tuned in (model, make_model("llama", seed=2)):
+        models = Models(tuned, model, counted)
+        INSTRUMENTS["responses"].measure(models, options)
+        count_responses(models, options)
+    assert len(calls) == 2 * len(EXAMPLES)  # a prompt, and the prompt with its completion
+
+
 def test_a_model_against_itself_has_no_kl(tokenizer):
     model = make_model("llama")
     assert measure(Models(model, model, tokenizer), OPTIONS)["kl"] == 0.0

@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerState
 
 from balora.evaluation import text_loss
 from balora.lab.corpus import CorpusSettings
-from balora.lab.pretrain import PretrainSettings, main, pretrain
+from balora.lab.pretrain import PretrainSettings, _Bar, main, pretrain
 
 MINIATURE = PretrainSettings(
     num_passes=1,
@@ -43,6 +44,21 @@ def test_twenty_steps_lower_the_held_out_loss(run):
     assert log["held_out_loss"] < log["held_out_loss_untrained"] - 1
     first, last = log["loss_curve"][0], log["loss_curve"][-1]
     assert last[1] < first[1]
+
+
+def test_where_bars_are_off_a_line_tells_of_each_tenth(caplog):
+    caplog.set_level("INFO", logger="balora")
+    for is_off in (False, True):
+        caplog.clear()
+        callback = _Bar()
+        callback.training_bar = tqdm(total=200, disable=is_off)
+        for step in range(2, 202, 2):
+            state = TrainerState(global_step=step, max_steps=200)
+            callback.on_log(None, state, None, {"loss": 2.0 - step / 200})
+        callback.on_log(None, state, None, {"train_runtime": 1.0})
+        callback.training_bar.close()
+        assert len(caplog.messages) == (10 if is_off else 0)
+    assert caplog.messages[0] == "pre-training the lab's model: step 20 of 200, loss 1.900"
 
 
 def test_the_folder_says_how_it_was_made(run):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from balora.evaluation.metrics import measured_by
 from balora.models.limits import max_positions
+
+if TYPE_CHECKING:
+    from balora.evaluation.batches import Row
 
 Metrics: TypeAlias = dict[str, float | None]
 """By the name of the metric; None where there is nothing to measure it on."""
@@ -40,6 +43,10 @@ class MeasureOptions:
     """Held-out prompts and completions."""
     retention_text: str | None = None
     """Plain text that the model should still model well; None where there is none."""
+    encoded: dict[tuple[int, int], list[Row]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """The examples as tokens, by tokenizer and limit: made once for all models measured on them."""
 
     def limit(self, model: PreTrainedModel) -> int:
         """Return the longest sequence in tokens."""

@@ -75,8 +75,10 @@ def count_responses(models: Models, options: MeasureOptions) -> dict[str, int]:
 def _rows(models: Models, options: MeasureOptions) -> list[Row]:
     if not options.examples:
         raise ValueError("`examples` is empty: there is nothing to measure on.")
-    limit = options.limit(models.tuned)
-    return [encode(models.tokenizer, *example, limit) for example in options.examples]
+    limit, tokenizer = options.limit(models.tuned), models.tokenizer
+    if (key := (id(tokenizer), limit)) not in options.encoded:
+        options.encoded[key] = [encode(tokenizer, *example, limit) for example in options.examples]
+    return options.encoded[key]
 
 
 @torch.no_grad()

@@ -177,7 +177,12 @@ def _train(
 
 
 class _Bar(ProgressCallback):  # type: ignore[misc]  # transformers is untyped
-    """The bar of transformers with the loss on it; the rows of the log go to the log only."""
+    """The bar of transformers with the loss on it; the rows of the log go to the log only.
+
+    Where bars are off, as in a file, a line tells of each tenth of the steps.
+    """
+
+    tenths = 0
 
     def on_log(
         self,
@@ -187,8 +192,18 @@ class _Bar(ProgressCallback):  # type: ignore[misc]  # transformers is untyped
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self.training_bar is not None and "loss" in (logs or {}):
-            self.training_bar.set_postfix(loss=f"{(logs or {})['loss']:.3f}")
+        if self.training_bar is None or "loss" not in (logs or {}):
+            return
+        loss, tenths = (logs or {})["loss"], 10 * state.global_step // state.max_steps
+        self.training_bar.set_postfix(loss=f"{loss:.3f}")
+        if self.training_bar.disable and tenths > self.tenths:
+            self.tenths = tenths
+            logger.info(
+                "pre-training the lab's model: step %d of %d, loss %.3f",
+                state.global_step,
+                state.max_steps,
+                loss,
+            )
 
 
 def _write(
