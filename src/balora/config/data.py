@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from balora.config.fields import field_problems, suggestion
 from balora.config.parts import refuse
 from balora.config.rules import Checked, Named, PathTo
 
+_NOT_STREAMED = {
+    "dataset_num_proc": "one process reads and tokenizes the rows; leave it out",
+    "train_sampling_strategy": "rows come in their order; leave it out",
+}
+"""Fields of the trainer's arguments that cannot act on a stream, and why."""
 OverlongRows = Literal["error", "drop"]
 
 
@@ -60,6 +66,9 @@ class DataConfig:
     overlong_rows: OverlongRows = "error"
     """What to do with rows whose response is cut off entirely by `max_length`: error or drop."""
 
+    streaming: bool = False
+    """Whether training rows are read while the run goes on and not stored; needs `max_steps`."""
+
     @property
     def is_evaluated(self) -> bool:
         """True when there are rows to evaluate on."""
@@ -71,7 +80,46 @@ class DataConfig:
         return {"dataset_name": self.dataset_name, "eval_dataset_name": self.eval_dataset_name}
 
     def __post_init__(self) -> None:
-        refuse("data", field_problems(self, self._column_problems, self._template_problems))
+        refuse(
+            "data",
+            field_problems(
+                self, self._column_problems, self._template_problems, self._split_problems
+            ),
+        )
+
+    def check_streaming(self, training: Mapping[str, Any]) -> None:
+        """Refuse what cannot work on rows that are not known beforehand.
+
+        Args:
+            training: The fields of the trainer's arguments that are set.
+
+        Raises:
+            ConfigError: With every problem.
+        """
+        if not self.streaming:
+            return
+        problems = []
+        steps = training.get("max_steps")
+        if steps is None or steps < 1:
+            problems.append(
+                "`streaming` is true, and a stream has no number of rows, so `max_steps` must say "
+                "when to stop; set it"
+            )
+        problems += [
+            f"`{name}` is {training[name]}, but with `streaming` {why}"
+            for name, why in _NOT_STREAMED.items()
+            if training.get(name) not in (None, "random", "sequential")
+        ]
+        refuse("data", problems)
+
+    def _split_problems(self) -> list[str]:
+        if self.streaming and any(sign in self.dataset_train_split for sign in "[("):
+            return [
+                f"`dataset_train_split` is {self.dataset_train_split}, but `streaming` reads a "
+                "split from its start on; name it without a range (`max_steps` says how much is "
+                "read)"
+            ]
+        return []
 
     def _column_problems(self) -> list[str]:
         problems = []

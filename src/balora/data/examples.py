@@ -16,7 +16,7 @@ from balora.data.sources import find_local, load_rows
 
 logger = logging.getLogger(__name__)
 
-_FOR_THE_CHAT_TEMPLATE = ("tools", "chat_template_kwargs")
+FOR_THE_CHAT_TEMPLATE = ("tools", "chat_template_kwargs")
 _TEXT_PAIR = Features({"prompt": Value("string"), "completion": Value("string")})
 _TURNS = [{"role": Value("string"), "content": Value("string")}]
 
@@ -93,7 +93,7 @@ def _check_rows(examples: Examples, layout: Layout) -> tuple[str, ...]:
 def _render(dataset: Dataset, layout: Layout) -> Dataset:
     """Return the rows as the trainer reads them; cached by `datasets` like every map."""
     if isinstance(layout, ChatLayout | ChatPairLayout):
-        kept = [column for column in _FOR_THE_CHAT_TEMPLATE if column in dataset.column_names]
+        kept = [column for column in FOR_THE_CHAT_TEMPLATE if column in dataset.column_names]
         if "from" not in dataset[0][layout.columns[-1]][0]:
             chat = dataset.select_columns([*layout.columns, *kept])
             is_named = isinstance(layout, ChatPairLayout) or layout.column == "messages"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,15 +173,25 @@ def split_ranges(split: str, sizes: dict[str, int]) -> list[tuple[str, int, int]
     return [(part.splitname, part.from_ or 0, part.to) for part in absolute]
 
 
-def _load_local(
+def files_of_split(files: LocalFiles, subset: str | None, split: str) -> list[Path]:
+    """Return the files of whole splits, such as ``train`` or ``train+validation``.
+
+    Raises:
+        DataError: If a split is missing, or a file is empty.
+    """
+    wanted = _wanted(files, subset, split, "dataset_train_split")
+    return [file for of_split in wanted.values() for file in of_split]
+
+
+def _wanted(
     files: LocalFiles, subset: str | None, split: str, setting: str
-) -> tuple[Dataset, dict[str, int]]:
+) -> dict[str, list[Path]]:
+    """Return the files of the splits that are named; those of others may have other columns."""
     if subset is not None:
         raise DataError(
             f"`dataset_config` is {subset}, but {files.name} is on disk and has no "
             "configurations; leave it out."
         )
-    # of the other splits nothing is read: their files may have other columns
     wanted: dict[str, list[Path]] = {}
     for part in split.split("+"):
         name = re.split(r"[\[(]", part.strip())[0]
@@ -193,6 +204,13 @@ def _load_local(
     for file in (file for of_split in wanted.values() for file in of_split):
         if not file.stat().st_size:
             raise DataError(f"{file} is empty.")
+    return wanted
+
+
+def _load_local(
+    files: LocalFiles, subset: str | None, split: str, setting: str
+) -> tuple[Dataset, dict[str, int]]:
+    wanted = _wanted(files, subset, split, setting)
     splits = stored_splits(wanted, files.column_names)
     sizes = {name: len(rows) for name, rows in splits.items()}
     try:
@@ -210,8 +228,15 @@ def _load_local(
 
 
 def _load_hub(name: str, subset: str | None, split: str, setting: str) -> Dataset:
-    try:
+    with naming_the_hub(name, split, setting):
         return datasets.load_dataset(name, subset, split=split)
+
+
+@contextmanager
+def naming_the_hub(name: str, split: str, setting: str) -> Iterator[None]:
+    """Turn what `datasets` raises where the hub does not give a data set into one sentence."""
+    try:
+        yield
     except (DatasetsError, ValueError, OSError, RuntimeError) as error:
         if "corresponds to no data" in str(error):
             raise _no_rows(name, split, setting) from error

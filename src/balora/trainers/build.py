@@ -75,6 +75,8 @@ def building_trainer(rows: Mapping[str, LocatedRows]) -> Iterator[None]:
     try:
         yield
     except RowError as error:
+        if error.dataset not in rows:  # streamed: it says its number itself
+            raise
         where = rows[error.dataset].locate(error.row)
         raise DataError(f"{where}: {error.problem}") from error
     except BaloraError:

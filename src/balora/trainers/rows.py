@@ -8,6 +8,9 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from datasets import Dataset, IterableDataset
 from trl import SFTConfig
 
@@ -115,10 +118,32 @@ def check_tokenized_rows(dataset: Rows, kept: slice, name: str) -> Rows:
             "`overlong_rows: drop`."
         )
 
-    if isinstance(dataset, Dataset):
-        _check_rows(dataset.select_columns(["labels"]), find_problem, name)
-        return dataset
-    return _check_rows(dataset, find_problem, name)
+    if not isinstance(dataset, Dataset):
+        return _check_rows(dataset, find_problem, name)
+    start = 0
+    for table in dataset.select_columns(["labels"]).with_format("arrow").iter(1000):
+        column = table["labels"].combine_chunks()
+        for number in np.flatnonzero(~_are_scored(column, kept)).tolist():
+            problem = find_problem({"labels": column[number].as_py()})
+            assert problem is not None
+            raise RowError(start + number, problem, dataset=name)
+        start += len(column)
+    return dataset
+
+
+def _are_scored(column: pa.ListArray, kept: slice) -> npt.NDArray[np.bool_]:
+    """Return for each row what `is_scored` says, without a list for each, shape ``(rows,)``."""
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    first, last = starts, ends
+    if kept.start is not None:  # the last tokens
+        first = np.maximum(starts, ends + kept.start)
+    if kept.stop is not None:
+        last = np.minimum(ends, starts + kept.stop)
+    scored = np.concatenate([[0], np.cumsum(column.flatten().to_numpy() != -100)])
+    # nothing predicts the first token that is kept
+    return np.asarray(scored[last] > scored[np.minimum(first + 1, last)])
 
 
 def check_limits(
@@ -149,13 +174,21 @@ def check_limits(
     return dataset
 
 
-def drop_overlong_rows(dataset: Rows, kept: slice, name: str) -> Rows:
+def drop_overlong_rows(
+    dataset: Rows, kept: slice, name: str, num_processes: int | None = None
+) -> Rows:
     """Return the rows of which something is left to predict, and say how many are left out.
+
+    Args:
+        dataset: Tokenized and labelled.
+        kept: The part of a row that the model is given.
+        name: What the data are called in the message.
+        num_processes: How many look through rows that are not streamed; None is one.
 
     Raises:
         DataError: If none is left.
     """
-    rest = dataset.filter(lambda row: is_scored(row, kept))
+    rest = dataset.filter(lambda row: is_scored(row, kept), **_shared(dataset, num_processes))
     if isinstance(dataset, Dataset) and len(rest) < len(dataset):
         found = f"`max_length` cuts the whole response off in {len(dataset) - len(rest)} of the "
         found += f"{len(dataset)} rows of the {name} data"
@@ -171,7 +204,7 @@ def closes_texts(tokenizer: Any) -> bool:
     return bool(ids[-1:] == [tokenizer.eos_token_id] != bare[-1:])
 
 
-def closed_once(dataset: Rows, end: int) -> Rows:
+def closed_once(dataset: Rows, end: int, num_processes: int | None = None) -> Rows:
     """Return the rows with one end-of-text token at the end where there are two.
 
     trl writes the token behind every response, and a tokenizer that closes every text writes it
@@ -180,6 +213,7 @@ def closed_once(dataset: Rows, end: int) -> Rows:
     Args:
         dataset: Tokenized texts, with ``input_ids``.
         end: The end-of-text token.
+        num_processes: How many cut rows that are not streamed; None is one.
     """
 
     def cut(row: Row) -> Row:
@@ -189,7 +223,11 @@ def closed_once(dataset: Rows, end: int) -> Rows:
         is_of_tokens = {k: isinstance(v, list) and len(v) == length for k, v in row.items()}
         return {k: v[:-1] if is_of_tokens[k] else v for k, v in row.items()}
 
-    return dataset.map(cut)
+    return dataset.map(cut, **_shared(dataset, num_processes))
+
+
+def _shared(dataset: Rows, num_processes: int | None) -> dict[str, Any]:
+    return {"num_proc": num_processes} if isinstance(dataset, Dataset) else {}
 
 
 def unshortened(args: SFTConfig) -> SFTConfig:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import cast
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig
+from trl.trainer.utils import global_then_local_main_first
 
 from balora.config import DataConfig
 from balora.data import Examples, load_examples
+from balora.data.streaming import stream_examples
 from balora.errors import ConfigError
 from balora.models.adaptable import check_adaptable
 from balora.models.load import check_is_causal, load_config, load_model, load_tokenizer
@@ -24,10 +25,8 @@ from balora.models.special_tokens import (
 )
 from balora.recipes import Recipe
 from balora.trainers.build import Prepared, building_trainer, naming_refused_chats, peft_config
-from balora.trainers.rows import scores_responses_only
+from balora.trainers.rows import Rows, scores_responses_only
 from balora.trainers.sft import BALoraSFTTrainer
-
-logger = logging.getLogger(__name__)
 
 
 def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
@@ -38,11 +37,8 @@ def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
         DataError: If the data cannot be trained on, naming file and line.
     """
     args, data = cast(SFTConfig, args), cast(DataConfig, recipe.data)
-    train = load_examples(data, split=data.dataset_train_split, name="train")
-    evaluation = _evaluation_examples(data, args)
-    for note in (*train.notes, *(evaluation.notes if evaluation else ())):
-        logger.warning(note)
-    rows = {"train": train, **({"eval": evaluation} if evaluation else {})}
+    with global_then_local_main_first():  # the others find what the first process has stored
+        rows, train = _rows_of(data, args)
     _check_scored(recipe, train)
     source = source_of(recipe)
     tokenizer = _tokenizer(source, args, train)
@@ -66,30 +62,40 @@ def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
             replay_config=recipe.replay,
             peft_config=adapter,
             overlong_rows=data.overlong_rows,
-            train_dataset=train.dataset,
-            eval_dataset=evaluation.dataset if evaluation else None,
+            train_dataset=train,
+            eval_dataset=rows["eval"].dataset if "eval" in rows else None,
             processing_class=tokenizer,
         )
     trainer.prompt_template = train.template
     return Prepared(trainer, recipe)
 
 
-def _check_scored(recipe: Recipe, train: Examples) -> None:
+def _rows_of(data: DataConfig, args: SFTConfig) -> tuple[dict[str, Examples], Rows]:
+    """Return the rows that are known, by what they are for, and those to train on."""
+    evaluation = _evaluation_examples(data, args)
+    known = {"eval": evaluation} if evaluation else {}
+    if data.streaming:
+        return known, stream_examples(data)
+    train = load_examples(data, split=data.dataset_train_split, name="train")
+    return {"train": train, **known}, train.dataset
+
+
+def _check_scored(recipe: Recipe, train: Rows) -> None:
     asked = recipe.training.get("assistant_only_loss")
-    if asked is False and scores_responses_only(train.dataset):
+    if asked is False and scores_responses_only(train):
         raise ConfigError(
             "`assistant_only_loss` is false, but of chats with `messages` balora scores the "
             "assistant's turns alone. Leave it out, or set it to true."
         )
 
 
-def _tokenizer(source: ModelSource, args: SFTConfig, train: Examples) -> PreTrainedTokenizerBase:
+def _tokenizer(source: ModelSource, args: SFTConfig, train: Rows) -> PreTrainedTokenizerBase:
     """Return the tokenizer with the special tokens and the chat template of the recipe."""
     tokenizer = load_tokenizer(source)
     if args.chat_template_path is not None:
         apply_template(tokenizer, args.chat_template_path)
     settle_special_tokens(tokenizer, source, eos_token=args.eos_token, pad_token=args.pad_token)
-    if scores_responses_only(train.dataset):
+    if scores_responses_only(train):
         where = repr(args.chat_template_path or source.name)
         if tokenizer.chat_template is None:
             raise ConfigError(

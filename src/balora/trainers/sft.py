@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig, SFTTrainer, is_conversational
+from trl.trainer.utils import global_then_local_main_first
 
 from balora.anchored import check_adapter, initialise, naming_targets, started_by_peft
 from balora.config import BALoraConfig
@@ -317,12 +318,13 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         whole = super()._prepare_dataset(
             checked, processing_class, unshortened(args), False, formatting_func, dataset_name
         )
-        if self._is_closed_twice(checked):
-            whole = closed_once(whole, self._tokenizer.eos_token_id)
         kept = kept_part(args, packing=packing)
-        if self.overlong_rows == "drop":
-            whole = drop_overlong_rows(whole, kept, dataset_name)
-        else:
+        with global_then_local_main_first():  # as trl does for all that it stores
+            if self._is_closed_twice(checked):
+                whole = closed_once(whole, self._tokenizer.eos_token_id, args.dataset_num_proc)
+            if self.overlong_rows == "drop":
+                whole = drop_overlong_rows(whole, kept, dataset_name, args.dataset_num_proc)
+        if self.overlong_rows != "drop":
             whole = check_tokenized_rows(whole, kept, dataset_name)
         whole = check_limits(whole, self._limits, args, dataset_name, packing=packing)
         # the rows are tokenized by now: trl would warn that it ignores the formatting function
