@@ -7,6 +7,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +43,35 @@ def print_messages() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Plain("%(message)s"))
     logging.basicConfig(handlers=[handler])
+
+
+@contextmanager
+def telling_once() -> Iterator[None]:
+    """Print each message of a logger once, however often it is given while the block runs."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = [h for one in loggers if isinstance(one, logging.Logger) for h in one.handlers]
+    filters = {handler: _Once() for handler in handlers}
+    for handler, own in filters.items():
+        handler.addFilter(own)
+    try:
+        yield
+    finally:
+        for handler, own in filters.items():
+            handler.removeFilter(own)
+
+
+class _Once(logging.Filter):
+    """Lets a message through that it has not seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = text not in self._seen
+        self._seen.add(text)
+        return is_new
 
 
 class _Plain(logging.Formatter):

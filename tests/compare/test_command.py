@@ -8,6 +8,7 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+import datasets
 import pytest
 
 from balora.compare import command, runner
@@ -15,6 +16,7 @@ from balora.compare.command import compare
 from balora.compare.folder import row_of
 from balora.compare.lease import Lease
 from balora.config.values import read_mapping
+from balora.data import examples
 from balora.errors import BaloraError, ConfigError, DataError
 from balora.report import page
 from balora.rows import read_rows
@@ -108,6 +110,40 @@ def test_dry_run_lists_the_cells_and_writes_nothing(recipe, shown, tmp_path):
         "4 cells",
     ]
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_reads_data_that_methods_share_once_and_tells_once(
+    recipe, model_folder, shown, tmp_path, monkeypatch, caplog
+):
+    turns = [
+        {"role": role, "content": f"{role} {i}"} for i in "ab" for role in ("user", "assistant")
+    ]
+    data = write_rows(tmp_path / "chats.jsonl", [{"messages": turns}] * 4)
+    read, tokenized = [], []
+    checked, mapped = examples._check_rows, datasets.Dataset.map
+
+    def check(where, layout):
+        read.append(where.name)
+        return checked(where, layout)
+
+    def map_rows(self, *args, **options):
+        tokenized.append(options.get("desc"))
+        return mapped(self, *args, **options)
+
+    monkeypatch.setattr(examples, "_check_rows", check)
+    monkeypatch.setattr(datasets.Dataset, "map", map_rows)
+    compared = {
+        "methods": ["lora", "pissa", "balora"],
+        "conditions": {"whole": {}, "short": {"dataset_train_split": "train[:2]"}},
+    }
+    fields = {"dataset_name": data, "eval_dataset_name": data, "prompt_template": "alpaca"}
+    path = recipe(compared, model_name_or_path=model_folder, **fields)
+    assert shown.run(path, dry_run=True).endswith("\n6 cells")
+    # to train on and to evaluate on, under two conditions, whatever the number of methods
+    assert len(read) == 4
+    assert tokenized.count("Formatting rows") == 4
+    notes = [text for text in caplog.messages if "takes the first pair" in text]
+    assert len(notes) == len(set(notes)) == 2
 
 
 def test_wrong_recipes_fail_before_anything_is_written(recipe, shown, tmp_path):

@@ -16,6 +16,7 @@ from balora.compare.lease import Lease, is_held
 from balora.compare.plan import Plan
 from balora.compare.stages import begin, built_plan, conclude, number_of, run_cells
 from balora.config.values import parse_texts, read_switch
+from balora.environment import telling_once
 from balora.errors import BaloraError, ConfigError, DataError
 from balora.recipes.load import check_recipe
 from balora.rows import BASE, COMPARISON_FILE, RESULTS_FILE
@@ -178,7 +179,8 @@ def _remove_empty(folder: Folder, made: Sequence[Path]) -> None:
 def _check_runs(comparison: Comparison, plan: Plan) -> None:
     """Check the run of every method under every condition as far as no weights are needed.
 
-    Model and data of a lab are there only when they have been built.
+    What they share, data and warnings, is read and told once. Model and data of a lab are there
+    only when they have been built.
 
     Raises:
         ConfigError: Naming the cell.
@@ -186,17 +188,20 @@ def _check_runs(comparison: Comparison, plan: Plan) -> None:
     """
     if comparison.lab is not None:
         return
+    from tqdm.auto import tqdm
+
+    from balora.data.once import reading_once
     from balora.trainers.preflight import check_run
 
     first = {(cell.condition, cell.method): cell for cell in reversed(plan.final())}
-    for cell in first.values():
-        if cell.method == BASE:
-            continue
-        try:
-            check_run(check_recipe(cell.recipe))
-        except (ConfigError, DataError) as error:
-            kind = DataError if isinstance(error, DataError) else ConfigError
-            raise kind(f"{cell.key}: {error}") from error
+    cells = [cell for cell in first.values() if cell.method != BASE]
+    with reading_once(), telling_once():
+        for cell in tqdm(cells, desc="Checking"):
+            try:
+                check_run(check_recipe(cell.recipe))
+            except (ConfigError, DataError) as error:
+                kind = DataError if isinstance(error, DataError) else ConfigError
+                raise kind(f"{cell.key}: {error}") from error
 
 
 def _listing(plan: Plan) -> str:

@@ -29,6 +29,7 @@ from balora.data.labels import (
     read_targets,
     shown,
 )
+from balora.data.once import once
 from balora.data.provenance import LocatedRows
 from balora.data.reading import (
     InputColumns,
@@ -68,6 +69,7 @@ class ClassificationRows(LocatedRows):
     """What label noise and class fractions did, for JSON; empty when none was asked for."""
 
 
+@once
 def load_training_rows(config: ClassificationConfig) -> ClassificationRows:
     """Load the training rows, with `class_fractions` and then `label_noise` applied.
 
@@ -100,6 +102,7 @@ def load_training_rows(config: ClassificationConfig) -> ClassificationRows:
     return _assemble(rows, columns, done.labels, notes, class_names=names, transforms=done.record)
 
 
+@once
 def load_evaluation_rows(
     config: ClassificationConfig, class_names: Sequence[str] | None
 ) -> dict[str, ClassificationRows]:
@@ -132,6 +135,7 @@ def load_evaluation_rows(
     }
 
 
+@once
 def load_out_of_domain_rows(
     config: ClassificationConfig, class_names: Sequence[str] | None
 ) -> dict[str, ClassificationRows]:

@@ -11,6 +11,7 @@ from datasets import Dataset, Features, Value
 from balora.config import DataConfig
 from balora.data.columns import pick_layout, template_of
 from balora.data.layouts import ChatLayout, ChatPairLayout, Layout
+from balora.data.once import once
 from balora.data.provenance import LocatedRows, iterate_rows
 from balora.data.sources import find_local, load_rows
 
@@ -33,6 +34,7 @@ class Examples(LocatedRows):
     """What lays a question out: chat, none, alpaca or a text with ``{instruction}``."""
 
 
+@once
 def load_examples(config: DataConfig, *, split: str, name: str = "train") -> Examples:
     """Load one split of the data set that `config` names, and check every row of it.
 
