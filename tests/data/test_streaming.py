@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 
 import pytest
 from datasets import Dataset
@@ -52,7 +53,7 @@ def test_nothing_is_read_before_it_is_asked_for_and_a_bad_row_is_named_then(tmp_
     rows = [*ROWS["pairs"] * 60, {"prompt": "a", "completion": " "}]
     file = write(tmp_path / "rows.jsonl", rows)
     stream = stream_examples(DataConfig(dataset_name=file))
-    assert len(list(stream.take(300))) == 300
+    assert len(list(islice(stream, 300))) == 300
     with pytest.raises(DataError, match=r"rows\.jsonl, line 301: `completion` is empty\. Correct"):
         list(stream)
 

@@ -6,6 +6,7 @@ known. Held-out rows are read whole as ever.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ from datasets import Dataset, IterableDataset
 from balora.config import DataConfig
 from balora.data.columns import pick_layout
 from balora.data.examples import FOR_THE_CHAT_TEMPLATE
+from balora.data.json_records import RawJson
 from balora.data.layouts import ChatLayout, ChatPairLayout, Layout
 from balora.data.records import place, records
 from balora.data.sources import LocalFiles, files_of_split, find_local, naming_the_hub
@@ -87,7 +89,8 @@ def _records(files: Sequence[str], names: tuple[str, ...]) -> Iterator[Row]:
 def _placed(files: Sequence[str], names: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
     for file in map(Path, files):
         for number, row in records(file, names or None):
-            yield place(file, number), row
+            read = {n: json.loads(v) if type(v) is RawJson else v for n, v in row.items()}
+            yield place(file, number), read
 
 
 def _is_rendered(layout: Layout, row: Row) -> bool:
