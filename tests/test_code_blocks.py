@@ -34,6 +34,7 @@ OUTPUT = "text"
 SHELL = ("bash", "sh", "console")
 DRY = ("train", "quickstart", "compare", "lab")
 """Verbs that can say what they would do."""
+NOT_DRY = {"--report_only", "--worker", "--slurm"}
 MAKE = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 EXTRAS = set(
     re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
@@ -121,7 +122,7 @@ def tried(words: list[str], monkeypatch) -> str | None:
 
 def tried_balora(words: list[str], monkeypatch) -> str:
     """Run a command of balora as far as its work, and return what is wrong with it."""
-    verb, is_dry = words[0], words[0] in DRY and "--report_only" not in words
+    verb, is_dry = words[0], words[0] in DRY and not NOT_DRY & {*words}
     if is_dry:
         words = [*words, "--dry_run"] if "--dry_run" not in words else words
         return "" if main(words) == 0 else "refused:"
@@ -154,7 +155,7 @@ def reads_options(given: Namespace, rest: list[str]) -> None:
         unknown := fields.keys()
         - known_fields().keys()
         - known_fields(CLASSIFICATION).keys()
-        - {"report_only", "baseline"}
+        - {"report_only", "baseline", "worker", "slurm"}
     ):
         raise ConfigError(f"no field {unknown}.")
 
