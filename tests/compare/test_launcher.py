@@ -37,6 +37,7 @@ def test_two_processes_give_the_row_of_one(comparison, model_folder, tmp_path, m
         assert not folder.held_cells()
     one, two = rows["one"], rows["two"]
     assert one["metrics"]["kl"] > 1e-4
-    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-3, abs=1e-6)
+    measured = [{k: v for k, v in row["metrics"].items() if v is not None} for row in (one, two)]
+    assert measured[1] == pytest.approx(measured[0], rel=1e-3, abs=1e-6)
     assert two["num_trainable_parameters"] == one["num_trainable_parameters"]
     assert two["cell"] == one["cell"]

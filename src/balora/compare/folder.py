@@ -238,7 +238,9 @@ class Folder:
 
     def _plan(self) -> dict[str, Any]:
         fix = "`balora compare --config` writes it again."
-        return read_json(self.path / PLAN_FILE, fix, fields={"balora": str, "cells": dict})
+        fields = {"balora": str, "cells": dict}
+        plan: dict[str, Any] = read_json(self.path / PLAN_FILE, fix, fields=fields)
+        return plan
 
     def check_plan(self, cells: Sequence[Cell]) -> None:
         """Refuse to work in a folder with another version of balora, or on other cells.

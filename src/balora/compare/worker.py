@@ -112,7 +112,7 @@ def _comparison(
 
 def send(
     out: Path,
-    config_path: Path | str,
+    config_path: Path | str | None,
     options: Mapping[str, str],
     settings: Mapping[str, Any],
     *,
@@ -122,7 +122,7 @@ def send(
 
     Args:
         out: As for `work`.
-        config_path: As for `work`.
+        config_path: The recipe; None where every field is given.
         options: As for `work`.
         settings: As for `submit`.
         show: As for `work`.
