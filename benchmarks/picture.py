@@ -22,22 +22,27 @@ from balora.report.study import Study, read_study
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs" / "figures"
-CONDITION = "clean"
+CONDITIONS = ("world-1", "world-2")
+"""Those in which nothing was chosen."""
 TASK, KNOWLEDGE = "exact_match", "recall"
 COLOURS = {"full": "#b5542b", "lora": "#2166ac", "pissa": "#1b7837"}
 NAMES = {"full": "full fine-tuning", "lora": "LoRA", "pissa": "PiSSA"}
 
 
 def numbers(of: Study) -> dict[str, Any]:
-    """Return what is drawn, in percent: of each method and seed the facts and the task score."""
-    (before,) = of.values(CONDITION, "base", KNOWLEDGE).values()
+    """Return what is drawn, in percent: of each method, world and seed the facts and the task score."""
+    before = statistics.mean(
+        value for name in CONDITIONS for value in of.values(name, "base", KNOWLEDGE).values()
+    )
     methods = [name + suffix for name in COLOURS for suffix in ("", "+replay")]
-    points = {}
+    points: dict[str, list[list[float]]] = {}
     for method in methods:
-        known, solved = (of.values(CONDITION, method, name) for name in (KNOWLEDGE, TASK))
-        points[method] = [
-            [round(100 * known[seed], 1), round(100 * solved[seed], 1)] for seed in sorted(known)
-        ]
+        for condition in CONDITIONS:
+            known, solved = (of.values(condition, method, name) for name in (KNOWLEDGE, TASK))
+            points.setdefault(method, []).extend(
+                [round(100 * known[seed], 1), round(100 * solved[seed], 1)]
+                for seed in sorted(known)
+            )
     return {"before": round(100 * before, 1), "methods": points}
 
 
