@@ -30,7 +30,7 @@ NAMES = {"full": "full fine-tuning", "lora": "LoRA", "pissa": "PiSSA"}
 
 
 def numbers(of: Study) -> dict[str, Any]:
-    """Return what is drawn, in percent: of each method, world and seed the facts and the task score."""
+    """Return what is drawn, in percent: facts and task score of each method, world and seed."""
     before = statistics.mean(
         value for name in CONDITIONS for value in of.values(name, "base", KNOWLEDGE).values()
     )
