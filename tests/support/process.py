@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -209,37 +210,45 @@ def _run(kind: str, output: Path, environment: dict[str, str]) -> None:
         dist.destroy_process_group()
 
 
-def free_port() -> int:
+def environments_of_two() -> list[dict[str, str]]:
+    """Return what ``accelerate launch`` sets for each of two processes of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _run_one_and_two(kind: str, folder: Path) -> None:
-    """Run a kind in three processes at once.
-
-    Raises:
-        SystemExit: If one of them failed.
-    """
-    for name in ("one", "two"):
-        (folder / name).mkdir(parents=True)
+        port = str(probe.getsockname()[1])
     world = {
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
+        "MASTER_PORT": port,
     }
-    calls = [(folder / "one", {})]
-    calls += [(folder / "two", {"RANK": rank, "LOCAL_RANK": rank, **world}) for rank in "01"]
+    return [{"RANK": rank, "LOCAL_RANK": rank, **world} for rank in "01"]
+
+
+def run_forks(
+    target: Callable[..., None], calls: Sequence[Sequence[Any]], *, name: str, timeout: float
+) -> None:
+    """Run a function in a fork of this process for each of its calls, at once.
+
+    Raises:
+        SystemExit: If one of them failed; the others are daemons, which end with this process.
+    """
     fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=_run, args=(kind, *call), daemon=True) for call in calls]
+    processes = [fork.Process(target=target, args=call, daemon=True) for call in calls]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=240)
-        if process.exitcode != 0:  # the others are daemons, which end with this process
-            sys.exit(f"a process of {kind} ended with {process.exitcode}")
+        process.join(timeout=timeout)
+        if process.exitcode != 0:
+            sys.exit(f"a process of {name} ended with {process.exitcode}")
+
+
+def _run_one_and_two(kind: str, folder: Path) -> None:
+    """Run a kind in three processes at once."""
+    for name in ("one", "two"):
+        (folder / name).mkdir(parents=True)
+    calls = [(kind, folder / "one", {})]
+    calls += [(kind, folder / "two", environment) for environment in environments_of_two()]
+    run_forks(_run, calls, name=kind, timeout=240)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ turned: each run leaves what its weights were while they were trained, for the t
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ from balora.config.replay import ReplayConfig
 from balora.fused import objective
 from support import classification, training
 from support.models import make_model
-from support.process import free_port
+from support.process import environments_of_two, run_forks
 from support.training import LARGE, OFF
 
 NUM_STEPS, SAVED_AT = 5, 3
@@ -279,26 +278,12 @@ def _run_engine(folder: Path, engine: str, methods: list[str]) -> None:
     make_model("llama").save_pretrained(folder / "model")
     environments: list[dict[str, str]] = [{}]
     if engine != "one":
-        world = {
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
-        }
-        if engine.startswith("zero"):
-            world |= {"ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu"}
-        environments = [{"RANK": rank, "LOCAL_RANK": rank, **world} for rank in "01"]
-    fork = multiprocessing.get_context("fork")
-    processes = [
-        fork.Process(target=_process, args=(folder, engine, methods, environment), daemon=True)
-        for environment in environments
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=500)
-        if process.exitcode != 0:  # the others are daemons, which end with this process
-            sys.exit(f"a process of {engine} ended with {process.exitcode}")
+        environments = environments_of_two()
+    if engine.startswith("zero"):
+        of_engine = {"ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu"}
+        environments = [{**environment, **of_engine} for environment in environments]
+    calls = [(folder, engine, methods, environment) for environment in environments]
+    run_forks(_process, calls, name=engine, timeout=500)
 
 
 if __name__ == "__main__":
