@@ -159,7 +159,7 @@ def test_a_judge_that_is_away_leaves_finished_cells_and_a_report(recipe, shown, 
     def away(*_):
         raise ConfigError("the server cannot be reached.")
 
-    monkeypatch.setattr(command, "judge_answers", away)
+    monkeypatch.setattr("balora.compare.stages.judge_answers", away)
     with pytest.raises(BaloraError, match="reached; every answer is kept, and the same") as caught:
         shown.run(recipe())
     assert caught.value.exit_status == 1

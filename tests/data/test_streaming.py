@@ -44,15 +44,16 @@ def test_the_rows_are_those_of_a_run_that_reads_them_all(tmp_path, kind, ending)
     else:
         Dataset.from_list(ROWS[kind]).to_parquet(name)
     config = DataConfig(dataset_name=name)
-    whole = load_examples(config, split="train").dataset
-    assert list(stream_examples(config)) == list(whole)
-    assert len(whole) == len(ROWS[kind])
+    whole, stream = load_examples(config, split="train"), stream_examples(config)
+    assert list(stream.rows) == list(whole.dataset)
+    assert stream.template == whole.template
+    assert len(whole.dataset) == len(ROWS[kind])
 
 
 def test_nothing_is_read_before_it_is_asked_for_and_a_bad_row_is_named_then(tmp_path):
     rows = [*ROWS["pairs"] * 60, {"prompt": "a", "completion": " "}]
     file = write(tmp_path / "rows.jsonl", rows)
-    stream = stream_examples(DataConfig(dataset_name=file))
+    stream = stream_examples(DataConfig(dataset_name=file)).rows
     assert len(list(islice(stream, 300))) == 300
     with pytest.raises(DataError, match=r"rows\.jsonl, line 301: `completion` is empty\. Correct"):
         list(stream)
@@ -62,7 +63,7 @@ def test_files_of_a_folder_are_read_one_after_the_other(tmp_path):
     for number in (1, 2):
         write(tmp_path / f"part{number}.jsonl", ROWS["pairs"][number : number + 2])
     write(tmp_path / "test.jsonl", ROWS["pairs"])
-    stream = stream_examples(DataConfig(dataset_name=str(tmp_path)))
+    stream = stream_examples(DataConfig(dataset_name=str(tmp_path))).rows
     assert [row["prompt"] for row in stream] == ["1+1=", "2+2=", "2+2=", "3+3="]
     with pytest.raises(DataError, match="has no split `validation`, only "):
         stream_examples(DataConfig(dataset_name=str(tmp_path), dataset_train_split="validation"))

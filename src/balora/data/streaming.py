@@ -10,13 +10,13 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from datasets import Dataset, IterableDataset
 
 from balora.config import DataConfig
-from balora.data.columns import pick_layout
+from balora.data.columns import pick_layout, template_of
 from balora.data.examples import FOR_THE_CHAT_TEMPLATE
 from balora.data.json_records import RawJson
 from balora.data.layouts import ChatLayout, ChatPairLayout, Layout
@@ -31,7 +31,16 @@ _PLACE = "place in the data"
 Row = dict[str, Any]
 
 
-def stream_examples(config: DataConfig) -> IterableDataset:
+class Streamed(NamedTuple):
+    """Rows that nobody has seen yet, and how they are laid out."""
+
+    rows: IterableDataset
+    """As the trainer reads them."""
+    template: str
+    """As `Examples` has it."""
+
+
+def stream_examples(config: DataConfig) -> Streamed:
     """Return the rows to train on, as the trainer reads them, each checked when it is read.
 
     Args:
@@ -51,7 +60,7 @@ def stream_examples(config: DataConfig) -> IterableDataset:
     row = {column: first[0].get(column) for column in columns}
     layout = pick_layout(Dataset.from_list([row]), config, name)
     kept = [column for column in FOR_THE_CHAT_TEMPLATE if column in columns]
-    return raw.map(
+    rows = raw.map(
         _ready,
         with_indices=True,
         fn_kwargs={
@@ -62,6 +71,7 @@ def stream_examples(config: DataConfig) -> IterableDataset:
         },
         remove_columns=[*columns, _PLACE] if _PLACE in first[0] else columns,
     )
+    return Streamed(rows, template_of(layout))
 
 
 def _open(config: DataConfig, files: LocalFiles | None) -> IterableDataset:

@@ -38,7 +38,7 @@ def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
     """
     args, data = cast(SFTConfig, args), cast(DataConfig, recipe.data)
     with global_then_local_main_first():  # the others find what the first process has stored
-        rows, train = _rows_of(data, args)
+        rows, train, template = _rows_of(data, args)
     _check_scored(recipe, train)
     source = source_of(recipe)
     tokenizer = _tokenizer(source, args, train)
@@ -66,18 +66,18 @@ def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
             eval_dataset=rows["eval"].dataset if "eval" in rows else None,
             processing_class=tokenizer,
         )
-    trainer.prompt_template = train.template
+    trainer.prompt_template = template
     return Prepared(trainer, recipe)
 
 
-def _rows_of(data: DataConfig, args: SFTConfig) -> tuple[dict[str, Examples], Rows]:
-    """Return the rows that are known, by what they are for, and those to train on."""
+def _rows_of(data: DataConfig, args: SFTConfig) -> tuple[dict[str, Examples], Rows, str]:
+    """Return the rows that are known, by what they are for, those to train on, and their layout."""
     evaluation = _evaluation_examples(data, args)
     known = {"eval": evaluation} if evaluation else {}
     if data.streaming:
-        return known, stream_examples(data)
+        return known, *stream_examples(data)
     train = load_examples(data, split=data.dataset_train_split, name="train")
-    return {"train": train, **known}, train.dataset
+    return {"train": train, **known}, train.dataset, train.template
 
 
 def _check_scored(recipe: Recipe, train: Rows) -> None:
