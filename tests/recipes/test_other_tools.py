@@ -119,7 +119,7 @@ def test_what_the_lines_in_their_place_leave_wrong_is_said_at_once(written):
         ("overwrite_output_dir: true", "write `overwrite: true` in its place"),
         ("load_in_4bit: true", "is loaded as it is, not quantised .*: leave it out"),
         ("use_dora: true", "the adapter is LoRA: leave it out"),
-        ("dataset_streaming: true", "a data set is read whole .*: leave it out"),
+        ("dataset_streaming: true", "it is called `streaming` here: write `streaming: true`"),
         ("datasets: [{path: trl-lib/Capybara}]", "which `dataset_name` names: leave it out"),
     ],
 )

@@ -238,6 +238,9 @@ class ClassificationConfig:
         """The entries of `out_of_domain`."""
         return tuple(OutOfDomainConfig.from_mapping(entry) for entry in self._entries())
 
+    def check_training(self, training: Mapping[str, Any]) -> None:
+        """Refuse nothing: the rows of a classifier are always read whole."""
+
     @property
     def is_evaluated(self) -> bool:
         """True when there are rows to evaluate on: a GLUE task always has its own."""

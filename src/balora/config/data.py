@@ -87,7 +87,7 @@ class DataConfig:
             ),
         )
 
-    def check_streaming(self, training: Mapping[str, Any]) -> None:
+    def check_training(self, training: Mapping[str, Any]) -> None:
         """Refuse what cannot work on rows that are not known beforehand.
 
         Args:

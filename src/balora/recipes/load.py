@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from balora.config import AdapterConfig, DataConfig
+from balora.config import AdapterConfig
 from balora.config.fields import accepts, field_hints, given_problems, type_problem, wrong_type
 from balora.config.replay import GENERATED, RECOMMENDED
 from balora.config.rules import Allowed, OneOf, Rule
@@ -247,8 +247,7 @@ def _build(values: Mapping[str, Any], source: Path | None, kind: Kind) -> Recipe
     if errors or resolved is None:
         raise ConfigError(" ".join(errors))
     training = by_part["training"]
-    if isinstance(own["data"], DataConfig):
-        own["data"].check_streaming(training)
+    own["data"].check_training(training)
     if METHODS[resolved.adapter.method].has_adapter:
         training = {"learning_rate": kind.adapter_learning_rate, **training}
     return Recipe(
