@@ -61,6 +61,7 @@ def _whole(name: str, train: Mapping[str, Any]) -> dict[str, Any]:
 def _sections(known: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     titles = {
         "model": "Model",
+        "quantization": "Quantised bases",
         "adapter": "Adapter",
         "data": "Data of text generation",
         "run": "The run",

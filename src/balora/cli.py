@@ -26,6 +26,7 @@ from balora.config.options import (
     ReplayOptions,
     add_options,
     read_options,
+    schemes,
 )
 from balora.config.rules import PathTo
 from balora.environment import hide_bars_in_logs, launched, print_messages
@@ -338,8 +339,10 @@ def _train(options: argparse.Namespace, rest: Sequence[str]) -> None:
     if recipe.run.dry_run:
         from balora.trainers.preflight import check_run
 
-        check_run(recipe)
+        memory = check_run(recipe)
         print(recipe.to_yaml(), end="")
+        print("\n# Memory of one process in training, computed from the shapes:")
+        print("\n".join(f"#   {line}" for line in memory))
         return
     from balora.trainers.run import run_recipe
 
@@ -359,10 +362,24 @@ def _where(trainer: Any, method: str) -> str:
 
     folder = Path(trainer.args.output_dir)
     what = "model is" if method == "full" else "adapter, a plain LoRA, is"
-    return (
-        f"The {what} in {folder}. `balora predict {folder} TEXT` uses it.\n"
-        f"These lines load it:\n\n{lines_that_load(trainer, folder)}"
-    )
+    lines = [
+        f"The {what} in {folder}. `balora predict {folder} TEXT` uses it.",
+        _how_to_serve(folder),
+        "These lines load it:",
+    ]
+    return "\n".join(filter(None, lines)) + f"\n\n{lines_that_load(trainer, folder)}"
+
+
+def _how_to_serve(folder: Path, base: str | None = None) -> str:
+    """Say how a server takes an adapter, and what is lost where it must be made smaller for it."""
+    from balora.anchored.truncate import error_at
+    from balora.models.adapter import is_adapter_folder, read_adapter
+    from balora.serving import VLLM_RANKS, how_to_serve, room_for
+
+    lost = None
+    if is_adapter_folder(folder) and room_for(read_adapter(folder).config.r) is None:
+        lost = error_at(folder, VLLM_RANKS[-1])
+    return how_to_serve(folder, base=base, lost=lost)
 
 
 def _quickstart(options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -430,6 +447,7 @@ def _base(options: EvalOptions | BenchOptions, runs: Sequence[Path]) -> ModelSou
         revision=options.revision,
         dtype=options.dtype,
         attn_implementation=options.attn_implementation,
+        **schemes(options),
     )
 
 
@@ -458,7 +476,7 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
     options = read_options(ExportOptions, given)
     from balora.anchored.export import export_adapter, export_merged
     from balora.evaluation.bench.prompts import template_of_run
-    from balora.models.run_folder import classes_of, is_classifier
+    from balora.models.run_folder import base_as_code, classes_of, is_classifier
     from balora.models.source import read_recipe
     from balora.usage import loading_lines
 
@@ -468,13 +486,20 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
     kind = "merged" if options.merge else f"rank{options.rank}" if options.rank else "export"
     destination = Path(options.to) if options.to else source.with_name(f"{source.name}-{kind}")
     if options.merge:
-        export_merged(
+        quantization = export_merged(
             source,
             options.base,
             destination,
             revision=options.revision,
             overwrite=options.overwrite,
+            **schemes(options),
         )
+        if quantization:
+            print(
+                f"Merged into the dequantised weights of the base ({quantization}), on which the "
+                f"adapter was trained; `--{quantization.scheme} false` merges into the weights as "
+                "they were saved."
+            )
         print(f"The merged model is in {destination}. These lines load it:\n")
         print(loading_lines(destination, prompt_template=template, is_pair=is_pair))
         return
@@ -494,7 +519,10 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
     names = classes_of(source) if is_classifier(source) else None
     recipe = read_recipe(source)
     is_same = recipe.get("model_name_or_path") == options.base
-    print(f"The adapter is in {destination}. These lines load it:\n")
+    print(f"The adapter is in {destination}.")
+    if sentence := _how_to_serve(destination, options.base):
+        print(sentence)
+    print("These lines load it:\n")
     print(
         loading_lines(
             destination,
@@ -505,6 +533,7 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
             has_other_head=bool(recipe.get("ignore_mismatched_sizes")),
             prompt_template=template,
             is_pair=is_pair,
+            quantization=base_as_code(source, options.base, **schemes(options)),
         )
     )
 

@@ -134,7 +134,8 @@ def train_fields(word: str = "") -> str:
     from balora.recipes.kinds import CLASSIFICATION, GENERATION
 
     parts = [*GENERATION.parts.values()]
-    parts[3:3] = [ClassificationConfig, OutOfDomainConfig]
+    after = parts.index(GENERATION.data) + 1
+    parts[after:after] = [ClassificationConfig, OutOfDomainConfig]
     where = {
         GENERATION.data: " In text generation.",
         ClassificationConfig: " In classification and regression, where `task` is set.",

@@ -20,6 +20,8 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from balora.models.quantization import stored_tensors
+
 _ORIGINAL = ".original_module."
 _NUM_SAMPLES = 4096
 """Values of a weight that enter the digest of a base model."""
@@ -53,11 +55,14 @@ def digest_of_config(model: PreTrainedModel) -> str:
 
 
 def frozen_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of a base model that are not trained, under their own names."""
+    """Return the weights of a base model that are not trained, under their own names.
+
+    Of a quantised one these are its numbers and their scales.
+    """
     return {
-        name.replace(".base_layer.", "."): parameter
-        for name, parameter in model.named_parameters()
-        if not parameter.requires_grad and _ORIGINAL not in name
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in stored_tensors(model, buffers=False)
+        if not tensor.requires_grad and _ORIGINAL not in name
     }
 
 

@@ -14,8 +14,10 @@ from importlib import metadata
 from pathlib import Path
 
 _PACKAGES = ("balora", "torch", "transformers", "peft", "trl", "accelerate", "datasets")
-_OPTIONAL = ("safetensors", "tokenizers", "bitsandbytes", "deepspeed", "flash-attn", "tensorboard")
-
+_OPTIONAL = (
+    *("safetensors", "tokenizers", "bitsandbytes", "torchao", "deepspeed", "flash-attn"),
+    "tensorboard",
+)
 
 _BARS = ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")
 

@@ -23,6 +23,7 @@ def loading_lines(
     id2label: Mapping[int, str] | None = None,
     pad_token_id: int | None = None,
     has_other_head: bool = False,
+    quantization: tuple[str, str] | None = None,
     shown: Path | None = None,
     prompt_template: str = "none",
     is_pair: bool = False,
@@ -40,6 +41,7 @@ def loading_lines(
         pad_token_id: Of a classifier whose base names another or none: a decoder pools the last
             token before it.
         has_other_head: Whether the base has a head for other classes, which is not taken.
+        quantization: The imports and the expression of the base's ``quantization_config``.
         shown: What the lines name in place of ``folder``.
         prompt_template: What a language model's prompts were laid out with, or chat.
         is_pair: Whether a classifier reads two texts.
@@ -67,9 +69,12 @@ def loading_lines(
         arguments += ["num_labels=1", "problem_type='regression'"]
     if is_classifier:
         arguments += ["ignore_mismatched_sizes=True"] if has_other_head else []
+    if quantization is not None:
+        arguments.append(f"quantization_config={quantization[1]}")
     lines = [
         "from peft import PeftModel",
         f"from transformers import {auto}, AutoTokenizer, pipeline",
+        *([] if quantization is None else [quantization[0]]),
         f"base = {auto}.from_pretrained({', '.join(arguments)})",
     ]
     if is_classifier and pad_token_id is not None:

@@ -117,7 +117,9 @@ def test_what_the_lines_in_their_place_leave_wrong_is_said_at_once(written):
         ("warmup_ratio: 0.1", "write `warmup_steps: 0.1` in its place"),
         ("warmup_ratio: 0.1\nwarmup_steps: 10", "it is called `warmup_steps` here: leave it out"),
         ("overwrite_output_dir: true", "write `overwrite: true` in its place"),
-        ("load_in_4bit: true", "is loaded as it is, not quantised .*: leave it out"),
+        ("quantization_bit: 4", "in the name here: write `load_in_4bit: true` in its place"),
+        ("bnb_4bit_use_double_quant: true", "write `use_bnb_nested_quant: true` in its place"),
+        ("bnb_4bit_quant_storage: uint8", "are stored as bytes: leave it out"),
         ("use_dora: true", "the adapter is LoRA: leave it out"),
         ("dataset_streaming: true", "it is called `streaming` here: write `streaming: true`"),
         ("datasets: [{path: trl-lib/Capybara}]", "which `dataset_name` names: leave it out"),
@@ -143,5 +145,5 @@ def test_every_setting_of_trls_models_is_a_field_or_is_answered():
         entry.name for kind in (ModelConfig, ScriptArguments) for entry in dataclasses.fields(kind)
     }
     names -= known_fields().keys()
-    assert names >= {"use_peft", "load_in_4bit"}
+    assert names >= {"use_peft", "bnb_4bit_quant_storage"}
     assert not [name for name in names if here(name, {name: True}) is None]

@@ -178,3 +178,22 @@ def test_a_start_that_changes_the_base_weights(tmp_path, init):
         make_trainer(tmp_path, options=options, objective={"adapter_init": "lora"})
     objective = {"adapter_init": "lora", "consistency_coef": 0.0}
     assert run(make_trainer(tmp_path, options=options, objective=objective, max_steps=1))
+
+
+def test_weights_that_lie_elsewhere_are_not_trained_beside(tmp_path):
+    make_model("llama").save_pretrained(tmp_path / "model")
+    devices = {"model.layers.1": "disk", "model.layers.0": "cpu", "model.embed_tokens": "cpu"}
+    devices |= dict.fromkeys(("model.norm", "model.rotary_emb", "lm_head"), "cpu")
+    settings = {"device_map": devices, "offload_folder": str(tmp_path / "away")}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", **settings)
+    with pytest.raises(
+        ConfigError, match=r"`device_map` leaves 1 parts .* on the disk \(`model\.l"
+    ):
+        make_trainer(tmp_path, model=model)
+    with pytest.raises(ConfigError, match=r"`device_map` leaves 1 parts of the model on the disk"):
+        make_trainer(tmp_path, model=get_peft_model(model, lora_config()), options=NO_ADAPTER)
+    whole = {"device_map": {"": "cpu"}}
+    make_trainer(tmp_path, model=AutoModelForCausalLM.from_pretrained(tmp_path / "model", **whole))
+
+
+NO_ADAPTER = {"peft_config": None}

@@ -18,7 +18,8 @@ from typing import Any
 from peft import PeftConfig, PeftModel
 from peft.tuners.lora.layer import LoraLayer
 
-from balora.anchored.layer import anchored_adapters, initialise_layer
+from balora.anchored.layer import anchored_adapters
+from balora.anchored.residual import start_layers
 from balora.anchored.save import load_checkpoint, plain_adapter, save_anchor, without_anchors
 from balora.config.objective import PLAIN_STARTS
 from balora.errors import ConfigError
@@ -153,10 +154,14 @@ class _AnchoredModel:
 
 
 def _initialise(model: Any, adapters: Sequence[str]) -> None:
-    for layer in model.modules():
-        for adapter in anchored_adapters(layer):
-            if adapter in adapters:
-                initialise_layer(layer, adapter)
+    base = model.get_base_model()
+    places = [
+        (name, layer, adapter)
+        for name, layer in base.named_modules()
+        for adapter in anchored_adapters(layer)
+        if adapter in adapters and not layer.lora_variant[adapter].is_initialised
+    ]
+    start_layers(base, places)
 
 
 @contextmanager

@@ -17,14 +17,17 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 
 from balora.anchored.beside import BASE_UNTOUCHED
+from balora.anchored.layer import take_weights
 from balora.anchored.plain import uniform, uniform_config, updates_of, with_factors
 from balora.anchored.save import ADAPTER_FILE
 from balora.anchored.truncate import Truncation, truncate
+from balora.config.quantization import Quantization
 from balora.errors import ConfigError
 from balora.folders import Read, new_folder
 from balora.models.adapter import CONFIG_FILE, read_adapter
 from balora.models.fits import check_adapter_fits
 from balora.models.load import load_config
+from balora.models.quantization import quantised_checkpoint
 from balora.models.run_folder import classes_of, load_run
 from balora.models.source import ModelSource, base_of_runs
 from balora.state import read_tensors
@@ -109,10 +112,13 @@ def export_merged(
     *,
     revision: str | None = None,
     overwrite: bool = False,
-) -> None:
+    **schemes: Any,
+) -> Quantization:
     """Write ``base`` with the adapter merged into its weights: in float32, cast last.
 
-    A classifier is written with its trained head and the names of its classes.
+    A classifier is written with its trained head and the names of its classes. An adapter that was
+    trained on quantised weights is merged into what these stand for, dequantised: the weights as
+    they were saved are another model. The merged model is not quantised.
 
     Args:
         source: A folder that ``save_model`` or a checkpoint left.
@@ -120,15 +126,20 @@ def export_merged(
         destination: The new folder; it appears whole, by rename.
         revision: Of the base; None takes the recipe's where it trains that name.
         overwrite: Whether a ``destination`` that exists is replaced.
+        **schemes: ``load_in_4bit``, ``load_in_8bit`` and ``torchao`` in place of the recipe's.
+
+    Returns:
+        How the weights were quantised that it was merged into.
 
     Raises:
-        ConfigError: As for :func:`export_adapter`, and if ``base`` is quantised.
+        ConfigError: As for :func:`export_adapter`, and if ``base`` is a quantised checkpoint.
     """
     config = _lora_config(source)
     others = [name for name in _other_kinds(config) if name not in _MERGED_BY_PEFT]
     if others:
         raise _of_another_kind(source, others, "`--merge` is set", "Leave `--merge` out")
-    model_source = _as_saved(base_of_runs([source], base, revision=revision))
+    trained_on = base_of_runs([source], base, revision=revision, **schemes)
+    model_source = _as_saved(trained_on)
     _check_fits(source, model_source)
     _check_is_not_quantised(model_source)
     reads = _reads(source, base)
@@ -136,11 +147,17 @@ def export_merged(
         run = load_run(source, model_source)
         model: Any = run.model
         dtype = model.get_base_model().dtype
-        merged = model.float().merge_and_unload()
+        model.float()
+        if trained_on.quantization:
+            quantised = load_run(source, trained_on).model
+            take_weights(model.get_base_model(), quantised.get_base_model())
+            del quantised
+        merged = model.merge_and_unload()
         merged.to(dtype).save_pretrained(str(stage))
         _copy_tokenizer(source, stage)
         if not any(stage.glob("tokenizer*")):
             run.tokenizer.save_pretrained(str(stage))
+    return trained_on.quantization
 
 
 def _lora_config(source: Path) -> LoraConfig:
@@ -184,17 +201,21 @@ def _check_fits(source: Path, base: ModelSource) -> None:
 def _as_saved(base: ModelSource) -> ModelSource:
     """Return ``base`` in the types of its checkpoint, whatever training loaded it for."""
     options = {k: v for k, v in base.options.items() if k != "quantization_config"}
-    return replace(base, dtype="auto", attn_implementation=None, options=options)
+    return replace(
+        base,
+        dtype="auto",
+        attn_implementation=None,
+        options=options,
+        quantization=Quantization(),
+    )
 
 
 def _check_is_not_quantised(base: ModelSource) -> None:
-    settings = getattr(load_config(base), "quantization_config", None)
-    if settings is not None:
-        kind = settings.get("quant_method") if isinstance(settings, dict) else settings.quant_method
+    kind = quantised_checkpoint(load_config(base))
+    if kind is not None:
         raise ConfigError(
-            f"{base.words} is quantised ({getattr(kind, 'value', kind)}), and merging would round "
-            "the update to its few bits. Name the model that it was made from, or export the "
-            "adapter without `--merge`."
+            f"{base.words} is quantised ({kind}), and merging would round the update to its few "
+            "bits. Name the model that it was made from, or export the adapter without `--merge`."
         )
 
 

@@ -13,7 +13,7 @@ dict, under names that PEFT takes for its own, so that all four matrices travel 
 
 Used from PEFT: ``LoraVariant`` (forward, merge, unmerge of one layer), ``layer.lora_variant``,
 ``layer.other_param_names``, ``layer._disable_adapters``, ``layer._cache_store``,
-``layer._cache_pop``, ``BufferDict`` and ``dequantize_module_weight``.
+``layer._cache_pop``, ``BufferDict``, ``dequantize_module_weight`` and ``dequantize_bnb_weight``.
 
 Shapes: ``O`` output features, ``I`` input features, ``r`` rank.
 """
@@ -30,14 +30,16 @@ import torch.nn.functional as F
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.lora.layer import LoraLayer, LoraVariant, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.integrations import dequantize_module_weight
+from peft.utils.integrations import dequantize_bnb_weight, dequantize_module_weight
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers.pytorch_utils import Conv1D
 
 from balora.anchored.starts import STARTS, Factors, Weight, take_statistics
 from balora.config import BALoraConfig
 from balora.errors import ConfigError
+from balora.models.quantization import is_quantised
 
 ANCHOR_BUFFERS = ("lora_anchor_A", "lora_anchor_B")
 """Attributes of a layer that hold the frozen copies, by the name of the adapter."""
@@ -295,8 +297,38 @@ def base_weight(layer: Any, full: Callable[[Tensor], Tensor] = lambda tensor: te
         layer: A LoRA layer.
         full: From a tensor that is split over processes to the whole one; all of them call.
     """
-    weight = full(dequantize_module_weight(layer.get_base_layer()))
+    weight = full(dequantised_weight(layer.get_base_layer()))
     return weight.mT if layer.fan_in_fan_out else weight
+
+
+def dequantised_weight(module: nn.Module) -> Tensor:
+    """Return the weight of a linear layer in full, as it is stored; the layer stays as it is.
+
+    PEFT's own function gives an 8-bit layer on a CPU another parameter, without the scales that
+    its next forward reads.
+    """
+    own: Any = module
+    if type(own.weight).__name__ in ("Int8Params", "Params4bit"):
+        weight: Tensor = dequantize_bnb_weight(own.weight, state=getattr(own, "state", None))
+        return weight
+    return torch.as_tensor(dequantize_module_weight(module))
+
+
+@torch.no_grad()
+def take_weights(model: nn.Module, quantised: nn.Module) -> None:
+    """Give ``model`` the weights that those of its quantised copy stand for, layer by layer.
+
+    Args:
+        model: A base model whose weights are not quantised; its adapters stay as they are.
+        quantised: The same with quantised weights.
+    """
+    for name, module in quantised.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, BaseTunerLayer) or weight is None or not is_quantised(weight):
+            continue
+        own: Any = model.get_submodule(name)
+        full = dequantised_weight(module)
+        own.weight.copy_(full.mT if isinstance(own, Conv1D) else full)
 
 
 def difference_factors(layer: Any, adapter: str) -> Factors:

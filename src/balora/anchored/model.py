@@ -24,11 +24,14 @@ from balora.anchored.layer import (
     set_start,
     start_of,
 )
+from balora.anchored.residual import is_residual, start_layers
 from balora.anchored.starts import Factors, lacks_statistics, take_statistics
 from balora.config import BALoraConfig
 from balora.config.objective import AdapterInit
 from balora.distributed import rank_and_world, take_from
 from balora.errors import ConfigError
+from balora.models.blank import reads_no_weights
+from balora.models.quantization import quantised_by
 
 _NEUTRAL = {
     "lora_dropout": 0.0,
@@ -96,6 +99,11 @@ def check_adapter(model: PeftModel, config: BALoraConfig) -> None:
     """
     adapter = only_adapter(model)
     peft_config, start = model.peft_config[adapter], f"`adapter_init: {config.adapter_init}`"
+    if config.pissa_residual and not reads_no_weights() and quantised_by(model) is None:
+        raise ConfigError(
+            "`pissa_residual` is true, but the model is not quantised, so there is no residual to "
+            "quantise. Load it with a `quantization_config`, or leave `pissa_residual` out."
+        )
     if config.is_anchored:
         problems = [
             f"`{name}` is {getattr(peft_config, name)!r}, which does not go with the start "
@@ -199,6 +207,9 @@ def initialise(
                 "overwrite. Load a checkpoint of this method with `model.load_adapter(folder, "
                 f"{adapter!r})`, or merge what it holds into the base model first."
             )
+    residual = [place for place in missing if is_residual(*place[1:])]
+    start_layers(model.get_base_model(), residual)
+    missing = [place for place in missing if place not in residual]
     rank, world = rank_and_world()
     progress = tqdm(missing, desc="Start", unit="layer", disable=rank > 0 or len(missing) < 2)
     with progress:

@@ -23,6 +23,7 @@ from balora.anchored.layer import (
     state_keys,
 )
 from balora.anchored.plain import Update, uniform, uniform_config
+from balora.anchored.residual import is_residual, start_layers
 from balora.errors import ConfigError
 from balora.state import read_tensors
 
@@ -125,7 +126,11 @@ def load_checkpoint(model: Any, adapter: str, folder: Path) -> Any:
             clear_anchor(layer, adapter)
     # what is not a LoRA matrix (a classification head, say) comes from PEFT's own file
     rest = {key: value for key, value in saved.items() if "lora_" not in key}
-    return set_peft_model_state_dict(model, {**rest, **anchor}, adapter)
+    result = set_peft_model_state_dict(model, {**rest, **anchor}, adapter)
+    base = model.get_base_model()
+    places = [(name, m, adapter) for name, m in base.named_modules() if is_anchored(m, adapter)]
+    start_layers(base, [place for place in places if is_residual(place[1], adapter)])
+    return result
 
 
 def _in_peft_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

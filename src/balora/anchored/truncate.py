@@ -7,7 +7,8 @@ of the small :math:`s R_B R_A^\top`; the leading ones are the best approximation
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, cast
 
 import torch
 from peft import LoraConfig
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from balora.anchored.plain import Update, uniform, uniform_config, updates_of, with_factors
 from balora.errors import ConfigError
+from balora.models.adapter import WEIGHTS_FILE, read_adapter
+from balora.state import read_tensors
 
 
 class Truncation(NamedTuple):
@@ -75,6 +78,13 @@ def truncate(config: LoraConfig, tensors: Mapping[str, Tensor], rank: int) -> Tr
         with_factors(tensors, plain.factors),
         Truncation(rank, overall, worst, errors[worst]),
     )
+
+
+def error_at(folder: Path, rank: int) -> float:
+    """Return what a truncation of the adapter in a folder loses of the update, from 0 to 1."""
+    adapter = read_adapter(folder)
+    tensors = read_tensors(folder / WEIGHTS_FILE, "Save it again, or take another checkpoint.")
+    return truncate(cast(LoraConfig, adapter.config), tensors, rank).truncation.relative_error
 
 
 def _leading(update: Update, rank: int) -> tuple[Update, Tensor]:

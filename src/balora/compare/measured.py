@@ -32,7 +32,7 @@ from balora.files import read_filled_text, write_json
 from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.names import name_of_dtype
 from balora.models.run_folder import load_run
-from balora.models.source import source_of
+from balora.models.source import source_to_measure
 from balora.recipes import Recipe, load_recipe
 from balora.report.columns import OUTSIDE, OVERALL
 from balora.rows import DETAILS_FILE
@@ -141,7 +141,7 @@ def _models(recipe: Recipe, run: Path | None) -> Models:
     to what was saved and holds for everyone who loads it. That costs one load; the trainer's own
     model with its adapters off could not be the reference of full fine-tuning anyway.
     """
-    source = source_of(recipe)
+    source = source_to_measure(recipe)
     base = load_model(source, device=accelerator())
     if run is None:
         return Models(base, base, load_tokenizer(source))

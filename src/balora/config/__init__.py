@@ -10,6 +10,7 @@ from balora.config.classification import ClassificationConfig, OutOfDomainConfig
 from balora.config.data import DataConfig
 from balora.config.model import ModelConfig
 from balora.config.objective import BALoraConfig
+from balora.config.quantization import Quantization
 from balora.config.replay import ReplayConfig
 from balora.config.run import RunConfig, StoppingConfig
 
@@ -20,6 +21,7 @@ __all__ = [
     "DataConfig",
     "ModelConfig",
     "OutOfDomainConfig",
+    "Quantization",
     "ReplayConfig",
     "RunConfig",
     "StoppingConfig",

@@ -31,7 +31,8 @@ GENERATION_FIELDS = (
     "svd_max_tokens",
 )
 """Fields of the objective that act in text generation only."""
-PISSA_FIELDS = ("pissa_svd", "pissa_oversampling", "pissa_power_iterations", "pissa_seed")
+_RANDOMIZED_FIELDS = ("pissa_oversampling", "pissa_power_iterations", "pissa_seed")
+PISSA_FIELDS = ("pissa_residual", "pissa_svd", *_RANDOMIZED_FIELDS)
 PLAIN_STARTS = ("lora", "gaussian", "orthogonal", "mica")
 """Values of `adapter_init` with which the update of a new adapter is zero; the others are anchored:
 a frozen copy of the start is taken away from it."""
@@ -73,6 +74,9 @@ class BALoraConfig:
 
     adapter_init: AdapterInit = "pissa"
     """Start of the adapter: each weight's leading directions (pissa), plain LoRA, or another."""
+
+    pissa_residual: bool = False
+    """Quantise only what the start leaves of each weight (QPiSSA); needs a quantised base."""
 
     pissa_svd: PissaSvd = "randomized"
     """How the singular directions are found: a seeded randomised SVD, or the exact one."""
@@ -132,7 +136,7 @@ class BALoraConfig:
         if self.adapter_init == "pissa" and self.pissa_svd != "exact":
             return []
         of_start = self.adapter_init == "pissa"
-        idle = PISSA_FIELDS[1:] if of_start else PISSA_FIELDS
+        idle = _RANDOMIZED_FIELDS if of_start else PISSA_FIELDS
         why = "`pissa_svd` is exact" if of_start else f"`adapter_init` is {self.adapter_init}"
         return [
             f"`{name}` is {given[name]}, but {why} and has no such setting; leave it out"

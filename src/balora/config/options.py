@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from balora.config.data import RunTemplate
 from balora.config.fields import (
@@ -22,6 +22,7 @@ from balora.config.fields import (
 )
 from balora.config.model import Dtype
 from balora.config.parts import Count, Seed
+from balora.config.quantization import SCHEMES
 from balora.config.rules import Interval, PathTo
 from balora.errors import ConfigError
 
@@ -34,6 +35,15 @@ class _Revised:
 
     revision: str | None = None
     """Branch, tag or commit of the base; null takes the recipe's where it trains that name."""
+
+    load_in_4bit: bool | None = None
+    """Whether the base is quantised to 4 bits (bitsandbytes); null takes the recipe's."""
+
+    load_in_8bit: bool | None = None
+    """Whether the base is quantised to 8 bits (bitsandbytes); null takes the recipe's."""
+
+    torchao: Literal["int8_weight_only"] | None = None
+    """Quantise the weights of the base to 8 bits (torchao); null takes the recipe's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,14 +211,16 @@ def add_options(parser: argparse.ArgumentParser, options: type) -> None:
     """Add the fields of a dataclass to a parser, each with its sentence, range and default."""
     hints, required = field_hints(options), _required(options)
     for entry in describe(options):
-        if accepts(hints[entry.name], bool):
+        if entry.default is False:
             parser.add_argument(f"--{entry.name}", action="store_true", help=entry.sentence)
             continue
         is_unset = entry.name in required or entry.default is None
         default = "" if is_unset else f"; {spelled_default(entry.default)}"
+        bare: dict[str, Any] = {"nargs": "?", "const": "true"}  # `--flag` is `--flag true`
         parser.add_argument(
             f"--{entry.name}",
             action=Once,
+            **(bare if accepts(hints[entry.name], bool) else {}),
             required=entry.name in required,
             metavar=_metavar(hints[entry.name]),
             help=f"{entry.sentence} ({entry.type}{default})",
@@ -239,6 +251,11 @@ def read_options(options: type[T], given: argparse.Namespace) -> T:
     if problems:
         raise ConfigError("; ".join(problems) + ".")
     return options(**values)
+
+
+def schemes(options: _OfABase) -> dict[str, Any]:
+    """Return what the command line says on how the base is quantised, by field."""
+    return {name: getattr(options, name) for name in SCHEMES}
 
 
 def _metavar(annotation: Any) -> str:

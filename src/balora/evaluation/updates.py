@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from balora.anchored import difference_factors, lora_layers, only_adapter
-from balora.anchored.layer import is_anchored
+from balora.anchored.layer import dequantised_weight, is_anchored
 
 _BLOCK_ELEMENTS = 2**24
 """Entries of a weight held in float64 at a time (128 MiB)."""
@@ -77,7 +76,7 @@ def _full_changes(
 def _adapter_changes(tuned: PeftModel, base: PreTrainedModel) -> Iterator[tuple[str, float, float]]:
     adapter = only_adapter(tuned)
     for name, layer in lora_layers(tuned):
-        weight = dequantize_module_weight(base.get_submodule(name))
+        weight = dequantised_weight(base.get_submodule(name))
         yield name, _update_norm(name, layer, adapter), _norm(weight)
     theirs = dict(base.named_parameters())
     for name, module in tuned.get_base_model().named_modules():

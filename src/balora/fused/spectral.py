@@ -21,8 +21,8 @@ from balora.fused.checks import check_frozen
 from balora.models.head import LMHead
 from balora.regularizers.spectral import singular_values
 
-_BLOCK_ELEMENTS = 2**24
-"""Entries of the head held in float64 at a time (128 MiB)."""
+_BLOCK_ELEMENTS = 2**21
+"""Entries of the head held in float64 at a time (16 MiB)."""
 
 
 class HeadFactor:

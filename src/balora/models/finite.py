@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from balora.errors import ConfigError
+from balora.models.quantization import stored_tensors
 
 
 def check_finite(model: nn.Module, what: str) -> None:
@@ -22,7 +23,7 @@ def check_finite(model: nn.Module, what: str) -> None:
     Raises:
         ConfigError: For the first such tensor.
     """
-    name = first_not_finite((*model.named_parameters(), *model.named_buffers()))
+    name = first_not_finite(stored_tensors(model))
     if name is not None:
         raise ConfigError(
             f"{what} has a weight that is NaN or infinite, in `{name}`. Load another checkpoint, "
@@ -47,7 +48,7 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 def _has_numbers(tensor: Tensor) -> bool:
-    # types of one byte are quantised and have their own scales; a meta tensor has no numbers yet
+    # types of one byte are quantised, and their scales are asked; a meta tensor has no numbers yet
     is_float = tensor.is_floating_point() and tensor.element_size() > 1
     has_own = not tensor.is_meta and any(tensor.stride() or (1,))  # a blank one is a single zero
     return is_float and tensor.numel() > 0 and has_own

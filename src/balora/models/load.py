@@ -11,11 +11,13 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -30,6 +32,12 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from balora.errors import ConfigError
 from balora.models.blank import blank_model, reads_no_weights
 from balora.models.finite import check_finite
+from balora.models.quantization import (
+    check_can_quantise,
+    check_is_quantised,
+    keep_unpacked,
+    quantization_config,
+)
 from balora.models.reading import reading_model
 from balora.models.source import ModelSource
 
@@ -105,6 +113,30 @@ def load_tokenizer(source: ModelSource, run: Path | None = None) -> PreTrainedTo
     return tokenizer
 
 
+def whole_copy(model: Any) -> nn.Module:
+    """Return a model as its checkpoint has it, not quantised, on the CPU.
+
+    Its weights are pages of the files, which take memory of their own while they are read only.
+
+    Raises:
+        ConfigError: If the checkpoint cannot be read.
+    """
+    config = deepcopy(model.config)
+    del config.quantization_config
+    name = str(config.name_or_path)
+    where = {"revision": getattr(config, "_commit_hash", None) or "main"}
+    report = silenced("transformers.modeling_utils", "LOAD REPORT")  # of a head, which is not read
+    with reading_model(name, "the model", revision=where["revision"]), report:
+        whole: nn.Module = type(model).from_pretrained(
+            name,
+            config=config,
+            dtype="auto",
+            ignore_mismatched_sizes=True,  # of a head
+            **where,
+        )
+    return whole
+
+
 def attach_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """Return ``model`` with the adapter of a folder on it, in eval mode: plain PEFT.
 
@@ -147,9 +179,16 @@ def from_pretrained(
     Raises:
         ConfigError: If it cannot be loaded.
     """
+    if source.quantization.scheme is not None:
+        config = load_config(source, **arguments)
+        check_can_quantise(source, config)
+        if not reads_no_weights():
+            arguments["quantization_config"] = quantization_config(auto, source, config)
     if reads_no_weights():
         with in_words_of(source):
-            return blank_model(auto, load_config(source, **arguments), source.arguments())
+            blank = blank_model(auto, load_config(source, **arguments), source.arguments())
+        check_is_quantised(blank[0], source)
+        return blank
     report = silenced("transformers.modeling_utils", "LOAD REPORT")
     with in_words_of(source), report:
         model, info = auto.from_pretrained(
@@ -158,6 +197,8 @@ def from_pretrained(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # what differs is refused by name, not in a report
         )
+    check_is_quantised(model, source)
+    keep_unpacked(model)
     return model.eval(), info
 
 

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from balora.errors import ConfigError
 from balora.files import write_json
+from balora.models.quantization import SCALES, stored_tensors
 from balora.models.source import ModelSource, name_the_base, read_recipe
 from balora.state import read_json
 
@@ -101,14 +102,15 @@ def _sample(model: nn.Module) -> dict[str, list[float]]:
 def _layer_weights(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Return the matrices of the layers by the names that the base has for them.
 
-    Weights outside of the layers may be new, those of a quantised layer are no numbers, and a part
-    of a shard has none of another part's.
+    Weights outside of the layers may be new, and a part of a shard has none of another part's. Of a
+    quantised layer the scales are taken, which no rounding of a device changes.
     """
     found = []
-    for name, weight in model.named_parameters():
+    for name, weight in stored_tensors(model, buffers=False):
         own = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
         is_added = ".lora_" in name or ".modules_to_save." in name
-        if _IN_A_LAYER.search(name) and not is_added and weight.dim() > 1 and weight.numel():
+        is_matrix = weight.dim() > 1 or name.endswith(SCALES)
+        if _IN_A_LAYER.search(name) and not is_added and is_matrix and weight.numel():
             if weight.is_floating_point():
                 found.append((own, weight.detach()))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +17,7 @@ from balora.models.adapter import is_adapter_folder, read_adapter
 from balora.models.classifier import load_classifier
 from balora.models.fits import check_adapter_fits, num_labels_of
 from balora.models.load import attach_adapter, load_config, load_model, load_tokenizer, placed
+from balora.models.quantization import as_code, auto_class
 from balora.models.record import check_recorded_base, check_recorded_weights
 from balora.models.source import (
     RECIPE_FILE,
@@ -125,6 +126,21 @@ def _load(
         check_recorded_weights(run, source, model)
     model = placed(model, device)
     return LoadedRun(attach_adapter(model, run) if is_adapter else model, tokenizer, names)
+
+
+def base_as_code(run: Path, base: str, **schemes: Any) -> tuple[str, str] | None:
+    """Return the code that quantises the base of a run's adapter, None where it is not quantised.
+
+    Args:
+        run: The folder of the run.
+        base: Its pre-trained model.
+        **schemes: As for `base_of_runs`.
+    """
+    source = base_of_runs([run], base, **schemes)
+    if not source.quantization:
+        return None
+    auto = auto_class(is_classifier=is_classifier(run))
+    return as_code(auto, source, load_config(source))
 
 
 def check_base(run: Path, base: ModelSource, *, class_names: Sequence[str] | None = None) -> None:

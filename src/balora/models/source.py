@@ -10,6 +10,7 @@ from typing import Any
 
 from accelerate import PartialState
 
+from balora.config.quantization import SCHEMES, Quantization
 from balora.config.values import read_mapping
 from balora.errors import ConfigError
 from balora.models.names import check_model_name
@@ -47,6 +48,8 @@ class ModelSource:
     """Attention kernel; None lets transformers choose."""
     trust_remote_code: bool = False
     """Whether code that the checkpoint brings may run."""
+    quantization: Quantization = field(default_factory=Quantization)
+    """How the weights are quantised when they are loaded."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """More arguments of ``from_pretrained``."""
 
@@ -89,10 +92,21 @@ def source_of(recipe: Recipe) -> ModelSource:
         dtype=model.dtype,
         attn_implementation=model.attn_implementation,
         trust_remote_code=bool(recipe.training.get("trust_remote_code")),
+        quantization=recipe.quantization,
     )
     named = {name: options.pop(name) for name in _OF_TRAINING if name in options}
     device_map = {"device_map": named.pop("device_map")} if "device_map" in named else {}
     return replace(source, options=options | device_map, **named)
+
+
+def source_to_measure(recipe: Recipe) -> ModelSource:
+    """Return the model that what a recipe leaves belongs to.
+
+    An adapter that was trained on a quantised residual belongs to the whole weights.
+    """
+    source = source_of(recipe)
+    is_whole = recipe.objective.pissa_residual
+    return replace(source, quantization=Quantization()) if is_whole else source
 
 
 def placed_source(source: ModelSource) -> ModelSource:
@@ -113,18 +127,20 @@ def base_of_runs(
     base: str,
     *,
     setting: str = "`--base`",
-    **given: str | None,
+    **given: Any,
 ) -> ModelSource:
     """Return the pre-trained model of finished runs, loaded as training loaded it.
 
-    Their recipes say the type of the weights and the attention kernel; without any it is float32.
-    They say the revision too where ``base`` is the very name that they train.
+    Their recipes say the type of the weights, how they are quantised and the attention kernel;
+    without any it is float32. They say the revision too where ``base`` is the very name that they
+    train. An adapter that was trained on a quantised residual belongs to the whole weights.
 
     Args:
         runs: The folders that `balora train` left; none for the pre-trained model alone.
         base: Hub id or folder of the pre-trained model; it may have moved since.
         setting: What the user calls the base.
-        **given: ``revision``, ``dtype`` and ``attn_implementation`` in place of the recipes'.
+        **given: ``revision``, ``dtype``, ``attn_implementation``, ``load_in_4bit``,
+            ``load_in_8bit`` and ``torchao`` in place of the recipes'.
 
     Raises:
         ConfigError: If the runs were not loaded alike, or the base is a folder that is not there.
@@ -132,11 +148,12 @@ def base_of_runs(
     named: Sequence[Path | None] = runs or [None]
     sources = [_base_of(run, base, setting, given) for run in named]
     for run, source in zip(runs, sources, strict=False):
-        for name in ("revision", "dtype", "attn_implementation", "options"):
+        for name in ("revision", "dtype", "attn_implementation", "quantization", "options"):
             first, other = getattr(sources[0], name), getattr(source, name)
             if first != other:
                 own = "model_init_kwargs" if name == "options" else name
-                way = "" if name == "options" else f", or pass `--{name}` for all"
+                option = first.scheme or other.scheme if name == "quantization" else name
+                way = "" if name == "options" else f", or pass `--{option}` for all"
                 raise ConfigError(
                     f"`{own}` is {first} in the recipe of `{runs[0]}` and {other} in that of "
                     f"`{run}`, but they are measured against one base. Take one run at a time{way}."
@@ -146,12 +163,32 @@ def base_of_runs(
             "the base is read at revision %s, as the recipe says; `--revision` names another",
             sources[0].revision,
         )
+    if runs:
+        _say_quantization(runs[0], sources[0].quantization)
     return sources[0]
 
 
-def _base_of(
-    run: Path | None, base: str, setting: str, given: Mapping[str, str | None]
-) -> ModelSource:
+def _say_quantization(run: Path, taken: Quantization) -> None:
+    """Say where a base is quantised otherwise than a run trained it."""
+    recipe = read_recipe(run)
+    trained = Quantization.of(recipe)
+    if trained == taken:
+        return
+    why = "as the command line says"
+    if recipe.get("pissa_residual") and taken.scheme is None:
+        why = "for it quantised the residual alone, and the saved adapter is for the whole weights"
+    logger.info(
+        "`%s` was trained on %s; the base is loaded with %s, %s",
+        run,
+        trained or "a base that is not quantised",
+        taken or "its weights as they were saved",
+        why,
+    )
+
+
+def _base_of(run: Path | None, base: str, setting: str, given: Mapping[str, Any]) -> ModelSource:
+    given = {name: value for name, value in given.items() if value is not None}
+    schemes = {name: given.pop(name) for name in SCHEMES if name in given}
     recipe = {} if run is None else read_recipe(run)
     options = dict(recipe.get("model_init_kwargs") or {})
     is_same = recipe.get("model_name_or_path") == base
@@ -162,10 +199,12 @@ def _base_of(
             "attn_implementation", recipe.get("attn_implementation")
         ),
     }
-    own |= {name: value for name, value in given.items() if value is not None}
+    own |= given
+    trained = {} if recipe.get("pissa_residual") else recipe
     return ModelSource(
         name=base,
         setting=setting,
+        quantization=Quantization.of(trained, schemes),
         options={name: value for name, value in options.items() if name not in _OF_TRAINING},
         **{name: value for name, value in own.items() if value is not None},
     )

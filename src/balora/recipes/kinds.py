@@ -21,6 +21,7 @@ from balora.config import (
 )
 from balora.config.classification import ClassificationConfig
 from balora.config.objective import GENERATION_FIELDS
+from balora.config.quantization import Quantization
 from balora.config.replay import ReplayConfig
 
 _QUIET = {"report_to": "none", "gradient_checkpointing": False}
@@ -77,6 +78,7 @@ class Kind:
         """The dataclasses of a recipe by the name of their part, training arguments left out."""
         return {
             "model": ModelConfig,
+            "quantization": Quantization,
             "adapter": AdapterConfig,
             "data": self.data,
             "run": RunConfig,

@@ -21,7 +21,14 @@ from balora.config.values import parse_text, parse_texts, read_mapping
 from balora.errors import ConfigError
 from balora.recipes.kinds import GENERATION, Kind, kind_of
 from balora.recipes.limits import DECLARED, limits
-from balora.recipes.methods import METHODS, attempt, fields_of_terms_off, foreign_fields, resolve
+from balora.recipes.methods import (
+    METHODS,
+    attempt,
+    fields_of_terms_off,
+    foreign_fields,
+    quantization_problem,
+    resolve,
+)
 from balora.recipes.other_tools import CALLED, Here, here
 from balora.recipes.recipe import Recipe
 from balora.recipes.table import ROWS, pick_row
@@ -246,6 +253,9 @@ def _build(values: Mapping[str, Any], source: Path | None, kind: Kind) -> Recipe
     resolved = attempt(errors, lambda: resolve(given, task=task, adapter_defaults=defaults))
     if errors or resolved is None:
         raise ConfigError(" ".join(errors))
+    problem = quantization_problem(own["quantization"], resolved)
+    if problem is not None:
+        raise ConfigError(problem)
     training = by_part["training"]
     own["data"].check_training(training)
     if METHODS[resolved.adapter.method].has_adapter:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from balora.config import AdapterConfig, BALoraConfig
 from balora.config.objective import COEFFICIENTS, PISSA_FIELDS, AdapterInit
+from balora.config.quantization import Quantization
 from balora.config.replay import ReplayConfig
 from balora.errors import ConfigError
 
@@ -184,6 +185,22 @@ def reference_problem(coefficient: float, *, has_adapter: bool) -> str | None:
     if has_adapter or not coefficient > 0:
         return None
     return "full fine-tuning would need a second copy of the model as reference"
+
+
+def quantization_problem(quantization: Quantization, resolved: Resolved) -> str | None:
+    """Return why a quantised base cannot be trained so, as a sentence; None where it can."""
+    if quantization.scheme is None and resolved.objective.pissa_residual:
+        return (
+            "`pissa_residual` is true, but the base is not quantised, so there is no residual to "
+            "quantise. Set `load_in_4bit: true`, or leave `pissa_residual` out."
+        )
+    if quantization.scheme is None or METHODS[resolved.adapter.method].has_adapter:
+        return None
+    return (
+        f"{quantization.setting} and `method` is {resolved.adapter.method}, but quantised weights "
+        "cannot be trained. Choose a method with an adapter (lora, pissa, balora), or leave "
+        f"`{quantization.scheme}` out."
+    )
 
 
 def inert_problems(

@@ -9,6 +9,7 @@ from balora.config.fields import spelled_default
 
 CALLED = {
     "alpha": "lora_alpha",
+    "bnb_4bit_use_double_quant": "use_bnb_nested_quant",
     "dataset": "dataset_name",
     "evaluation_strategy": "eval_strategy",
     "lora_rank": "lora_r",
@@ -25,21 +26,16 @@ CALLED = {
     "warmup_ratio": "warmup_steps",
 }
 """Fields by the name that they have in another tool or version."""
-_QUANTISED = "the base is loaded as it is, not quantised (`dtype: bfloat16` halves its memory)"
 _WITHOUT = {  # what a recipe has nothing for, and why
-    "bnb_4bit_quant_storage": _QUANTISED,
-    "bnb_4bit_quant_type": _QUANTISED,
+    "bnb_4bit_quant_storage": "4-bit weights are stored as bytes",
     "compute_loss_func": "it would replace the objective",
     "datasets": "one data set is trained on, which `dataset_name` names",
     "ignore_bias_buffers": "it is a setting of trl's own script",
-    "load_in_4bit": _QUANTISED,
-    "load_in_8bit": _QUANTISED,
     "logging_dir": "a tracker's own variable says it, such as TENSORBOARD_LOGGING_DIR",
     "lora_modules_to_save": "an adapter is trained in `lora_target_modules` alone",
     "lora_target_parameters": "an adapter is trained in `lora_target_modules` alone",
     "lora_task_type": "`task` says it",
     "save_safetensors": "weights are always saved so",
-    "use_bnb_nested_quant": _QUANTISED,
     "use_dora": "the adapter is LoRA",
 }
 
@@ -75,6 +71,8 @@ def here(name: str, given: Mapping[str, Any]) -> Here | None:
     elif name == "use_peft":
         fields = {"method": "lora" if value else "full"}
         why = "`method` says what is trained, an adapter (lora, pissa, balora, ...) or all weights"
+    elif name == "quantization_bit" and str(value) in ("4", "8"):
+        fields, why = {f"load_in_{value}bit": True}, "the number of bits is in the name here"
     elif name == "gradient_checkpointing_use_reentrant":
         fields = {"gradient_checkpointing_kwargs": {"use_reentrant": value}}
         why = "it is an argument of `gradient_checkpointing`"

@@ -16,6 +16,7 @@ from balora.config import (
     StoppingConfig,
 )
 from balora.config.classification import ClassificationConfig
+from balora.config.quantization import Quantization
 from balora.config.replay import ReplayConfig
 from balora.config.replay import acting_fields as replay_fields
 from balora.config.values import dump_mapping
@@ -38,6 +39,7 @@ class Recipe:
     objective: BALoraConfig
     training: dict[str, Any]
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    quantization: Quantization = field(default_factory=Quantization)
     source: Path | None = field(default=None, compare=False)
 
     @property
@@ -66,6 +68,7 @@ class Recipe:
         flat: dict[str, Any] = {}
         for part in (self.model, self.data):
             flat |= {k: v for k, v in dataclasses.asdict(part).items() if v is not None}
+        flat |= self.quantization.acting
         if self.stopping.early_stopping_patience is not None:
             flat |= dataclasses.asdict(self.stopping)
         acting = acting_fields(Resolved(self.adapter, self.objective))

@@ -16,8 +16,13 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from peft import PeftModel
 
 from balora.config.objective import COEFFICIENTS
+from balora.config.quantization import Quantization
 from balora.config.replay import ReplayConfig
 from balora.data.glue import GLUE_TASKS
+from balora.models.adapter import inner_model
+from balora.models.quantization import as_code, auto_class, quantization_of
+from balora.models.source import ModelSource
+from balora.serving import how_to_serve
 from balora.usage import loading_lines
 
 _BALORA = """@article{chang2024balora,
@@ -96,6 +101,7 @@ def card_of(trainer: Any, folder: Path, metrics: Mapping[str, Any] | None = None
         _section("Training", _training_lines(trainer)),
         _section("Metrics", measured),
         _loading(trainer, folder),
+        _serving(trainer, folder),
         "## Citation\n\n```bibtex\n" + "\n".join(_citations(trainer)) + "\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -186,6 +192,10 @@ def lines_that_load(trainer: Any, folder: Path) -> str:
         folder: Where the model lies now; the lines name the trainer's own folder.
     """
     recipe, config = trainer.recipe_settings or {}, trainer.model.config
+    base = inner_model(trainer.model)
+    is_whole = trainer.balora_config.pissa_residual  # which the saved adapter belongs to
+    quantization = Quantization() if is_whole else quantization_of(base)
+    source = ModelSource(name="", dtype=base.dtype, quantization=quantization)
     has_classes = _is_classifier(trainer) and config.num_labels > 1
     return loading_lines(
         folder,
@@ -194,6 +204,7 @@ def lines_that_load(trainer: Any, folder: Path) -> str:
         id2label=config.id2label if has_classes else None,
         pad_token_id=config.get_text_config().pad_token_id if _is_classifier(trainer) else None,
         has_other_head=bool(recipe.get("ignore_mismatched_sizes")),
+        quantization=as_code(auto_class(is_classifier=_is_classifier(trainer)), source, config),
         shown=Path(trainer.args.output_dir),
         prompt_template=getattr(trainer, "prompt_template", "none"),
         is_pair=_reads_pairs(trainer),
@@ -216,6 +227,11 @@ def _loading(trainer: Any, folder: Path) -> str:
         return ""
     lines = lines_that_load(trainer, folder)
     return f"## How to load it\n\n```python\n{lines}\n```" if lines else ""
+
+
+def _serving(trainer: Any, folder: Path) -> str:
+    sentence = how_to_serve(folder, shown=Path(trainer.args.output_dir))
+    return f"## How to serve it\n\n{sentence}" if sentence else ""
 
 
 def _citations(trainer: Any) -> list[str]:

@@ -20,6 +20,7 @@ from balora.config import BALoraConfig
 from balora.config.rules import Allowed
 from balora.errors import ConfigError, DataError, RowError
 from balora.models.limits import Limits
+from balora.models.quantization import keep_unpacked, quantised_by
 from balora.recipes.limits import limits
 from balora.recipes.methods import reference_problem
 from balora.trainers.arguments import HoldsSettings
@@ -120,6 +121,37 @@ def check_needs(config: BALoraConfig, *, has_adapter: bool) -> None:
         raise ConfigError(
             f"`consistency_coef` is {config.consistency_coef}, but {problem}. Set it to 0, or pass "
             "a `peft_config`."
+        )
+
+
+def check_is_trainable(model: nn.Module, *, has_adapter: bool) -> None:
+    """Refuse weights that cannot be trained, or beside which nothing can.
+
+    Quantised ones are not trained themselves, nor is an adapter beside such in a form without
+    gradients; of weights that lie on the CPU or the disk the start and the objective read nothing.
+
+    Raises:
+        ConfigError: Naming how they are quantised, or the module that is elsewhere.
+    """
+    _check_is_not_offloaded(model)
+    keep_unpacked(model)
+    scheme = quantised_by(model)
+    if scheme is not None and not has_adapter:
+        raise ConfigError(
+            f"the weights of the model are quantised (`{scheme}`), and cannot be trained. Pass a "
+            "`peft_config`, or load the model without it."
+        )
+
+
+def _check_is_not_offloaded(model: nn.Module) -> None:
+    devices: dict[str, Any] = getattr(model, "hf_device_map", None) or {}
+    is_on_cpu = {str(device) for device in devices.values()} <= {"cpu"}
+    away = [n for n, device in devices.items() if str(device) in ("cpu", "disk") and not is_on_cpu]
+    if away:
+        raise ConfigError(
+            f"`device_map` leaves {len(away)} parts of the model on the {devices[away[0]]} "
+            f"(`{away[0]}` first), where no start of an adapter is computed. Quantise the base "
+            "(`load_in_4bit: true`), load it in `dtype: bfloat16`, or take a larger device."
         )
 
 
@@ -232,7 +264,7 @@ def restore_adapter_dtype(model: nn.Module, before: Mapping[str, Tensor]) -> Non
         before: The trained weights by name as they were before, empty where the adapter has been
             made by trl; PEFT makes it in float32.
     """
-    if not (getattr(model, "is_loaded_in_4bit", 0) or getattr(model, "is_loaded_in_8bit", 0)):
+    if quantised_by(model) is None:
         return
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

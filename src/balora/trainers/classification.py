@@ -32,6 +32,7 @@ from balora.trainers.arguments import BALoraTrainingArguments, settings
 from balora.trainers.checks import (
     check_arguments,
     check_configs,
+    check_is_trainable,
     check_labels,
     check_needs,
     check_padding,
@@ -122,6 +123,7 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
         args = _own_arguments(model, args, self.balora_config)
         check_arguments(args, kwargs)
         check_needs(self.balora_config, has_adapter=has_adapter)
+        check_is_trainable(model, has_adapter=has_adapter)
         check_single_device(args)
         check_layout(args, self.balora_config if has_adapter else None)
         check_classifier(args)

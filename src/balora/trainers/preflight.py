@@ -21,6 +21,7 @@ from balora.errors import ConfigError
 from balora.models.blank import without_weights
 from balora.recipes import Recipe, training_arguments
 from balora.recipes.kinds import load
+from balora.trainers.memory_plan import Tokens, memory_plan
 from balora.trainers.output import checkpoint_to_resume, settings_of
 from balora.trainers.place import check_place
 from balora.trainers.sharding import check_layout
@@ -32,8 +33,11 @@ _REFUSALS = (
 """What optimizers and schedules raise for a setting that they do not take."""
 
 
-def check_run(recipe: Recipe) -> None:
+def check_run(recipe: Recipe) -> list[str]:
     """Check everything about a run that can be checked without weights; nothing is left behind.
+
+    Returns:
+        How much memory one process will need in training, by what it is for, line by line.
 
     Raises:
         ConfigError: If a setting cannot work.
@@ -48,7 +52,18 @@ def check_run(recipe: Recipe) -> None:
     with tempfile.TemporaryDirectory(prefix="balora-") as folder, without_weights():
         elsewhere = {**recipe.training, "output_dir": folder, "push_to_hub": False}
         recipe = dataclasses.replace(recipe, training=elsewhere)
-        prepare(recipe, training_arguments(recipe))
+        trainer = prepare(recipe, training_arguments(recipe)).trainer
+        return _memory_lines(trainer, recipe)
+
+
+def _memory_lines(trainer: Any, recipe: Recipe) -> list[str]:
+    length = getattr(recipe.data, "max_length", None) or trainer.args.max_length
+    if length is None:  # rows are not cut
+        length = max(map(len, trainer.train_dataset["input_ids"]))
+    tokens = Tokens(trainer.args.per_device_train_batch_size, length)
+    name = str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    plan = memory_plan(trainer, recipe.quantization, tokens, optimizer=name)
+    return plan.lines(tokens)
 
 
 def check_arguments_work(args: TrainingArguments, given: Mapping[str, Any]) -> None:

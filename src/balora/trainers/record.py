@@ -14,6 +14,7 @@ from typing import Any
 from datasets import Dataset
 from peft import PeftModel
 
+from balora.anchored.residual import comparable_weights
 from balora.config import BALoraConfig
 from balora.config.replay import ReplayConfig, acting_fields
 from balora.digests import (
@@ -21,7 +22,6 @@ from balora.digests import (
     digest_of_columns,
     digest_of_config,
     digest_of_samples,
-    frozen_weights,
 )
 from balora.environment import describe_environment
 from balora.errors import ConfigError
@@ -89,7 +89,7 @@ def content_of(trainer: Any) -> dict[str, str | None]:
     if all(isinstance(rows, Dataset) for rows in sets.values()):
         parts = [f"{name} {digest_of_columns(rows)}" for name, rows in sets.items()]
         found["evaluation rows"] = " ".join(parts)
-    found["weights"] = digest_of_samples(frozen_weights(base), full)
+    found["weights"] = digest_of_samples(comparable_weights(base), full)
     found["config"] = digest_of_config(base)
     return found
 

@@ -27,12 +27,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from balora.anchored import reference_mode
+from balora.anchored.residual import comparable_weights
 from balora.digests import (
     digest_of_batches,
     digest_of_columns,
     digest_of_config,
     digest_of_tensors,
-    frozen_weights,
     lengths_of,
 )
 from balora.distributed import add_up, rank_and_world, take_from
@@ -101,7 +101,7 @@ def reference_key(
     check_tokenized(dataset)
     return {
         "config": digest_of_config(model),
-        "weights": digest_of_tensors(frozen_weights(model)),
+        "weights": digest_of_tensors(comparable_weights(model)),
         "data": digest_of_columns(dataset, without=LABEL_COLUMNS),
         "batches": digest_of_batches(dataset, collate, without=LABEL_COLUMNS),
         "space": space,

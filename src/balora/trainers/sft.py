@@ -33,6 +33,7 @@ from balora.trainers.checks import (
     check_arguments,
     check_configs,
     check_head_is_frozen,
+    check_is_trainable,
     check_needs,
     check_padding,
     check_shares,
@@ -128,6 +129,7 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
             model = _loaded(model, args, kwargs)
         has_adapter = peft_config is not None or isinstance(model, PeftModel)
         check_needs(self.balora_config, has_adapter=has_adapter)
+        check_is_trainable(model, has_adapter=has_adapter)
         check_layout(args, self.balora_config if has_adapter else None)
         if scores_responses_only(kwargs.get("train_dataset")):
             args.assistant_only_loss = True

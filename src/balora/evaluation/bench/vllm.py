@@ -18,10 +18,9 @@ from balora.evaluation.bench.line_process import LineProcess
 from balora.evaluation.generation import Generator, Sampling, cut_at
 from balora.models.adapter import is_adapter_folder, read_adapter
 from balora.models.source import ModelSource
+from balora.serving import VLLM_RANKS, room_for
 
 _WORKER = Path(__file__).with_name("workers") / "vllm_worker.py"
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM has room for."""
 _AT_ONCE = 256
 """Prompts that are handed over together; vLLM divides them itself."""
 
@@ -138,11 +137,11 @@ def _room_for(adapter: Path) -> int:
     """Return the smallest rank of vLLM's that the adapter fits in."""
     config: Any = read_adapter(adapter).config
     rank = max([config.r, *(config.rank_pattern or {}).values()])
-    found = next((room for room in _RANKS if room >= rank), None)
+    found = room_for(rank)
     if found is None:
         raise ConfigError(
-            f"`backend` is vllm, which takes adapters of rank {_RANKS[-1]} at most, but that of "
-            f"`{adapter}` has {rank}. Merge it first (`balora export {adapter} --base MODEL "
+            f"`backend` is vllm, which takes adapters of rank {VLLM_RANKS[-1]} at most, but that "
+            f"of `{adapter}` has {rank}. Merge it first (`balora export {adapter} --base MODEL "
             "--merge`) and name the merged folder."
         )
     return found
