@@ -80,7 +80,7 @@ def no_work(monkeypatch):
     """Let every command come as far as its work: its options and fields are read and checked."""
     given = "balora.config.rules.PathTo.missing"
     monkeypatch.setattr(given, lambda *_: None)  # files of the reader
-    monkeypatch.setattr("balora.trainers.preflight.check_run", lambda recipe: None)
+    monkeypatch.setattr("balora.trainers.preflight.check_run", lambda recipe: [])
     monkeypatch.setattr("balora.lab.command.check_runs", lambda runs: None)
 
 
