@@ -234,10 +234,12 @@ def quantised(module: Any, matrix: Tensor) -> nn.Parameter:
     """
     weight: Any = module.weight
     scheme, device = _scheme_of(weight), weight.device
+    made: nn.Parameter
     if scheme == "torchao":
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-        layer = nn.Linear(*reversed(matrix.shape), bias=False, device="meta")
+        rows, columns = matrix.shape
+        layer = nn.Linear(columns, rows, bias=False, device="meta")
         layer.weight = nn.Parameter(matrix.to(weight.dtype), requires_grad=False)
         quantize_(layer, Int8WeightOnlyConfig())
         return layer.weight
@@ -245,8 +247,8 @@ def quantised(module: Any, matrix: Tensor) -> nn.Parameter:
 
     if scheme == "load_in_8bit":
         module.state.CB = module.state.SCB = None  # of the weight that was
-        made = bitsandbytes.nn.Int8Params(matrix.half().cpu(), requires_grad=False)
-        return made.to(device)
+        made = bitsandbytes.nn.Int8Params(matrix.half().cpu(), requires_grad=False).to(device)
+        return made
     made = bitsandbytes.nn.Params4bit(
         matrix.to(weight.quant_state.dtype).cpu(),
         requires_grad=False,
@@ -254,9 +256,8 @@ def quantised(module: Any, matrix: Tensor) -> nn.Parameter:
         compress_statistics=weight.compress_statistics,
         quant_type=weight.quant_type,
         quant_storage=weight.quant_storage,
-    )
-    made = made.to(device)
-    module.quant_state = made.quant_state
+    ).to(device)
+    module.quant_state = getattr(made, "quant_state")  # noqa: B009
     return made
 
 
