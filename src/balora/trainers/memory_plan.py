@@ -135,7 +135,8 @@ def _factor(trainer: Any) -> int:
     head = inner_model(trainer.model).get_output_embeddings()
     if not trainer.balora_config.svd_coef or head is None or head.weight.requires_grad:
         return 0
-    return 8 * (head.weight.shape[1] + (getattr(head, "bias", None) is not None)) ** 2
+    size: int = head.weight.shape[1] + (getattr(head, "bias", None) is not None)
+    return 8 * size**2
 
 
 def _activations(model: Any, args: Any, tokens: Tokens) -> int:
