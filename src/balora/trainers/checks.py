@@ -145,11 +145,13 @@ def check_is_trainable(model: nn.Module, *, has_adapter: bool) -> None:
 
 def _check_is_not_offloaded(model: nn.Module) -> None:
     devices: dict[str, Any] = getattr(model, "hf_device_map", None) or {}
-    is_on_cpu = {str(device) for device in devices.values()} <= {"cpu"}
-    away = [n for n, device in devices.items() if str(device) in ("cpu", "disk") and not is_on_cpu]
+    places = {str(device) for device in devices.values()}
+    # on a machine without an accelerator the CPU is where the model belongs
+    elsewhere = {"disk"} if places <= {"cpu", "disk"} else {"cpu", "disk"}
+    away = [name for name, device in devices.items() if str(device) in elsewhere]
     if away:
         raise ConfigError(
-            f"`device_map` leaves {len(away)} parts of the model on the {devices[away[0]]} "
+            f"`device_map` leaves parts of the model on the {devices[away[0]]} "
             f"(`{away[0]}` first), where no start of an adapter is computed. Quantise the base "
             "(`load_in_4bit: true`), load it in `dtype: bfloat16`, or take a larger device."
         )
