@@ -475,14 +475,11 @@ def _lab(options: argparse.Namespace, rest: Sequence[str]) -> None:
 def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
     options = read_options(ExportOptions, given)
     from balora.anchored.export import export_adapter, export_merged
-    from balora.evaluation.bench.prompts import template_of_run
     from balora.models.run_folder import base_as_code, classes_of, is_classifier
     from balora.models.source import read_recipe
     from balora.usage import loading_lines
 
     source: Path = given.source
-    template = "none" if is_classifier(source) else template_of_run(source)
-    is_pair = read_recipe(source).get("text_pair_column") is not None
     kind = "merged" if options.merge else f"rank{options.rank}" if options.rank else "export"
     destination = Path(options.to) if options.to else source.with_name(f"{source.name}-{kind}")
     if options.merge:
@@ -501,7 +498,7 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
                 "they were saved."
             )
         print(f"The merged model is in {destination}. These lines load it:\n")
-        print(loading_lines(destination, prompt_template=template, is_pair=is_pair))
+        print(loading_lines(destination, **_asked(source)))
         return
     truncation = export_adapter(
         source,
@@ -531,11 +528,22 @@ def _export(given: argparse.Namespace, rest: Sequence[str]) -> None:
             dtype=recipe.get("dtype"),
             id2label=dict(enumerate(names)) if names else None,
             has_other_head=bool(recipe.get("ignore_mismatched_sizes")),
-            prompt_template=template,
-            is_pair=is_pair,
+            **_asked(source),
             quantization=base_as_code(source, options.base, **schemes(options)),
         )
     )
+
+
+def _asked(source: Path) -> dict[str, Any]:
+    """Return how the printed lines ask the model of a run."""
+    from balora.evaluation.bench.prompts import template_of_run
+    from balora.models.run_folder import is_classifier
+    from balora.models.source import read_recipe
+
+    return {
+        "prompt_template": "none" if is_classifier(source) else template_of_run(source),
+        "is_pair": read_recipe(source).get("text_pair_column") is not None,
+    }
 
 
 def _replay(given: argparse.Namespace, rest: Sequence[str]) -> None:
