@@ -82,11 +82,12 @@ def start(folder: Path, method: str, rank: int) -> dict[str, Any]:
     """Return the peak memory of this process once everything before the first step is there."""
     from datasets import Dataset
     from peft import LoraConfig
+    from trl import SFTConfig
 
     from balora.config import BALoraConfig
     from balora.fused.spectral import HeadFactor
     from balora.models.head import head_of
-    from balora.trainers import BALoraSFTConfig, BALoraSFTTrainer
+    from balora.trainers import BALoraSFTTrainer
     from balora.trainers.memory import memory_report
 
     sampler = Sampler()
@@ -95,7 +96,7 @@ def start(folder: Path, method: str, rank: int) -> dict[str, Any]:
     config = BALoraConfig(**METHODS[method])
     trainer = BALoraSFTTrainer(
         str(folder),
-        BALoraSFTConfig(output_dir=str(folder / method), use_cpu=True, bf16=False),
+        SFTConfig(output_dir=str(folder / method), use_cpu=True, bf16=False),
         balora_config=config,
         peft_config=LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear"),
         train_dataset=Dataset.from_list([{"prompt": "a", "completion": "b"}]),
