@@ -25,6 +25,7 @@ def test_these_are_there():
         "figure1.yaml",
         "gsm8k_replay.yaml",
         "lab.yaml",
+        "lab_balanced.yaml",
         "lab_coefficients.yaml",
         "lab_large.yaml",
         "lab_replay.yaml",
@@ -38,7 +39,7 @@ def test_these_are_there():
 def test_every_cell_can_be_trained(path, capsys):
     assert main(["compare", "--config", str(path), "--dry_run"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert int(last.removesuffix(" cells")) > 20
+    assert int(last.removesuffix(" cells")) >= 8
 
 
 def test_replay_on_a_model_that_the_user_names_has_its_methods_and_seeds():

@@ -266,7 +266,8 @@ def restore_adapter_dtype(model: nn.Module, before: Mapping[str, Tensor]) -> Non
         before: The trained weights by name as they were before, empty where the adapter has been
             made by trl; PEFT makes it in float32.
     """
-    if quantised_by(model) is None:
+    flags = ("is_loaded_in_4bit", "is_loaded_in_8bit")  # what trl goes by
+    if quantised_by(model) is None and not any(getattr(model, flag, False) for flag in flags):
         return
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

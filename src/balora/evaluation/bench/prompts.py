@@ -88,6 +88,10 @@ def _trained_with(run: Path) -> str:
     if not (run / RECIPE_FILE).is_file():
         raise _unknown(run, f"it has no {RECIPE_FILE}")
     recipe = read_recipe(run)
+    if recipe.get("prompt_template") is not None:
+        return str(recipe["prompt_template"])
+    if "dataset_name" not in recipe:
+        raise _unknown(run, f"its {RECIPE_FILE} names no data set")
     hints = field_hints(DataConfig)
     data = DataConfig(**{name: value for name, value in recipe.items() if name in hints})
     try:
