@@ -73,6 +73,7 @@ def stopped(monkeypatch):
         raise Reached
 
     monkeypatch.setattr("balora.trainers.run.run_recipe", arguments)
+    monkeypatch.setattr("balora.quickstart.run_recipe", arguments)
     monkeypatch.setattr("balora.quickstart.check_run", arguments)
     monkeypatch.setattr("balora.evaluation.run.evaluate_runs", reached)
     monkeypatch.setattr("balora.predict.command.read_asked", reached)

@@ -61,6 +61,7 @@ class Plan:
         self.labs = labs or {}
         self._lab_settings = {name: self._lab(name) for name in comparison.conditions}
         self._known_contents: dict[str, dict[str, str]] = {}
+        self._known_benchmarks: dict[str, dict[str, str]] = {}
 
     def check(self) -> None:
         """Check the recipe of every method under every condition, with every value of a sweep.
@@ -168,8 +169,13 @@ class Plan:
             self._known_contents[condition] = found
         return self._known_contents[condition]
 
-    def _benchmarks(self, bench: Mapping[str, Any]) -> dict[str, str]:
-        return {name: fingerprint(paths) for name, paths in benchmark_files(bench).items()}
+    def _benchmarks(self, condition: str) -> dict[str, str]:
+        """Return what tells the contents of the files of a condition's benchmarks."""
+        if condition not in self._known_benchmarks:
+            files = benchmark_files(self.comparison.bench_of(condition))
+            found = {name: fingerprint(paths) for name, paths in files.items()}
+            self._known_benchmarks[condition] = found
+        return self._known_benchmarks[condition]
 
     def _lab(self, condition: str) -> dict[str, Any] | None:
         settings = self.comparison.lab_of(condition)
@@ -204,7 +210,10 @@ class Plan:
             lab=self._lab_settings[condition],
             sweep=self._sweep(stage, condition, method, values),
             bench=bench,
-            contents={**self._contents(condition), **self._benchmarks(bench)},
+            contents={
+                **self._contents(condition),
+                **(self._benchmarks(condition) if bench else {}),
+            },
             launcher=None if method == BASE else config.launcher,
         )
         folder = self.comparison.folder / "cells" / cell.slug / "run"

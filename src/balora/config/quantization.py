@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from balora.config.fields import field_problems
+from balora.config.fields import field_problems, spelled_default
 from balora.config.parts import refuse
-
-__all__ = ["SCHEMES", "Quantization"]
 
 SCHEMES = ("load_in_4bit", "load_in_8bit", "torchao")
 """Fields that quantise the base, each by itself."""
@@ -50,7 +48,7 @@ class Quantization:
 
     def __str__(self) -> str:
         """Return the settings as a recipe has them, in one line."""
-        return ", ".join(f"{name}: {_spelled(value)}" for name, value in self.acting.items())
+        return ", ".join(f"{name}: {spelled_default(value)}" for name, value in self.acting.items())
 
     def __bool__(self) -> bool:
         """Return whether the base is quantised."""
@@ -64,8 +62,10 @@ class Quantization:
     @property
     def setting(self) -> str:
         """The scheme and its value, as the subject of a sentence; there must be one."""
-        scheme = str(self.scheme)
-        return f"`{scheme}` is {_spelled(getattr(self, scheme))}"
+        return self._said(str(self.scheme))
+
+    def _said(self, name: str) -> str:
+        return f"`{name}` is {spelled_default(getattr(self, name))}"
 
     @property
     def acting(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Quantization:
         given = [name for name in SCHEMES if getattr(self, name)]
         if len(given) < 2:
             return []
-        named = " and ".join(f"`{name}` is {_spelled(getattr(self, name))}" for name in given)
+        named = " and ".join(map(self._said, given))
         return [f"{named}, but a weight is quantised once; keep one of them"]
 
     def _inert_problems(self) -> list[str]:
@@ -105,12 +105,8 @@ class Quantization:
             return []
         defaults = {field.name: field.default for field in fields(self)}
         return [
-            f"`{name}` is {_spelled(getattr(self, name))}, but `load_in_4bit` is false and so it "
-            "cannot act; set `load_in_4bit: true`, or leave it out"
+            f"{self._said(name)}, but `load_in_4bit` is false and so it cannot act; set "
+            "`load_in_4bit: true`, or leave it out"
             for name in _OF_4_BITS
             if getattr(self, name) != defaults[name]
         ]
-
-
-def _spelled(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from scipy.special import softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error
 
@@ -142,8 +143,7 @@ def predict_labels(logits: Array, class_sets: ClassSets | None = None) -> Predic
         class_sets: The model's classes of each label; None where they are the same.
     """
     logits = np.asarray(logits, dtype=np.float64)
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    probabilities = softmax(logits, axis=1)
     classes = logits.argmax(axis=1)
     if class_sets is None:
         class_sets = [(index,) for index in range(logits.shape[1])]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from scipy.special import softmax
 
 from balora.config.options import PredictOptions
 from balora.data.provenance import LocatedRows
@@ -63,17 +63,17 @@ def predict(
     rows = read_asked(run, texts, options)
     classifies = is_classifier(run)
     found = (_classify if classifies else _generate)(run, rows, options)
-    if options.output is not None:
-        whole = [row | one for row, one in zip(_stored(rows.dataset), found, strict=True)]
+    if options.output is None and options.input is None:
+        show(_table(texts, found) if classifies else _answers(texts, found))
+        return
+    whole = [{**row, **one} for row, one in zip(rows.dataset, found, strict=True)]
+    if options.output is None:
+        show(_as_lines(whole).rstrip())
+    else:
         path = Path(options.output)
         write_text(path, _as_csv(whole) if _is_csv(path) else _as_lines(whole), name="`--output`")
         show(f"{len(whole)} predictions are in {path}. These lines read them:\n")
         show(reading_lines(path))
-    elif options.input is not None:
-        whole = [row | one for row, one in zip(_stored(rows.dataset), found, strict=True)]
-        show(_as_lines(whole).rstrip())
-    else:
-        show(_table(texts, found) if classifies else _answers(texts, found))
 
 
 def _check_output(options: PredictOptions) -> None:
@@ -133,8 +133,7 @@ def _classify(run: Path, rows: LocatedRows, options: PredictOptions) -> list[Row
 
 
 def _of_classes(logits: Any, names: Sequence[str]) -> Row:
-    exponentials = np.exp(logits - logits.max())
-    probabilities = (exponentials / exponentials.sum()).tolist()
+    probabilities = softmax(logits).tolist()
     best = int(np.argmax(logits))
     return {
         "predicted_label": names[best],
@@ -171,10 +170,6 @@ def _generate(run: Path, rows: LocatedRows, options: PredictOptions) -> list[Row
 def _separator(prompter: Prompter) -> str:
     """Return what a response begins with in training, and is no part of it."""
     return "" if prompter.template == CHAT else template_named(prompter.template).separator
-
-
-def _stored(dataset: Dataset) -> list[Row]:
-    return [dict(row) for row in dataset]
 
 
 def _is_csv(path: Path) -> bool:

@@ -88,6 +88,3 @@ class TokenSums:
         *sums, num_tokens = self._sums.tolist()
         names = ("loss", "entropy", "mean_token_accuracy")
         return {name: value / max(num_tokens, 1) for name, value in zip(names, sums, strict=True)}
-
-
-__all__ = ["LENGTHS", "CollateLengths", "TokenSums", "masked", "num_counted"]
