@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from balora.assets import asset_path
 from balora.cli import main
-from balora.quickstart import quickstart
+from balora.config.values import read_mapping
+from balora.quickstart import _recipes, quickstart
 from balora.recipes import load_recipe
+from balora.recipes.load import parse_overrides
 
 FEW = {
     **{"max_steps": "3", "disable_tqdm": "true"},
@@ -49,6 +52,27 @@ def test_a_setting_of_the_users_is_trained_alone(tmp_path):
     text = quickstart({**given, "method": "lora"})
     assert "after" in text
     assert [folder.name for folder in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("given", "columns"),
+    [
+        ({}, {"paper": None, "recommended": 4}),
+        ({"replay_every": "2"}, {"paper": None, "recommended": 2}),
+        ({"preset": "paper"}, {"after": None}),
+        ({"replay": "null"}, {"after": None}),
+        ({"preset": "paper", "replay": "generated", "replay_every": "2"}, {"after": 2}),
+    ],
+)
+def test_replay_of_the_embedded_recipe_is_that_of_the_recommended_setting_alone(given, columns):
+    content = read_mapping(asset_path("quickstart/recipe.yaml")) | {"model_name_or_path": "m"}
+    content["dataset_name"] = str(asset_path("quickstart/train.jsonl"))
+    recipes = _recipes(content, parse_overrides(content, given))
+    every = {
+        name: None if recipe.replay.replay is None else recipe.replay.replay_every
+        for name, recipe in recipes.items()
+    }
+    assert every == columns
 
 
 def test_adapter_loads_in_plain_peft_with_the_trained_logits(printed):

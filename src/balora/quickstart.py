@@ -101,13 +101,17 @@ def quickstart(given: Mapping[str, str]) -> str:
 
 def _recipes(content: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Recipe]:
     """Return what is trained by the name of its column: the recommended beside the paper's."""
-    recipe = check_recipe(content, given)
-    if recipe.adapter.preset != "recommended":
+    without_replay = {name: v for name, v in content.items() if name not in REPLAY_FIELDS}
+    recipe = check_recipe(without_replay, given)
+    if recipe.adapter.preset != "recommended" or recipe.replay.replay is None:
         return {"after": recipe}
     folder = f"{Path(recipe.training['output_dir'])}-paper"
-    without_replay = dict.fromkeys(REPLAY_FIELDS & given.keys())
-    paper = {**given, **without_replay, "preset": "paper", "output_dir": folder}
-    return {"paper": check_recipe(content, paper), "recommended": recipe}
+    paper = {name: value for name, value in given.items() if name not in REPLAY_FIELDS}
+    paper |= {"preset": "paper", "output_dir": folder}
+    return {
+        "paper": check_recipe(without_replay, paper),
+        "recommended": check_recipe(content, given),
+    }
 
 
 def _before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
