@@ -4,11 +4,11 @@
     python -m benchmarks.bench_memory --layers 4 --width 256
 
 Writes one JSON line per method and prints a table. A Llama of about 200M parameters is made once;
-each method then loads it, builds the trainer and computes what it needs before the first step (the
-start of the adapter, the factor of the head) in a process of its own. Anonymous memory is what a
-process needs for itself, sampled while it works; the pages of the mapped files of weights come and
-go with the machine's cache and are in the resident peak alone. Plain LoRA is the yardstick: the
-start may take 1.1 times its anonymous memory, and the bytes of the anchor.
+in each round each method then loads it, builds the trainer and computes what it needs before the
+first step (the factor of the head, the start of the adapter) in a process of its own. Anonymous
+memory is what a process needs for itself, sampled while it works; the pages of the mapped files of
+weights come and go with the machine's cache and are in the resident peak alone. Plain LoRA is the
+yardstick: the start may take 1.1 times its anonymous memory, and the bytes of the anchor.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from typing import Any
 
 import torch
 from benchmarks.measure import (
+    interval,
     machine,
     make_parser,
+    quantiles,
     status_mib,
     table_head,
     table_line,
@@ -85,8 +87,6 @@ def start(folder: Path, method: str, rank: int) -> dict[str, Any]:
     from trl import SFTConfig
 
     from balora.config import BALoraConfig
-    from balora.fused.spectral import HeadFactor
-    from balora.models.head import head_of
     from balora.trainers import BALoraSFTTrainer
     from balora.trainers.memory import memory_report
 
@@ -102,8 +102,6 @@ def start(folder: Path, method: str, rank: int) -> dict[str, Any]:
         train_dataset=Dataset.from_list([{"prompt": "a", "completion": "b"}]),
     )
     trainer.prepare()
-    if config.svd_coef:
-        HeadFactor(head_of(trainer.model.get_base_model()))
     seconds = time.perf_counter() - begin
     time.sleep(0.05)
     return {
@@ -117,6 +115,7 @@ def start(folder: Path, method: str, rank: int) -> dict[str, Any]:
 def in_own_process(folder: Path, method: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return what :func:`start` returns in a new process."""
     words = ["--case", method, "--folder", str(folder), "--rank", str(options.rank)]
+    words += ["--threads", str(options.threads)]
     command = [sys.executable, "-m", "benchmarks.bench_memory", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -130,12 +129,28 @@ def parse() -> argparse.Namespace:
     add("--layers", type=int, default=12)
     add("--width", type=int, default=1024)
     add("--rank", type=int, default=16)
+    add("--repeats", type=int, default=3)
     add("--case", choices=METHODS, help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 COLUMNS = ["Method", "Anonymous, MiB", "Resident, MiB", "Anchor, MiB", "Of plain LoRA's + anchor"]
+
+
+def row_of(found: dict[str, list[dict[str, Any]]], method: str) -> dict[str, Any]:
+    """Return the quantiles of a method's figures over the rounds, and of its share in each."""
+    own, yardstick = found[method], found["lora"]
+    shares = [
+        figures["anonymous_mib"] / (plain["anonymous_mib"] + figures["anchor_mib"])
+        for figures, plain in zip(own, yardstick, strict=True)
+    ]
+    names = ("anonymous_mib", "resident_mib", "seconds")
+    return {
+        **{name: quantiles([figures[name] for figures in own]) for name in names},
+        "anchor_mib": own[0]["anchor_mib"],
+        "share": quantiles(shares),
+    }
 
 
 def main() -> None:
@@ -145,20 +160,20 @@ def main() -> None:
     if options.case is not None:
         print(json.dumps(start(options.folder, options.case, options.rank)))
         return
-    rows: list[dict[str, Any]] = []
-    print(table_head(COLUMNS))
+    found: dict[str, list[dict[str, Any]]] = {method: [] for method in METHODS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         number = make(folder, options.layers, options.width)
-        for method in METHODS:
-            figures = in_own_process(folder, method, options)
-            plain = rows[0]["anonymous_mib"] if rows else figures["anonymous_mib"]
-            share = figures["anonymous_mib"] / (plain + figures["anchor_mib"])
-            case = {"method": method, "num_parameters": number, "rank": options.rank}
-            rows.append({**case, **figures, "share": round(share, 3), **machine()})
-            cells = [f"{figures[f'{column}_mib']:.0f}" for column in ("anonymous", "resident")]
-            print(table_line([method, *cells, f"{figures['anchor_mib']:.1f}", f"{share:.3f}"]))
-            write_rows(options.out, rows)
+        for _ in range(options.repeats):
+            for method in METHODS:
+                found[method].append(in_own_process(folder, method, options))
+    case = {"num_parameters": number, "rank": options.rank}
+    rows = [{"method": m, **case, **row_of(found, m), **machine()} for m in METHODS]
+    write_rows(options.out, rows)
+    print(table_head(COLUMNS))
+    for row in rows:
+        cells = [interval(row[name]) for name in ("anonymous_mib", "resident_mib")]
+        print(table_line([row["method"], *cells, str(row["anchor_mib"]), interval(row["share"])]))
 
 
 if __name__ == "__main__":

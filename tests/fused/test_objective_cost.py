@@ -382,8 +382,16 @@ def test_layout_of_the_states_does_not_matter(layout, rng):
 
 def test_a_factor_is_not_made_of_the_whole_head_at_once(rng, monkeypatch):
     # float64 copies of 40 rows of the head at a time
-    monkeypatch.setattr("balora.fused.spectral._BLOCK_ELEMENTS", 40 * SIZE)
+    monkeypatch.setattr("balora.fused.spectral._BLOCK_ROWS", 40)
     *_, head = make_problem(rng, vocab=1000)
     with Recorder() as recorder:
         HeadFactor(head)
     assert recorder.largest <= 40 * SIZE
+
+
+def test_a_factor_is_made_in_the_place_of_the_gram_matrix(rng):
+    size = 1024  # a quarter of which are the rows of the head that are held beside it
+    head = LMHead(torch.randn(2048, size, generator=rng))
+    with PeakMemory() as memory:
+        HeadFactor(head)
+    assert memory.peak < 1.3 * 8 * size**2

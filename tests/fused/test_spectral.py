@@ -121,7 +121,7 @@ def test_short_of_rank_is_finite_and_the_minimum_norm_choice(name, term, dtype, 
 def test_the_gram_matrix_is_summed_over_blocks_of_the_vocabulary(rng, monkeypatch):
     head = make_head(rng, 100, 6, bias=True)
     whole = HeadFactor(head).root
-    monkeypatch.setattr("balora.fused.spectral._BLOCK_ELEMENTS", 7 * 13)
+    monkeypatch.setattr("balora.fused.spectral._BLOCK_ROWS", 13)
     in_blocks = HeadFactor(head).root
     torch.testing.assert_close(in_blocks.T @ in_blocks, whole.T @ whole)
 

@@ -21,8 +21,8 @@ from balora.fused.checks import check_frozen
 from balora.models.head import LMHead
 from balora.regularizers.spectral import singular_values
 
-_BLOCK_ELEMENTS = 2**21
-"""Entries of the head held in float64 at a time (16 MiB)."""
+_BLOCK_ROWS = 256
+"""Rows of the head held in float64 at a time, or a quarter of those of the Gram matrix."""
 
 
 class HeadFactor:
@@ -85,25 +85,34 @@ class _Identity(NamedTuple):
 
 @torch.no_grad()
 def _gram(head: LMHead) -> Tensor:
-    """Return ``s^2 [W, b]^T [W, b]``, shape ``(E, E)``, summed over blocks of the vocabulary."""
-    size = head.max_rank
+    """Return ``s^2 [W, b]^T [W, b]``, shape ``(E, E)``, summed over blocks of the vocabulary.
+
+    One block is filled again and again: allocators keep what was let go, so new ones would add up.
+    """
+    size, (num_rows, width) = head.max_rank, head.weight.shape
     gram = head.weight.new_zeros((size, size), dtype=torch.float64)
-    block_rows = max(_BLOCK_ELEMENTS // size, 1)
-    for start in range(0, len(head.weight), block_rows):
-        rows = slice(start, start + block_rows)
-        block = head.weight[rows].double()
+    block = gram.new_empty((min(max(_BLOCK_ROWS, size // 4), num_rows), size))
+    for start in range(0, num_rows, len(block)):
+        rows = slice(start, start + len(block))
+        part = block[: len(head.weight[rows])]
+        part[:, :width] = head.weight[rows]
         if head.bias is not None:
-            block = torch.cat([block, head.bias[rows, None].double()], dim=1)
-        gram.addmm_(block.mT, block)
+            part[:, width] = head.bias[rows]
+        gram.addmm_(part.mT, part)
     return gram.mul_(head.scale**2)
 
 
+@torch.no_grad()
 def _square_root(gram: Tensor) -> Tensor:
-    """Return ``R`` with ``R^T R = gram``; what cannot be told from rounding is 0."""
-    if not bool(gram.isfinite().all()):  # `eigh` would say that it did not converge
+    """Return ``R`` with ``R^T R = gram``, in its place; what rounding could have made is 0.
+
+    ``eigh`` takes twice the matrix to work in; the vectors and the root lie where it lay.
+    """
+    # `eigh` would say that it did not converge; the squares of all weights are on the diagonal
+    if not bool(gram.diagonal().isfinite().all()):
         raise NonFiniteError("the head holds NaN or infinity, so its logits have no spectrum.")
-    eigenvalues, vectors = torch.linalg.eigh(gram)
+    eigenvalues, by_column = gram.new_empty(len(gram)), gram.mT  # as LAPACK writes vectors
+    torch.linalg.eigh(by_column, out=(eigenvalues, by_column))
     tolerance = len(gram) * torch.finfo(gram.dtype).eps * eigenvalues.amax()
     roots = torch.where(eigenvalues <= tolerance, 0.0, eigenvalues.clamp(min=0).sqrt())
-    root: Tensor = roots[:, None] * vectors.mT
-    return root
+    return gram.mul_(roots[:, None])

@@ -187,12 +187,12 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
                 self.replay = prepare_replay(
                     self, None if checkpoint is None else Path(checkpoint), swap=self._replay_swap
                 )
-        if not checkpoint and isinstance(self.model, PeftModel):
-            initialise(self.model, device=self.args.device, full=full)
         head = head_of(inner_model(self.model))
-        if not head.is_trained:
+        if not head.is_trained:  # before the start, which then works in the memory that this leaves
             bias = None if head.bias is None else full(head.bias)
             self._fused.prepare(replace(head, weight=full(head.weight), bias=bias))
+        if not checkpoint and isinstance(self.model, PeftModel):
+            initialise(self.model, device=self.args.device, full=full)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as :meth:`ResumeMixin.train` does."""
