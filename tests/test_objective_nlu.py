@@ -18,7 +18,7 @@ from balora.objective import Coefficients, LossTerms, Normalizer, nlu_objective,
 from balora.regularizers import nlu
 
 ALL_ON = Coefficients(1.0, 1.0, 1.0)
-NAMES = Coefficients._fields[:3]  # there is no replay of classification
+NAMES = Coefficients._fields
 LOGITS, FEATURES = BALoraConfig(svd_k=0.3), BALoraConfig(svd_k=2, space="features")
 SHAPES = [(2, 2), (7, 3), (13, 5), (64, 2)]
 

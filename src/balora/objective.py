@@ -52,7 +52,6 @@ class Coefficients(NamedTuple):
     consistency: float
     diversity: float
     svd: float
-    replay: float = 0.0
 
 
 class LossTerms(NamedTuple):
@@ -62,7 +61,6 @@ class LossTerms(NamedTuple):
     consistency: Tensor | None = None
     diversity: Tensor | None = None
     svd: Tensor | None = None
-    replay: Tensor | None = None
 
     def total(self, coefficients: Coefficients) -> Tensor:
         """Return the weighted sum that is differentiated, shape ``()``."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from balora.objective import Coefficients, ExampleCounts, LossTerms, TokenCounts
 
+_TERMS = (*Coefficients._fields, "replay")
+"""Of a row, in its order."""
 _LEAST_ROWS = 8
 """Rows of a log that say something of its course."""
 
@@ -50,13 +52,15 @@ class StepLog:
         *,
         num_micro_steps: int,
         num_input_tokens: Tensor | None = None,
+        replay: Tensor | None = None,
+        replay_coefficient: float = 0.0,
     ) -> None:
         """Add one micro-step of an optimizer step of ``num_micro_steps``."""
         share = 1 / num_micro_steps
         values: dict[str, Any] = counts._asdict() | {"steps": share, "task_loss": terms.task}
         del values["num_svd_rows"]  # no sum
-        for name, coefficient in coefficients._asdict().items():
-            term = getattr(terms, name)
+        weighted = zip((*terms[1:], replay), (*coefficients, replay_coefficient), strict=True)
+        for name, (term, coefficient) in zip(_TERMS, weighted, strict=True):
             if term is not None:
                 values[f"{name}_loss"] = term
                 values[f"{name}_product"] = coefficient * term.detach().double()
@@ -107,7 +111,7 @@ class StepLog:
         mean = dict(zip(names, accelerator.reduce(sums, "mean").tolist(), strict=True))
         self._sums = {}
         row = {"task_loss": mean["task_loss"] / mean["steps"]}
-        for name in Coefficients._fields:
+        for name in _TERMS:
             if f"{name}_loss" in mean:
                 row |= _term_and_coefficient(name, mean)
         return row | _means_over_items(mean)

@@ -215,7 +215,7 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         step = self._objective_step(inputs, num_items_in_batch)
         try:
-            loss, terms, counts = model(**inputs, objective_step=step)
+            loss, terms, counts, replay = model(**inputs, objective_step=step)
         except NonFiniteError as error:
             raise NonFiniteError(f"step {self.state.global_step + 1}: {error}") from None
         if counts.num_svd_rows:
@@ -226,6 +226,8 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
             counts,
             num_input_tokens=_num_input_tokens(inputs),
             num_micro_steps=step.normalizer.num_micro_steps,
+            replay=replay,
+            replay_coefficient=step.replay_coefficient,
         )
         return loss
 
@@ -234,7 +236,8 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         lengths = inputs.pop(LENGTHS, None)
         labels = masked(inputs.pop("labels"), lengths, self.accelerator)
         step = ObjectiveStep(Coefficients(0.0, 0.0, 0.0), Normalizer(1))
-        loss, _, counts = model(**inputs, labels=labels, objective_step=step)
+        result = model(**inputs, labels=labels, objective_step=step)
+        loss, counts = result.loss, result.counts
         self._token_sums.add(loss, counts)
         mean = loss / counts.num_tokens.clamp(min=1)
         return (mean, model(**inputs, use_cache=False)) if return_outputs else mean
@@ -276,8 +279,9 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
             return ObjectiveStep(coefficients, normalizer)
         step, micro_step = self.state.global_step, self._micro_steps.next()
         return ObjectiveStep(
-            coefficients._replace(replay=self.replay.coefficient(step)),
+            coefficients,
             normalizer,
+            self.replay.coefficient(step),
             self.replay.part(step, micro_step, normalizer.num_micro_steps, self.args.device),
         )
 

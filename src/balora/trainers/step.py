@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, wraps
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +27,10 @@ from balora.models.head import LMHead, check_head, in_head, let_compute_in_head
 from balora.objective import (
     Coefficients,
     Counterfactual,
+    LossTerms,
     Normalizer,
     Objective,
+    TokenCounts,
     next_token_targets,
     nlg_objective,
     replay_loss,
@@ -67,12 +69,25 @@ class ObjectiveStep:
 
     coefficients: Coefficients
     normalizer: Normalizer
+    replay_coefficient: float = 0.0
+    """At 0 the step does not replay."""
     replay: ReplayPart | None = None
     """``None`` in a step that replays means that this micro-step has no text."""
 
 
+class StepResult(NamedTuple):
+    """The objective of one micro-step, with the replay term."""
+
+    loss: Tensor
+    """The weighted sum that is differentiated, shape ``()``."""
+    terms: LossTerms
+    counts: TokenCounts
+    replay: Tensor | None = None
+    """The unweighted replay term, without a graph; ``None`` in a step that does not replay."""
+
+
 def add_objective(model: PreTrainedModel, config: BALoraConfig) -> FusedObjective:
-    """Let ``model(..., labels=labels, objective_step=step)`` return an :class:`Objective`.
+    """Let ``model(..., labels=labels, objective_step=step)`` return a :class:`StepResult`.
 
     Args:
         model: The base model, inside any PEFT wrapper; patched in place.
@@ -117,7 +132,7 @@ def _objective(
     step: ObjectiveStep,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Objective:
+) -> StepResult:
     labels: Tensor = kwargs.pop("labels")
     kwargs["use_cache"] = False
     mask, targets = next_token_targets(labels)
@@ -136,21 +151,20 @@ def _objective(
             targets,
             head=head,
             normalizer=step.normalizer,
-            coefficients=step.coefficients._replace(replay=0.0),
+            coefficients=step.coefficients,
         )
         return computed
 
-    of_task: Objective = in_head(model, of_tokens, hidden)
-    return _with_replay(of_task, model, fused, step) if step.coefficients.replay else of_task
+    result = StepResult(*in_head(model, of_tokens, hidden))
+    return _with_replay(result, model, fused, step) if step.replay_coefficient else result
 
 
 def _with_replay(
-    of_task: Objective, model: Any, fused: FusedObjective, step: ObjectiveStep
-) -> Objective:
+    of_task: StepResult, model: Any, fused: FusedObjective, step: ObjectiveStep
+) -> StepResult:
     """Add the replay term; in a micro-step without a text it is 0."""
     if step.replay is None:
-        replay = torch.zeros_like(of_task.terms.task)
-        return of_task._replace(terms=of_task.terms._replace(replay=replay.detach()))
+        return of_task._replace(replay=torch.zeros_like(of_task.terms.task).detach())
     replay = _replay_loss(model, fused, step.replay)
     if not replay.isfinite():
         raise NonFiniteError(
@@ -158,8 +172,7 @@ def _with_replay(
             "the learning rate, or train in bfloat16 or float32 where it is float16."
         )
     return of_task._replace(
-        loss=of_task.loss + step.coefficients.replay * replay,
-        terms=of_task.terms._replace(replay=replay.detach()),
+        loss=of_task.loss + step.replay_coefficient * replay, replay=replay.detach()
     )
 
 
