@@ -30,8 +30,8 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
 from balora.compare.cells import Cell
-from balora.compare.comparison import read_comparison
 from balora.compare.plan import LabFiles, Plan
+from balora.compare.reading import read_comparison
 from balora.lab.build import BuiltLab, build_lab
 from balora.lab.card import CardOptions, measure_defects
 from balora.lab.config import lab_config

@@ -10,7 +10,8 @@ from dataclasses import asdict, fields
 from textwrap import fill
 from typing import NamedTuple
 
-from balora.config.fields import describe, spelled_default, suggestion
+from balora.config.fields import describe
+from balora.config.words import spelled_default, suggestion
 from balora.errors import ConfigError
 
 STATUS = "exit status: 0 done; 1 the run failed; 2 the recipe, an option or the data is wrong."

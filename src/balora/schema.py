@@ -31,7 +31,6 @@ from balora.config.fields import (
     field_hints,
     full_words,
     rules_of,
-    spelled_default,
 )
 from balora.config.glue_x import GLUE_X
 from balora.config.rules import (
@@ -47,6 +46,7 @@ from balora.config.rules import (
     Rule,
 )
 from balora.config.values import parse_text
+from balora.config.words import spelled_default
 from balora.recipes.kinds import CLASSIFICATION, GENERATION, Kind
 from balora.recipes.load import known_fields
 from balora.recipes.table import ROWS, TASKS

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from balora.compare.comparison import read_comparison
 from balora.compare.plan import Plan
+from balora.compare.reading import read_comparison
 from balora.errors import ConfigError
 from balora.evaluation.metrics import measured_by, metric_of
 from balora.recipes.kinds import GENERATION

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from balora.cli import main
-from balora.compare.comparison import read_comparison
 from balora.compare.plan import Plan
+from balora.compare.reading import read_comparison
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = [

@@ -15,10 +15,10 @@ from collections import Counter
 import pytest
 
 from balora.compare.command import compare
-from balora.compare.comparison import read_comparison
 from balora.compare.folder import Folder, row_of
 from balora.compare.lease import Lease
 from balora.compare.plan import Plan
+from balora.compare.reading import read_comparison
 from balora.errors import BaloraError, ConfigError
 from balora.rows import read_rows
 from support.fake_cells import started, wait_until

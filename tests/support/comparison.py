@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from balora.compare.comparison import Comparison, read_comparison
+from balora.compare.comparison import Comparison
+from balora.compare.reading import read_comparison
 from balora.config.values import dump_mapping
 from balora.report import page, tables
 from balora.report.study import Study

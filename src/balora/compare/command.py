@@ -10,16 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from balora.compare.comparison import Comparison, read_comparison
+from balora.compare.comparison import Comparison
 from balora.compare.folder import LEASE, Folder, RefusedError
 from balora.compare.lease import Lease, is_held
 from balora.compare.plan import Plan
-from balora.compare.stages import begin, built_plan, conclude, number_of, run_cells
+from balora.compare.reading import read_comparison
+from balora.compare.stages import begin, built_plan, conclude, number_of, report, run_cells
+from balora.compare.worker import send, work
 from balora.config.values import parse_texts, read_switch
 from balora.environment import telling_once
-from balora.errors import BaloraError, ConfigError, DataError
+from balora.errors import ConfigError, DataError
 from balora.recipes.load import check_recipe
-from balora.rows import BASE, COMPARISON_FILE, RESULTS_FILE
+from balora.rows import BASE, COMPARISON_FILE
 
 _log = logging.getLogger(__name__)
 
@@ -244,8 +246,6 @@ def _work(
     show: Callable[[str], None],
 ) -> None:
     """Be a worker, or submit workers."""
-    from balora.compare.worker import send, work
-
     given = [name for name in ("worker", "slurm") if name in options]
     for name in [*given[1:], *switches]:
         raise ConfigError(f"`--{given[0]}` and `--{name}` cannot both act; leave one of them out.")
@@ -270,37 +270,4 @@ def _refuse_others(names: Iterable[str]) -> None:
         raise ConfigError(
             f"`--report_only` runs nothing, so `--{name}` cannot act; leave one of them out. "
             "It takes `--output_dir`, `--baseline` and `--metric`."
-        )
-
-
-def report(folder: Path, show: Callable[[str], None], again: str = "the same command") -> None:
-    """Write tables and report, show the table, then say what has failed."""
-    from balora.report.page import REPORT_FILE, MissingPackageError, write_report
-    from balora.report.sections import failed
-    from balora.report.study import read_study
-    from balora.report.tables import format_console, write_tables
-    from balora.usage import reading_lines
-
-    study = read_study(folder)
-    show(format_console(study))
-    note = f"Report: {folder / REPORT_FILE}."
-    try:
-        write_tables(study)
-        write_report(study)
-    except MissingPackageError as error:
-        note = f"No report: {error} Then give the same command with `--report_only`."
-    except OSError as error:
-        raise BaloraError(
-            f"tables and report cannot be written: {error}; all rows are in "
-            f"{folder / RESULTS_FILE}; once there is room, `--report_only` makes the rest of them"
-        ) from error
-    where = f"Rows: {folder / RESULTS_FILE}. Tables: {folder / 'table.md'}, .csv and .tex."
-    errors = failed(study)
-    listed = ["", "Failed:", *(f"  {key}: {error}" for key, error in errors)] if errors else []
-    use = f"These lines read the rows:\n\n{reading_lines(folder / RESULTS_FILE)}"
-    show("\n".join(["", where, note, *listed, use]))
-    if errors:
-        raise BaloraError(
-            f"{number_of(errors)} failed, the first is {errors[0][0]}; {folder / 'cells'} "
-            f"has the logs, and {again} runs them again"
         )

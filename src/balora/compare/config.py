@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 from balora.compare.bench_settings import BENCH, part_problems
 from balora.compare.methods import DEFAULT_METHODS, Method, parse_method
-from balora.config.fields import field_problems, suggestion
+from balora.config.fields import field_problems
 from balora.config.objective import COEFFICIENTS
 from balora.config.parts import Count, Seed, read_part, refuse
 from balora.config.rules import Command, Distinct, Form, Interval, Name, NotEmpty, PathTo
+from balora.config.words import suggestion
 from balora.errors import ConfigError
 from balora.evaluation.metrics import asked_metric
 from balora.rows import BASE

@@ -19,9 +19,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from balora.config import BALoraConfig
-from balora.config.fields import suggestion
 from balora.config.objective import COEFFICIENTS
 from balora.config.replay import GENERATED, RECOMMENDED
+from balora.config.words import suggestion
 from balora.errors import ConfigError
 from balora.recipes.kinds import Kind
 from balora.recipes.methods import (

@@ -15,7 +15,7 @@ from balora.compare.fingerprints import data_files, fingerprint
 from balora.compare.methods import method_fields, recipe_without
 from balora.config import DataConfig
 from balora.config.classification import ClassificationConfig
-from balora.config.fields import suggestion
+from balora.config.words import suggestion
 from balora.errors import ConfigError
 from balora.files import read_filled_text
 from balora.models.names import check_model_name

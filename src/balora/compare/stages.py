@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from balora.compare.plan import LabFiles, Parts, Plan, combinations
 from balora.compare.sweep import Choice, choose, failure
 from balora.errors import BaloraError
 from balora.files import write_json
-from balora.rows import CHOICES_FILE
+from balora.rows import CHOICES_FILE, RESULTS_FILE
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +113,39 @@ def conclude(ran: Ran, folder: Folder) -> BaloraError | None:
         )
     folder.collect(ran.cells)
     return outage
+
+
+def report(folder: Path, show: Callable[[str], None], again: str = "the same command") -> None:
+    """Write tables and report, show the table, then say what has failed."""
+    from balora.report.page import REPORT_FILE, MissingPackageError, write_report
+    from balora.report.sections import failed
+    from balora.report.study import read_study
+    from balora.report.tables import format_console, write_tables
+    from balora.usage import reading_lines
+
+    study = read_study(folder)
+    show(format_console(study))
+    note = f"Report: {folder / REPORT_FILE}."
+    try:
+        write_tables(study)
+        write_report(study)
+    except MissingPackageError as error:
+        note = f"No report: {error} Then give the same command with `--report_only`."
+    except OSError as error:
+        raise BaloraError(
+            f"tables and report cannot be written: {error}; all rows are in "
+            f"{folder / RESULTS_FILE}; once there is room, `--report_only` makes the rest of them"
+        ) from error
+    where = f"Rows: {folder / RESULTS_FILE}. Tables: {folder / 'table.md'}, .csv and .tex."
+    errors = failed(study)
+    listed = ["", "Failed:", *(f"  {key}: {error}" for key, error in errors)] if errors else []
+    use = f"These lines read the rows:\n\n{reading_lines(folder / RESULTS_FILE)}"
+    show("\n".join(["", where, note, *listed, use]))
+    if errors:
+        raise BaloraError(
+            f"{number_of(errors)} failed, the first is {errors[0][0]}; {folder / 'cells'} "
+            f"has the logs, and {again} runs them again"
+        )
 
 
 def number_of(cells: Sized) -> str:

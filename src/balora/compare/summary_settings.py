@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from balora.compare.comparison import Comparison
 from balora.compare.methods import parse_method
-from balora.config.fields import suggestion
+from balora.config.words import suggestion
 from balora.errors import ConfigError
 from balora.evaluation.metrics import measured_by, metric_of
 from balora.report.columns import AVERAGE, Column, column_of
 from balora.rows import place_of
-
-if TYPE_CHECKING:
-    from balora.compare.comparison import Comparison
 
 _PARTS = ("source", "values")
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from balora.compare.command import report
-from balora.compare.comparison import Comparison, read_comparison
+from balora.compare.comparison import Comparison
 from balora.compare.folder import Folder
 from balora.compare.lease import Lease
 from balora.compare.plan import Plan
+from balora.compare.reading import read_comparison
 from balora.compare.slurm import check_settings, submit
-from balora.compare.stages import Ran, begin, built_plan, conclude, number_of, run_cells
+from balora.compare.stages import Ran, begin, built_plan, conclude, number_of, report, run_cells
 from balora.errors import BaloraError, ConfigError
 from balora.rows import COMPARISON_FILE
 

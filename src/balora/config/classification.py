@@ -8,12 +8,13 @@ from decimal import Decimal
 from itertools import combinations
 from typing import Annotated, Any, Literal
 
-from balora.config.fields import field_problems, suggestion
+from balora.config.fields import field_problems
 from balora.config.glue_x import GLUE_X
 from balora.config.glue_x import SETS as GLUE_X_SETS
 from balora.config.glue_x import entries as glue_x_entries
 from balora.config.parts import Count, Seed, read_part, refuse
 from balora.config.rules import Form, Interval, NotEmpty, PathTo
+from balora.config.words import suggestion
 from balora.errors import ConfigError
 
 ClassificationTask = Literal[

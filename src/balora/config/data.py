@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from balora.config.fields import field_problems, suggestion
+from balora.config.fields import field_problems
 from balora.config.parts import refuse
 from balora.config.rules import Checked, Named, PathTo
+from balora.config.words import suggestion
 
 _NOT_STREAMED = {
     "dataset_num_proc": "one process reads and tokenizes the rows; leave it out",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import enum
 import inspect
 import itertools
@@ -19,11 +18,12 @@ import math
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union
 
 from balora.config.rules import Form, Named, OneOf, PathTo, Rule
+from balora.config.words import choice_words, shortened, spelled, suggestion
 
 _WORDS = {
     int: "a whole number",
@@ -166,18 +166,6 @@ def _list_words(annotation: Any) -> str:
     return f"a list of {_SEVERAL[inner]}" if inner in _SEVERAL else "a list"
 
 
-def choice_words(names: tuple[str, ...]) -> str:
-    """Say which texts are allowed; of a long list only its length and the first few."""
-    shown = ", ".join(f"`{name}`" for name in names[:12])
-    return f"one of {shown}" if len(names) <= 12 else f"one of {len(names)} names ({shown}, ...)"
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean `x`?"`` for the closest of `known`, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean `{close[0]}`?)" if close else ""
-
-
 def type_problem(value: Any, annotation: Any) -> str | None:
     """Return what is wrong with `value` as half a sentence, ``None`` when it fits.
 
@@ -196,7 +184,7 @@ def wrong_type(value: Any, annotation: Any) -> str | None:
         forms = [f"; write it as `{rule.example}`" for rule in _forms(annotation)]
         return f"must be {type_words(annotation)}, got {spelled(value)}{hint}{''.join(forms[:1])}"
     if isinstance(value, int) and not -_MOST <= value < _MOST:
-        return f"must be a whole number of at most 64 bits, got {_cut(str(value))}"
+        return f"must be a whole number of at most 64 bits, got {shortened(str(value))}"
     return _in_mapping(value, annotation, wrong_type)
 
 
@@ -246,25 +234,6 @@ def _is_mapping(annotation: Any) -> bool:
 def _forms(annotation: Any) -> list[Form]:
     found = [rule for _, rules in alternatives(annotation) for rule in rules]
     return [rule for rule in found if isinstance(rule, Form)]
-
-
-def spelled(value: Any) -> str:
-    """Return a value as a recipe spells it; a text is called one, and cut where it is long."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None:
-        return "null"
-    return f"the text `{_cut(value)}`" if isinstance(value, str) else _cut(repr(value))
-
-
-def spelled_default(value: Any) -> str:
-    """Return a default as a recipe spells it; of a required field the word itself."""
-    return value if isinstance(value, str) else spelled(value)
-
-
-def _cut(text: str, most: int = 120) -> str:
-    text = " ".join(text.split()) if len(text) > most else text
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def as_declared(value: Any, annotation: Any) -> Any:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from balora.config.fields import field_problems, suggestion
+from balora.config.fields import field_problems
 from balora.config.parts import Coefficient, Count, Seed, refuse
 from balora.config.rules import Interval
+from balora.config.words import suggestion
 from balora.errors import ConfigError
 
 AdapterInit = Literal["pissa", "lora", "olora", "corda", "gaussian", "orthogonal", "mica"]

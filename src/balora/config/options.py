@@ -17,13 +17,13 @@ from balora.config.fields import (
     field_hints,
     missing_path,
     rules_of,
-    spelled_default,
     type_problem,
 )
 from balora.config.model import Dtype
 from balora.config.parts import Count, Seed
 from balora.config.quantization import SCHEMES
 from balora.config.rules import Interval, PathTo
+from balora.config.words import spelled_default
 from balora.errors import ConfigError
 
 T = TypeVar("T")

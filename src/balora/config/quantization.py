@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from balora.config.fields import field_problems, spelled_default
+from balora.config.fields import field_problems
 from balora.config.parts import refuse
+from balora.config.words import spelled_default
 
 SCHEMES = ("load_in_4bit", "load_in_8bit", "torchao")
 """Fields that quantise the base, each by itself."""

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from balora.config.words import choice_words, spelled_default, suggestion
+
 
 class Rule:
     """What the values of a field have in common beside their type."""
@@ -90,14 +92,10 @@ class OneOf(Rule):
     @property
     def words(self) -> str:
         """The names."""
-        from balora.config.fields import choice_words
-
         return choice_words(self.names)
 
     def problem(self, value: Any) -> str | None:
         """Return the first text that is none of the names."""
-        from balora.config.fields import choice_words, suggestion
-
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str) and one not in self.names:
                 hint = suggestion(one, self.names)
@@ -128,14 +126,10 @@ class Allowed(Rule):
     @property
     def words(self) -> str:
         """Such as "only `nll` or `chunked_nll`"."""
-        from balora.config.fields import spelled_default
-
         return "only " + " or ".join(f"`{spelled_default(value)}`" for value in self.values)
 
     def problem(self, value: Any) -> str | None:
         """Return what another value does, and what to set."""
-        from balora.config.fields import spelled_default
-
         if value in self.values:
             return None
         instead = spelled_default(self.values[0])

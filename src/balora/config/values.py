@@ -24,9 +24,9 @@ from balora.config.fields import (
     list_of,
     members,
     named_texts,
-    suggestion,
     type_problem,
 )
+from balora.config.words import suggestion
 from balora.errors import ConfigError
 
 _RARE_BREAKS = ("\r", "\x85", "\u2028", "\u2029")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from datasets import Value
 
 from balora.config.classification import ClassificationConfig, OutOfDomainConfig
-from balora.config.fields import suggestion
+from balora.config.words import suggestion
 from balora.data.glue import GLUE_TASKS
 from balora.data.inputs import Input, evaluation_inputs, out_of_domain_input, training_input
 from balora.data.labels import (

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from datasets import ClassLabel
 
 from balora.config.classification import label_text
-from balora.config.fields import suggestion
+from balora.config.words import suggestion
 from balora.data.provenance import LocatedRows, iterate_rows
 from balora.errors import ConfigError, DataError
 

@@ -13,7 +13,7 @@ import datasets
 from datasets import Dataset
 from datasets.exceptions import DatasetsError
 
-from balora.config.fields import suggestion
+from balora.config.words import suggestion
 from balora.data.opening import ENDINGS, ending, is_data_file, is_hidden, kind_of, stem
 from balora.data.records import records
 from balora.data.stored import stored_splits

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from balora.config.fields import suggestion
+from balora.config.words import suggestion
 from balora.errors import ConfigError
 
 Direction = Literal["up", "down", "none"]

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
-from balora.config.fields import as_declared, missing_path, spelled
+from balora.config.fields import as_declared, missing_path
+from balora.config.words import spelled
 from balora.errors import ConfigError
 from balora.recipes.load import known_fields
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from balora.config.fields import spelled_default
+from balora.config.words import spelled_default
 
 CALLED = {
     "alpha": "lora_alpha",

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, KeysView, Mapping
 from typing import Any
 
-from balora.config.fields import suggestion
+from balora.config.words import suggestion
 from balora.errors import ConfigError
 
 ROWS = "rows"

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import integration_utils
 
-from balora.config.fields import spelled
+from balora.config.words import spelled
 from balora.errors import ConfigError
 from balora.models.blank import without_weights
 from balora.recipes import Recipe, training_arguments

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from balora.config.fields import spelled
+from balora.config.words import spelled
 from balora.errors import ConfigError
 from balora.files import finite, write_json, write_text
 from balora.folders import made_folder
