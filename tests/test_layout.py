@@ -5,13 +5,16 @@ A module that is tested through another one, or together with others, stands in 
 
 from __future__ import annotations
 
+import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-import balora
+from support.imports import DOOR, GROUND, SOURCE, file_imports, room_imports
 
-SOURCE, TESTS = Path(balora.__file__).parent, Path(__file__).parent
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 MODULES = sorted(
     path.relative_to(SOURCE).with_suffix("").as_posix()
     for path in SOURCE.rglob("*.py")
@@ -51,7 +54,6 @@ ELSEWHERE = {
     "data/records": "data/test_json_records.py",
     "data/stored": "data/test_json_records.py",
     "data/values": "data/test_json_records.py",
-    "digests": "trainers/test_reference.py",
     "errors": "test_cli.py",
     "evaluation/batches": "evaluation/test_instruments.py",
     "evaluation/bench/benchmark": "evaluation/bench/test_gsm8k.py",
@@ -86,6 +88,7 @@ ELSEWHERE = {
     "lab/words": "lab/test_problems.py",
     "models/adapter": "models/test_fits.py",
     "models/blank": "trainers/test_preflight.py",
+    "models/digests": "trainers/test_reference.py",
     "models/finite": "models/test_load.py",
     "models/generation": "evaluation/test_generation.py",
     "models/names": "compare/test_plan.py",
@@ -154,3 +157,45 @@ def test_the_index_of_the_helpers_names_every_helper():
 
     names = {path.stem for path in (TESTS / "support").glob("*.py")} - {"__init__"}
     assert not [name for name in names if f"``{name}``" not in (support.__doc__ or "")]
+
+
+def test_no_two_files_import_each_other():
+    """Not even where a function is called, or for an annotation alone."""
+    TopologicalSorter(file_imports()).prepare()  # a cycle is an error that names it
+
+
+def reachable(arrows: dict[str, set[str]], start: str) -> set[str]:
+    below = arrows.get(start, set())
+    return below.union(*(reachable(arrows, room) for room in below))
+
+
+PICTURE = re.compile(r"```text\n(cli .*?)```", re.DOTALL)
+ARROWS = re.compile(r"^ {2}(\w+) +->((?: \w+,?)*)(?:  .*)?$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "AGENTS.md"])
+def test_the_picture_of_the_house_is_what_is_imported(page):
+    picture = PICTURE.search((ROOT / page).read_text(encoding="utf-8"))[1]
+    lines = {room: set(re.findall(r"\w+", arrows)) for room, arrows in ARROWS.findall(picture)}
+    rooms = room_imports()
+    assert lines.keys() == rooms.keys()
+    seen = set()
+    for room, below in reversed(lines.items()):  # from the ground up: arrows go down
+        assert below <= seen, room
+        seen.add(room)
+    for room, imported in rooms.items():
+        direct = lines[room]
+        assert direct <= imported, f"{room} does not import {direct - imported}"
+        assert imported <= reachable(lines, room), f"{room}: {imported - reachable(lines, room)}"
+        spare = {one for one in direct for other in direct if one in reachable(lines, other)}
+        assert not spare, f"{room}: other arrows lead to {spare}"
+    words = {*re.findall(r"\w+", "\n".join(re.findall(r"^(?:cli|ground:) .*$", picture, re.M)))}
+    assert DOOR | GROUND <= words
+
+
+def test_nothing_imports_the_door_and_the_ground_imports_no_room():
+    for name, imported in file_imports().items():
+        own = name.split(".")[0]
+        rooms = {one.split(".")[0] for one in imported}
+        assert own in DOOR or not rooms & DOOR, name
+        assert own not in GROUND or rooms <= GROUND, name

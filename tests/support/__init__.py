@@ -18,6 +18,7 @@ module                       what is in it
 ``killing``                  calls that are killed inside one of their writes
 ``sandbox``                  where programs run in the sandbox, as root and as another user
 ``small_disk``               a disk that is soon full
+``imports``                  who imports whom in the source
 ``documents``                the code blocks of README.md and docs/
 ``two_processes``            training by one process, and by two that share the work
 ``sharded``                  every method by one process, and by two that split their weights

@@ -32,7 +32,7 @@ from balora.anchored.layer import (
     set_start,
     start_of,
 )
-from balora.digests import frozen_weights
+from balora.models.digests import frozen_weights
 from balora.models.load import whole_copy
 from balora.models.quantization import is_quantised, quantised
 

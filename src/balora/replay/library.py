@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from balora.cache import cached, default_cache
 from balora.config.replay import ReplayConfig
 from balora.data.sources import find_local, load_rows
-from balora.digests import digest_of_tensors
 from balora.errors import DataError
+from balora.models.digests import digest_of_tensors
 from balora.replay.generate import generate_texts
 from balora.replay.start import start_of
 from balora.replay.texts import IGNORED, REPLAY_FILE, ReplayText, ReplayTexts, tokenized_text

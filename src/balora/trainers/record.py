@@ -17,15 +17,15 @@ from peft import PeftModel
 from balora.anchored.residual import comparable_weights
 from balora.config import BALoraConfig
 from balora.config.replay import ReplayConfig, acting_fields
-from balora.digests import (
+from balora.environment import describe_environment
+from balora.errors import ConfigError
+from balora.models.adapter import inner_model
+from balora.models.digests import (
     digest_of_batches,
     digest_of_columns,
     digest_of_config,
     digest_of_samples,
 )
-from balora.environment import describe_environment
-from balora.errors import ConfigError
-from balora.models.adapter import inner_model
 from balora.trainers.checkpoint import Checkpoint
 from balora.trainers.resume_rules import (
     content_differences,

@@ -28,15 +28,15 @@ from transformers import PreTrainedModel
 
 from balora.anchored import reference_mode
 from balora.anchored.residual import comparable_weights
-from balora.digests import (
+from balora.distributed import add_up, rank_and_world, take_from
+from balora.errors import ConfigError, DataError, NonFiniteError
+from balora.models.digests import (
     digest_of_batches,
     digest_of_columns,
     digest_of_config,
     digest_of_tensors,
     lengths_of,
 )
-from balora.distributed import add_up, rank_and_world, take_from
-from balora.errors import ConfigError, DataError, NonFiniteError
 from balora.staging import staged_file
 from balora.state import open_tensors
 

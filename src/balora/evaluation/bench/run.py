@@ -9,7 +9,6 @@ from typing import Any
 
 from balora.config.fields import field_hints, given_problems
 from balora.config.values import parse_text, parse_texts
-from balora.digests import digest_of_weight_files
 from balora.errors import ConfigError
 from balora.evaluation.bench.backends import make_backend
 from balora.evaluation.bench.benchmark import Benchmark, Problem
@@ -22,6 +21,7 @@ from balora.evaluation.bench.prompts import prompter_of
 from balora.evaluation.bench.suite import Figure, Measured, Sheet, make_sheet
 from balora.evaluation.generation import Generator
 from balora.evaluation.run import check_runs
+from balora.models.digests import digest_of_weight_files
 from balora.models.load import load_config, load_tokenizer
 from balora.models.run_folder import check_base, is_classifier
 from balora.models.source import ModelSource
