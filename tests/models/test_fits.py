@@ -185,3 +185,17 @@ def test_other_weights_of_the_same_sizes_are_known_from_the_record(architecture,
     for dtype in (torch.float32, torch.bfloat16):
         with pytest.raises(ConfigError, match=r"other weights than `--base` 'some/base': `.*Name"):
             check_recorded_weights(tmp_path, base, other.to(dtype))
+
+
+def test_another_revision_is_refused_with_the_one_it_was_trained_on(tmp_path):
+    write_base(tmp_path, base_record(anchored_model("llama")))
+    other = make_model("llama", seed=1)
+    asked = ModelSource(name="some/base", setting="`--base`", revision="main")
+    recipe = "model_name_or_path: some/base\n"
+    for fields in ("model_revision: early", "model_init_kwargs: {revision: early}"):
+        (tmp_path / "recipe.yaml").write_text(f"{recipe}{fields}\n")
+        with pytest.raises(ConfigError, match=r"Name .* on, 'some/base' at revision 'early'\.$"):
+            check_recorded_weights(tmp_path, asked, other)
+    (tmp_path / "recipe.yaml").write_text(recipe)  # it names the very one
+    with pytest.raises(ConfigError, match=r"It has changed since; restore it\.$"):
+        check_recorded_weights(tmp_path, asked, other)

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from balora.errors import ConfigError
 from balora.files import write_json
 from balora.models.quantization import SCALES, stored_tensors
-from balora.models.source import ModelSource, name_the_base, read_recipe
+from balora.models.source import ModelSource, name_the_base, read_recipe, trained_on
 from balora.state import read_json
 
 BASE_FILE = "base_model.json"
@@ -79,7 +79,7 @@ def check_recorded_weights(folder: Path, base: ModelSource, model: PreTrainedMod
     for name, entries in recorded.get("weights", {}).items():
         found = _entries(weights[name]) if name in weights else entries
         if not np.allclose(found, entries, rtol=tolerance, atol=tolerance * np.abs(entries).max()):
-            is_named = read_recipe(folder).get("model_name_or_path") == base.name
+            is_named = trained_on(read_recipe(folder)) == (base.name, base.revision)
             fix = "It has changed since; restore it." if is_named else name_the_base(folder)
             raise ConfigError(
                 f"`{folder}` was trained on a model of the same sizes but with other weights than "

@@ -191,9 +191,9 @@ def _base_of(run: Path | None, base: str, setting: str, given: Mapping[str, Any]
     schemes = {name: given.pop(name) for name in SCHEMES if name in given}
     recipe = {} if run is None else read_recipe(run)
     options = dict(recipe.get("model_init_kwargs") or {})
-    is_same = recipe.get("model_name_or_path") == base
+    name, revision = trained_on(recipe)
     own = {
-        "revision": options.get("revision", recipe.get("model_revision")) if is_same else None,
+        "revision": revision if name == base else None,
         "dtype": options.get("dtype", recipe.get("dtype")),
         "attn_implementation": options.get(
             "attn_implementation", recipe.get("attn_implementation")
@@ -232,5 +232,16 @@ def check_is_not_run(run: Path, base: ModelSource) -> None:
 
 def name_the_base(run: Path) -> str:
     """Return the sentence that says which model to name, as far as the folder knows."""
-    known = read_recipe(run).get("model_name_or_path")
-    return f"Name the model it was trained on{f', {known!r}' if known else ''}."
+    known, revision = trained_on(read_recipe(run))
+    at = "" if revision == "main" else f" at revision {revision!r}"
+    return f"Name the model it was trained on{f', {known!r}{at}' if known else ''}."
+
+
+def trained_on(recipe: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Return the name of the model in the fields of a recipe, None where it has none, and revision.
+
+    What is loaded otherwise by `model_init_kwargs` goes before the field of its own.
+    """
+    options = recipe.get("model_init_kwargs") or {}
+    revision = options.get("revision") or recipe.get("model_revision") or "main"
+    return recipe.get("model_name_or_path"), revision
