@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ import pytest
 
 from balora.compare import lease as leases
 from balora.compare.lease import Lease, is_held
+from support.killing import every_kill
 
 RACE = """
 import os, pathlib, sys, time
@@ -89,6 +92,34 @@ def test_a_dead_process_of_this_machine_holds_nothing_and_a_living_one_does(lock
     lease.release()  # of one that was taken over: it stays the other's
     assert is_held(lock)
     other.release()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+def test_a_holder_that_is_killed_at_any_write_holds_nothing(lock, tmp_path):
+    def hold():
+        Lease.take(lock).names(os.getpid(), os.getpid())
+
+    kills = 0
+    for kill, killed in every_kill(hold, tmp_path):
+        kills += killed
+        lease = Lease.take(lock)
+        assert lease is not None, kill
+        lease.release()
+        shutil.rmtree(lock)
+    assert kills >= 5
+
+
+def test_where_a_file_system_has_no_links_the_lock_is_taken_all_the_same(lock, monkeypatch):
+    def link(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    first = Lease.take(lock)
+    assert Lease.take(lock) is None
+    assert is_held(lock)
+    first.release()
+    Lease.take(lock).release()
+    assert sorted(os.listdir(lock)) == ["1", "2"]
 
 
 def test_a_number_that_another_process_has_now_is_not_the_holder(lock):

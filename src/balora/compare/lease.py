@@ -1,10 +1,11 @@
 """A lock that several machines can take on a shared folder, and that a dead holder gives back.
 
-A lock is a folder of files ``1``, ``2``, ...: the holder is whoever created the last one, with
-``O_EXCL``, which every file system does for one process alone. Its time is renewed as long as the
-holder lives; released, it has the time 0. A file is never removed, so nothing that is taken from a
-dead holder can be taken from a living one by mistake: the next number is created, once.
+A lock is a folder of files ``1``, ``2``, ...: the holder is whoever created the last one, which
+every file system lets one process do alone. Its time is renewed as long as the holder lives;
+released, it has the time 0. A file is never removed, so nothing that is taken from a dead holder
+can be taken from a living one by mistake: the next number is created, once.
 
+A file says from its first moment who holds the lock: it is written under another name, and linked.
 A holder on this machine is dead when its processes are. Of another machine the heartbeat tells:
 its age is read on the clock of the file system, which all machines share, not on their own.
 """
@@ -16,6 +17,7 @@ import os
 import platform
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -57,14 +59,11 @@ class Lease:
         if last > 0 and not _is_free(lock / str(last)):
             return None
         file = lock / str(last + 1)
+        whole = _written(lock, os.getpid())
         try:
-            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
-            return None
-        os.close(descriptor)
-        lease = cls(file)
-        lease.names(os.getpid())
-        return lease
+            return cls(file) if _is_created(file, whole) else None
+        finally:
+            whole.unlink(missing_ok=True)
 
     @classmethod
     def share(cls, file: Path, on_loss: Callable[[], object]) -> Lease:
@@ -78,8 +77,7 @@ class Lease:
 
     def names(self, *pids: int) -> None:
         """Write down which processes of this machine hold it: it is free when none is alive."""
-        processes = [_identity(pid) for pid in pids]
-        self.file.write_text(json.dumps({"place": _place(), "processes": processes}))
+        _written(self.file.parent, *pids).replace(self.file)
 
     def release(self) -> None:
         """Let others take it."""
@@ -115,6 +113,28 @@ def is_held(lock: Path) -> bool:
     return last > 0 and not _is_free(lock / str(last))
 
 
+def _written(lock: Path, *pids: int) -> Path:
+    """Return a file of a lock's folder that has no number and says who holds the lock."""
+    whole = lock / f"{uuid.uuid4().hex}.new"
+    processes = [_identity(pid) for pid in pids]
+    whole.write_text(json.dumps({"place": _place(), "processes": processes}))
+    return whole
+
+
+def _is_created(file: Path, whole: Path) -> bool:
+    """Create a lock's file with all its content; False where another process was faster."""
+    with suppress(OSError):
+        os.link(whole, file)
+    if os.stat(whole).st_nlink > 1:  # NFS may have lost the answer
+        return True
+    try:  # a file system without links: killed between these lines, it is held until it is stale
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except FileExistsError:
+        return False
+    whole.replace(file)
+    return True
+
+
 def _last(lock: Path) -> int:
     return max((int(name) for name in os.listdir(lock) if name.isdigit()), default=0)
 
@@ -135,7 +155,7 @@ def _is_free(file: Path) -> bool:
 
 
 def _holder(text: str) -> dict[str, Any] | None:
-    """Return who holds a lock; None where that has not been written, or not whole."""
+    """Return who holds a lock; None where that has not been written."""
     try:
         found = json.loads(text)
         return {"place": found["place"], "processes": list(found["processes"])}
