@@ -26,3 +26,13 @@ def test_help_settings_schemas_and_reports_need_no_torch():
     done = subprocess.run(code, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
     assert not {"compare", "trainers", "models"} & room_imports()["report"]
+
+
+def test_the_objective_needs_torch_alone():
+    """Who trains with a loop of their own waits for nothing else."""
+    code = (
+        "import sys, balora.objective, balora.fused, balora.regularizers\n"
+        "print({'transformers', 'peft', 'trl', 'datasets'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -15,7 +15,8 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETTINGS["project"]
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 
 
@@ -39,6 +40,7 @@ def test_the_versions_of_python_are_named():
     named = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if ":: Python :: 3." in c]
     assert tuple(named) == VERSIONS
     assert PROJECT["requires-python"] == f">={VERSIONS[0]}"
+    assert SETTINGS["tool"]["mypy"]["python_version"] == VERSIONS[0]  # types are checked by it
 
 
 def test_every_extra_is_documented():
