@@ -192,7 +192,7 @@ def _base_of(run: Path | None, base: str, setting: str, given: Mapping[str, Any]
     recipe = {} if run is None else read_recipe(run)
     options = dict(recipe.get("model_init_kwargs") or {})
     name, revision = trained_on(recipe)
-    own = {
+    own: dict[str, Any] = {
         "revision": revision if name == base else None,
         "dtype": options.get("dtype", recipe.get("dtype")),
         "attn_implementation": options.get(
