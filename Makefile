@@ -8,8 +8,13 @@ TWO := -n 2 --dist loadscope
 # the DeBERTa of old transformers is scripted, which torch has deprecated
 JIT := 'ignore:`torch.jit.script` is deprecated:DeprecationWarning'
 OLDEST := transformers==5.19.0 peft==0.21.0 accelerate==1.12.0
+LIBRARIES := "import sysconfig; print(sysconfig.get_path('purelib'))"
+# what another Python can break: types, text, numbers, files, the command line, one training
+CUT := tests/config tests/recipes tests/regularizers tests/data tests/test_cli.py tests/test_cli_help.py \
+	tests/test_objective.py tests/test_objective_nlu.py tests/test_objective_replay.py
+OTHER := .venv-$(notdir $(PYTHON))
 
-.PHONY: quickstart test test-slow test-scale test-gpu test-kernel test-oldest check lint types schemas bench docs dist clean
+.PHONY: quickstart test test-slow test-scale test-gpu test-kernel test-oldest test-python check lint types schemas bench docs dist clean
 
 quickstart: $(STAMP)  ## Fine-tune the embedded model and show what changed
 	$(BIN)/balora quickstart --overwrite
@@ -33,6 +38,14 @@ test-oldest: requirements.lock
 	.venv-oldest/bin/pip install --quiet $(OLDEST)
 	.venv-oldest/bin/pip install --quiet --no-deps --no-build-isolation -e .
 	.venv-oldest/bin/python -m pytest -m "not slow and not gpu and not scale" $(TWO) -W $(JIT) tests/anchored tests/trainers
+
+# with what pip finds for it: the lock is for one Python
+test-python:  ## Another Python, as in make test-python PYTHON=python3.13
+	$(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/pip install --quiet $(shell grep "^torch==" requirements.lock)
+	$(OTHER)/bin/pip install --quiet -e '.[dev]'
+	$(OTHER)/bin/python -m pytest -m "not slow and not gpu and not scale" $(TWO) $(CUT)
+	$(OTHER)/bin/balora quickstart --preset paper --max_steps 2 --overwrite --output_dir outputs/python
 
 # the kernel for GPUs in Triton's interpreter, which needs an older numpy
 test-kernel: requirements.lock
@@ -75,10 +88,15 @@ $(SCALE_STAMP): requirements-scale.lock requirements.lock pyproject.toml
 	.venv-scale/bin/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-dist: $(STAMP)  ## The sdist and the wheel, checked for the package index; without a network
-	rm -rf dist
+# the wheel's environment finds the libraries of this one, and balora nowhere but in the wheel
+dist: $(STAMP)  ## The sdist and the wheel, checked for the package index and installed; without a network
+	rm -rf dist .venv-dist
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m venv .venv-dist
+	.venv-dist/bin/pip install --quiet --no-deps --no-index dist/*.whl
+	$(BIN)/python -c $(LIBRARIES) > "$$(.venv-dist/bin/python -c $(LIBRARIES))/locked.pth"
+	cd dist && ../.venv-dist/bin/balora --version && ../.venv-dist/bin/balora env
 
 clean:
-	rm -rf dist $(VENV) .venv-oldest .venv-scale outputs site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf dist $(VENV) .venv-dist .venv-kernel .venv-oldest .venv-python* .venv-scale outputs site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -18,6 +18,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from support.wheel import build_wheel, install_wheel
+
 atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 # a deadline would fail on a busy machine
@@ -48,3 +50,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the real data: set BALORA_SHARED to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """Return the wheel, built of the sources without a network."""
+    return build_wheel(tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory) -> Path:
+    """Return the `bin` of a new environment with the wheel and this one's libraries."""
+    return install_wheel(wheel, tmp_path_factory.mktemp("environment"))

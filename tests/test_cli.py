@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import balora
 from balora.cli import build_parser, main, overrides
 from balora.errors import ConfigError
 from support.command_line import train_with
@@ -301,6 +302,11 @@ def test_a_run_that_is_done_is_not_resumed(train, capsys):
     assert train(*saving) == 0
     assert train(*saving, "--resume_from_checkpoint", "true") == 2
     assert "has done 2 steps and `max_steps` is 2, so nothing is left" in capsys.readouterr().err
+
+
+def test_the_version_alone(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"balora {balora.__version__}\n"
 
 
 def test_unknown_options_of_other_commands_are_refused(capsys):

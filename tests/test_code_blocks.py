@@ -70,7 +70,7 @@ def workplace(tmp_path, monkeypatch):
     Path("recipes").symlink_to(ROOT / "recipes")
     Path("benchmarks").symlink_to(ROOT / "benchmarks")
     Path("recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    for name in ("train.jsonl", "rows.jsonl"):
+    for name in ("train.jsonl", "test.jsonl", "rows.jsonl"):
         make_rows().to_json(name)
     return tmp_path
 

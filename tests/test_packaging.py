@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
+
+from support.wheel import clean_environment
 
 ROOT = Path(__file__).parents[1]
 tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
@@ -49,47 +48,12 @@ def test_every_extra_is_documented():
         assert re.search(rf"^\| `{name}` \|", text, re.M), name
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Return the wheel, built of the sources without a network."""
-    out, copy = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("sources")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):  # building writes beside them
-        shutil.copy2(ROOT / name, copy)
-    left_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    shutil.copytree(ROOT / "src", copy / "src", ignore=left_out)
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out)]
-    subprocess.run([*command, str(copy)], check=True, capture_output=True)
-    return next(out.glob("*.whl"))
-
-
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory) -> Path:
-    """Return the `balora` of a new environment with the wheel and this one's libraries.
-
-    The libraries are those of the lock that the tests run with; balora itself is the wheel's.
-    """
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*install, str(wheel)], check=True, env=_without_sources())
-    site = next((folder / "lib").glob("python*/site-packages"))
-    libraries = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "locked.pth").write_text("\n".join(libraries) + "\n")  # after the wheel's own
-    return folder / "bin" / "balora"
-
-
-def _without_sources() -> dict[str, str]:
-    """Return the environment of this process without a path to the source tree."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-
-
-def run(balora: Path, words: list[str], folder: Path) -> str:
-    """Run an installed command in a folder, without a path to the repository."""
+def run(place: Path, words: list[str], folder: Path) -> str:
+    """Run the command of an environment in a folder, without a path to the repository."""
     found = subprocess.run(
-        [str(balora), *words],
+        [str(place / "balora"), *words],
         cwd=folder,
-        env=_without_sources(),
+        env=clean_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -115,9 +79,8 @@ def test_the_wheel_alone_runs_the_quickstart_from_an_empty_folder(installed, tmp
     printed = run(installed, ["quickstart", *few], tmp_path)
     assert "loss on retained text" in printed
     use = printed[printed.index("from peft import PeftModel") :]
-    python = installed.with_name("python")
-    command = [str(python), "-c", use]
+    command = [str(installed / "python"), "-c", use]
     found = subprocess.run(
-        command, cwd="/", env=_without_sources(), capture_output=True, text=True, check=False
+        command, cwd="/", env=clean_environment(), capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stderr

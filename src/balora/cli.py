@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from balora import __version__
 from balora.cli_help import EXAMPLES, STATUS, bench_fields, compare_fields, lab_fields, train_fields
 from balora.config.options import (
     BenchOptions,
@@ -137,10 +138,20 @@ class _ShowFields(argparse.Action):
         raise _Shown
 
 
+class _ShowVersion(argparse.Action):
+    """Print the version; what it runs with is in `balora env`."""
+
+    def __call__(self, *_: Any) -> NoReturn:
+        """Print it."""
+        print(f"balora {__version__}")
+        raise _Shown
+
+
 @cache
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command; options of `train` that it leaves are recipe fields."""
     parser = _parser(_Parser, "balora", "Fine-tune language models with BA-LoRA.")
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     train = _parser(

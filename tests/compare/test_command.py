@@ -21,6 +21,7 @@ from balora.errors import BaloraError, ConfigError, DataError
 from balora.report import page
 from balora.rows import read_rows
 from support.comparison import ROWS, write_rows
+from support.usage import rows_read_by
 
 
 class Shown(list):
@@ -66,7 +67,9 @@ def faked(monkeypatch):
     return ran, figures
 
 
-def test_text_generation_from_recipe_to_table(recipe, model_folder, views, shown, tmp_path):
+def test_text_generation_from_recipe_to_table(
+    recipe, model_folder, views, shown, tmp_path, monkeypatch
+):
     path = recipe(
         {"methods": ["lora", "pissa"], "jobs": 2, "max_new_tokens": 4, "keep_models": False},
         model_name_or_path=model_folder,
@@ -85,6 +88,8 @@ def test_text_generation_from_recipe_to_table(recipe, model_folder, views, shown
     assert all(row["peak_memory_mib"] > 100 and row["seconds"] > 0 for row in rows)
     assert not list(out.glob("cells/*/run"))
     assert len(list(out.glob("cells/*/details.json"))) == 2
+    monkeypatch.chdir("/")  # what is printed reads them from anywhere
+    assert rows_read_by(text) == rows
     # the folder's own recipe asks for the same, and nothing is left to run
     before = (out / "results.jsonl").stat().st_mtime_ns
     assert shown.run(out / "comparison.yaml") == text

@@ -21,6 +21,7 @@ from balora.predict.rows import prompts_of
 from support.classification import save_body
 from support.command_line import train_with
 from support.models import make_model, make_tokenizer
+from support.usage import rows_read_by
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
@@ -84,16 +85,11 @@ def test_classes_with_their_probabilities_beside_the_columns_of_the_input(place,
         assert list(row["probabilities"].values()) == pytest.approx(one, abs=1e-5)
         assert row["predicted_label"] == ["neg", "pos", "so so"][one.index(max(one))]
         assert row["predicted_probability"] == pytest.approx(max(one), abs=1e-5)
-    lines = capsys.readouterr().out.partition("These lines read them:\n\n")[2]
-    found: dict = {}
-    exec(lines, found)
-    assert found["rows"] == rows
+    assert rows_read_by(capsys.readouterr().out) == rows
     table = tmp_path / "found.csv"
     assert main([*words, "--output", str(table)]) == 0
-    found = {}
-    exec(capsys.readouterr().out.partition("These lines read them:\n\n")[2], found)
     with table.open(newline="") as file:
-        assert found["rows"] == list(csv.DictReader(file))
+        assert rows_read_by(capsys.readouterr().out) == list(csv.DictReader(file))
     for cells, row in zip(found["rows"], rows, strict=True):
         assert cells["predicted_label"] == row["predicted_label"]
         assert float(cells["probability of so so"]) == row["probabilities"]["so so"]

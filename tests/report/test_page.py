@@ -5,10 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from balora.report.plots import Plot
 from balora.report.sections import around, samples, sweeps
 from balora.report.study import read_study
 from balora.report.tables import format_console
+from support.browser import found_browser, open_page
 from support.fake_comparison import METHODS, SCRIPT, row, runs, write_comparison, write_rows
 
 LAPTOP, PHONE = 1280, 390
@@ -279,25 +277,7 @@ def test_a_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch,
 
 @pytest.fixture(scope="module")
 def browser():
-    found = (
-        shutil.which("chromium")
-        or shutil.which("chromium-browser")
-        or shutil.which("google-chrome")
-    )
-    if found is None:
-        if os.environ.get("BALORA_REQUIRE_BROWSER") == "1":
-            pytest.fail("BALORA_REQUIRE_BROWSER is 1, and there is no chromium on PATH")
-        pytest.skip("no chromium on PATH")
-    return found
-
-
-def open_page(browser, profile, *options):
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
-    command += ["--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    command += ["--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return found_browser()
 
 
 def colours(image):

@@ -23,5 +23,9 @@ module                       what is in it
 ``two_processes``            training by one process, and by two that share the work
 ``sharded``                  every method by one process, and by two that split their weights
 ``process``                  the program of each of those processes
+``wheel``                    the wheel, and an environment that has nothing else of balora
+``newcomer``                 somebody who has the wheel and the pages, and copies commands
+``browser``                  a real browser that opens a page
+``usage``                    the lines that a command prints last, and what they read
 ===========================  ==================================================================
 """

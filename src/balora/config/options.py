@@ -89,6 +89,9 @@ class EvalOptions(_Measured):
     batch_size: Count = 16
     """Rows in a batch."""
 
+    card: bool = True
+    """Whether the metrics go into the model card of each run, README.md, too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(_Measured):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from balora.card_results import add_to_card, cards_line, results_of, table_section
 from balora.config.classification import ClassificationConfig
 from balora.config.options import EvalOptions
 from balora.config.values import parse_fields, read_mapping
@@ -18,7 +19,7 @@ from balora.data.classification import (
 )
 from balora.errors import ConfigError, DataError
 from balora.evaluation.predict import glue_x_average, measure_sets
-from balora.evaluation.results import doubts, format_metrics
+from balora.evaluation.results import doubts, format_metrics, metric_cells
 from balora.models.load import accelerator
 from balora.models.names import name_of_dtype
 from balora.models.run_folder import class_names_of, load_run
@@ -71,7 +72,29 @@ def evaluate(
         runs, base, given, num_rows=options.num_rows, batch_size=options.batch_size
     )
     tables = [f"{name}, computed in {run.dtype}:\n\n{run.to_text()}" for name, run in found.items()]
+    if options.card:
+        written = [_add_to_card(run, found[run.name], given, options) for run in runs]
+        tables += cards_line(written)
     return "\n\n".join(tables), {name: dataclasses.asdict(run) for name, run in found.items()}
+
+
+def _add_to_card(
+    run: Path, found: EvaluatedRun, given: Mapping[str, str], options: EvalOptions
+) -> str | None:
+    """Write what was measured into the card of a run, and return where it is."""
+    data = data_settings(run, given)
+    name = str(data.eval_dataset_name or data.dataset_name)
+    split = f" ({data.dataset_test_split})" if data.dataset_test_split else ""
+    first = "" if options.num_rows is None else f", the first {options.num_rows} rows of a set"
+    sets = {**found.evaluation, **found.out_of_domain}
+    section = table_section(f"Evaluation on {name}{split}", tuple(sets), metric_cells(sets))
+    section += f"\n\nBy `balora eval`, in {found.dtype}{first}."
+    results = []
+    for title, row in sets.items():
+        metrics = {f"{title}: {metric}": value for metric, value in row.items()}
+        where = name if title in found.evaluation else title
+        results += results_of(metrics, data=where, is_classifier=True)
+    return add_to_card(run, section, name + split, results)
 
 
 def evaluate_classification_runs(

@@ -165,6 +165,15 @@ def format_metrics(columns: Mapping[str, Mapping[str, Any]]) -> str:
     Raises:
         ValueError: If there is no column.
     """
+    return aligned([["", *columns], *metric_cells(columns)])
+
+
+def metric_cells(columns: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return the lines of `format_metrics` as cells: the title, then the value of each column.
+
+    Raises:
+        ValueError: If there is no column.
+    """
     names, values = measured_by("classification"), list(columns.values())
     measured = [name for name in names if any(name in column for column in values)]
     constants = {
@@ -174,7 +183,7 @@ def format_metrics(columns: Mapping[str, Mapping[str, Any]]) -> str:
     beside = [f"majority class:{name}" for name in names]
     beside = [name for name in beside if any(name in column for column in constants.values())]
     of_group = metric_of("accuracy" if "accuracy" in measured else "mse")
-    lines = [
+    return [
         *_line("epoch", "epoch", values, "{:g}".format),
         *metric_lines(columns, measured),
         *metric_lines(constants, beside),
@@ -186,7 +195,6 @@ def format_metrics(columns: Mapping[str, Mapping[str, Any]]) -> str:
         ),
         *_line("rows", "num_rows", values, "{:d}".format),
     ]
-    return aligned([["", *columns], *lines])
 
 
 def _line(

@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from balora.card_results import add_to_card, cards_line, results_of, table_section
 from balora.config import DataConfig
 from balora.config.fields import field_hints
 from balora.config.options import EvalOptions
@@ -20,7 +21,7 @@ from balora.evaluation.batches import chat_prompt
 from balora.evaluation.instrument import MeasureOptions, Metrics, Models
 from balora.evaluation.instruments import measure
 from balora.evaluation.responses import count_responses
-from balora.evaluation.table import format_table
+from balora.evaluation.table import format_table, metric_lines
 from balora.files import read_filled_text
 from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.names import name_of_dtype
@@ -64,10 +65,11 @@ def evaluate(
         ConfigError: As `data_config` and `evaluate_runs`.
         DataError: If the rows cannot be read.
     """
+    data = data_config(runs[0], given)
     found = evaluate_runs(
         runs,
         base,
-        data_config(runs[0], given),
+        data,
         retention_file=Path(options.retention_file) if options.retention_file else None,
         num_rows=options.num_rows,
         options=MeasureOptions(options.batch_size, options.max_new_tokens or 256),
@@ -76,7 +78,30 @@ def evaluate(
     lines = [table, f"Computed in {found['base'].dtype}."]
     if found["base"].metrics["exact_match"] is None:
         lines.append("No exact match: no completion ends in `The answer is: ...` or `#### ...`.")
+    if options.card:
+        lines += _add_to_cards(runs, found, data, options)
     return "\n".join(lines), {name: row.to_dict() for name, row in found.items()}
+
+
+def _add_to_cards(
+    runs: Sequence[Path], found: Mapping[str, Evaluated], data: DataConfig, options: EvalOptions
+) -> list[str]:
+    """Write what was measured into the cards of the runs, and return the line that says so."""
+    name = str(data.eval_dataset_name or data.dataset_name)
+    split = f" ({data.dataset_test_split})" if data.dataset_test_split else ""
+    first = "" if options.num_rows is None else f", the first {options.num_rows} rows"
+    retained = f"; the text is {options.retention_file}" if options.retention_file else ""
+    written = []
+    for run in runs:
+        one = found[run.name]
+        columns = {"before": found["base"].metrics, "after": one.metrics}
+        names = [name for name, value in one.metrics.items() if value is not None]
+        rows = metric_lines(columns, names)
+        section = table_section(f"Evaluation on {name}{split}", tuple(columns), rows)
+        section += f"\n\nBy `balora eval`, in {one.dtype}{first}{retained}."
+        results = results_of(one.metrics, data=name, is_classifier=False)
+        written.append(add_to_card(run, section, name + split, results))
+    return cards_line(written)
 
 
 def evaluate_runs(

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from peft import PeftModel
 
+from balora.card_results import is_hub_id, results_of, table_section
 from balora.config.objective import COEFFICIENTS
 from balora.config.quantization import Quantization
 from balora.config.replay import ReplayConfig
@@ -51,8 +50,6 @@ _OLORA = """@article{buyukakyuz2024olora,
   journal = {arXiv preprint arXiv:2406.01775},
   year    = {2024}
 }"""
-_NO_RESULT = ("num_rows", "loss", "of the majority class")
-"""What the ends of names say that are no result of the model."""
 _OF_START = {"pissa": _PISSA, "olora": _OLORA}
 _SETTINGS = (
     "learning_rate",
@@ -78,7 +75,7 @@ def card_of(trainer: Any, folder: Path, metrics: Mapping[str, Any] | None = None
         metrics: Metrics of the final model; ``None`` takes the last evaluation's.
     """
     name, has_adapter = _base_name(trainer), isinstance(trainer.model, PeftModel)
-    on_hub, measured = _is_hub_id(name), _metric_lines(trainer, metrics)
+    on_hub, measured = is_hub_id(name), _metric_lines(trainer, metrics)
     title = Path(trainer.args.output_dir).resolve().name
     licence = _license_of(name)
     results = _eval_results(trainer, measured)
@@ -108,7 +105,7 @@ def card_of(trainer: Any, folder: Path, metrics: Mapping[str, Any] | None = None
 
 
 def _what(trainer: Any, name: str) -> str:
-    base = f"[{name}](https://huggingface.co/{name})" if _is_hub_id(name) else f"`{name}`"
+    base = f"[{name}](https://huggingface.co/{name})" if is_hub_id(name) else f"`{name}`"
     if not isinstance(trainer.model, PeftModel):
         return f"All weights of {base}, fine-tuned with balora."
     start = _start_of(trainer)
@@ -123,23 +120,7 @@ def _eval_results(trainer: Any, metrics: Mapping[str, Any]) -> list[EvalResult]:
     """Return the metrics of the trained model as the hub's model index has them."""
     recipe = trainer.recipe_settings or {}
     name = str(recipe.get("eval_dataset_name") or recipe.get("dataset_name") or "own data")
-    slug = re.sub(r"[^\w.-]+", "-", Path(name).name).strip("-.") or "data"
-    task = "text-classification" if _is_classifier(trainer) else "text-generation"
-    return [
-        EvalResult(
-            task_type=task,
-            dataset_type=name if _is_hub_id(name) else slug,
-            dataset_name=name,
-            metric_type=metric.removeprefix("eval_").rpartition(": ")[2],
-            metric_name=metric,
-            metric_value=value,
-        )
-        for metric, value in metrics.items()
-        if isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and not metric.endswith(_NO_RESULT)
-        and not metric.startswith("before: ")
-    ]
+    return results_of(metrics, data=name, is_classifier=_is_classifier(trainer))
 
 
 def _training_lines(trainer: Any) -> dict[str, Any]:
@@ -180,8 +161,7 @@ def _metric_lines(trainer: Any, metrics: Mapping[str, Any] | None) -> dict[str, 
 def _section(title: str, lines: Mapping[str, Any]) -> str:
     if not lines:
         return ""
-    rows = [f"| {name} | {value} |" for name, value in lines.items()]
-    return "\n".join([f"## {title}", "", "| | |", "|---|---|", *rows])
+    return table_section(title, ("",), lines.items())
 
 
 def lines_that_load(trainer: Any, folder: Path) -> str:
@@ -253,16 +233,6 @@ def _base_name(trainer: Any) -> str:
     return str(name or "a model without a name")
 
 
-def _is_hub_id(name: str) -> bool:
-    if Path(name).exists() or " " in name:
-        return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
 def _license_of(name: str) -> str | None:
     """Return the licence that the card of a local base says; of the hub nothing is asked."""
     card = Path(name) / "README.md"
@@ -280,4 +250,4 @@ def _hub_datasets(trainer: Any) -> list[str] | None:
     recipe = trainer.recipe_settings or {}
     name = str(recipe.get("dataset_name") or "")
     is_local = not name or re.search(r"\.\w+$", name)
-    return None if is_local or not _is_hub_id(name) else [name]
+    return None if is_local or not is_hub_id(name) else [name]

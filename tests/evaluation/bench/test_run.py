@@ -17,6 +17,7 @@ from balora.models.source import ModelSource
 from support.adapters import anchored_model, make_batch, train
 from support.classification_runs import error_of
 from support.models import make_model, make_tokenizer
+from support.usage import rows_read_by
 
 GSM8K = [{"question": f"{i} + {i}?", "answer": f"#### {2 * i}"} for i in range(7)]
 MATH = [{"problem": f"{i} / 7?", "answer": f"\\frac{{{i}}}{{7}}"} for i in range(3)]
@@ -105,7 +106,7 @@ def loads(monkeypatch):
 
 
 def test_runs_are_asked_as_they_were_trained_on_a_base_that_is_loaded_once(
-    bench, place, tmp_path, loads, capsys
+    bench, place, tmp_path, loads, monkeypatch, capsys
 ):
     status, figures = bench("one", "two", "--eval_batch_size=3", benchmarks="gsm8k,math")
     assert status == 0
@@ -124,6 +125,9 @@ def test_runs_are_asked_as_they_were_trained_on_a_base_that_is_loaded_once(
     table = capsys.readouterr().out
     assert "GSM8K, n = 7" in table
     assert "+-" in table
+    monkeypatch.chdir(tmp_path / "outputs")  # what is printed reads them from anywhere
+    assert rows_read_by(table) == one
+    monkeypatch.chdir(tmp_path)
     # the second adapter stood on the base alone: what it says is what it says by itself
     alone = tmp_path / "alone"
     bench("two", f"--output_dir={alone}")
