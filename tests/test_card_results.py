@@ -107,7 +107,7 @@ def test_eval_of_generation_adds_figures_before_and_after(tmp_path, monkeypatch,
     index = {
         (one.dataset_name, one.metric_type): one.metric_value for one in read.data.eval_results
     }
-    assert index["rows.jsonl", "retention_loss"] == found["retention_loss"]
+    assert index["rows.jsonl", "retention_loss"] == pytest.approx(found["retention_loss"], rel=1e-5)
     assert index["other.jsonl", "exact_match"] == found["exact_match"]
     section = section_of(card, "rows.jsonl")
     assert section.startswith("## Evaluation on rows.jsonl\n\n|  | before | after |\n")
@@ -137,7 +137,7 @@ def test_eval_of_a_classifier_replaces_the_figures_of_training(tmp_path, monkeyp
     assert len({(one.dataset_name, one.metric_name) for one in evaluated}) == len(evaluated)
     found = json.loads(Path("found.json").read_text())["out"]["evaluation"]["validation"]
     [accuracy] = [one for one in evaluated if one.metric_type == "accuracy"]
-    assert accuracy.metric_value == found["accuracy"]
+    assert accuracy.metric_value == pytest.approx(found["accuracy"], rel=1e-5)
     section = section_of(card, "rows.csv")
     assert "| accuracy |" in section
     assert "| rows | 3 |" in section

@@ -23,6 +23,8 @@ from balora.files import read_text, write_text
 CARD_FILE = "README.md"
 _NO_RESULT = ("num_rows", "of the majority class")
 """What the ends of names say that are no result of the model."""
+_DIGITS = 6
+"""Significant ones of a result."""
 _BEFORE = "## How to load it"
 """The heading that results stand above; without it they stand last."""
 _log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ def results_of(metrics: Mapping[str, Any], *, data: str, is_classifier: bool) ->
             dataset_name=data,
             metric_type=kinds[name],
             metric_name=name,
-            metric_value=value,
+            metric_value=float(f"{value:.{_DIGITS}g}"),
         )
         for name, value in metrics.items()
         if isinstance(value, int | float)
