@@ -88,9 +88,10 @@ def test_classes_with_their_probabilities_beside_the_columns_of_the_input(place,
     assert rows_read_by(capsys.readouterr().out) == rows
     table = tmp_path / "found.csv"
     assert main([*words, "--output", str(table)]) == 0
+    found = rows_read_by(capsys.readouterr().out)
     with table.open(newline="") as file:
-        assert rows_read_by(capsys.readouterr().out) == list(csv.DictReader(file))
-    for cells, row in zip(found["rows"], rows, strict=True):
+        assert found == list(csv.DictReader(file))
+    for cells, row in zip(found, rows, strict=True):
         assert cells["predicted_label"] == row["predicted_label"]
         assert float(cells["probability of so so"]) == row["probabilities"]["so so"]
 
