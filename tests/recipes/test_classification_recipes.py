@@ -246,7 +246,7 @@ def test_every_model_has_every_task_and_what_all_share(model, task):
     assert recipe.training["output_dir"] == f"outputs/glue/{name}-{task}"
 
 
-def test_the_models_without_published_settings_are_marked():
+def test_the_models_whose_settings_are_ours_are_marked():
     text = GLUE.read_text()
     mark = text.index("OUR choice, not the paper's")
     assert text.index(DEBERTA + ":") < mark < text.index(BERT + ":") < text.index(GPT2 + ":")
