@@ -59,6 +59,11 @@ def place_of(model: str, condition: str) -> str:
     return "/".join(part for part in (model, condition) if part)
 
 
+def model_of(place: str, models: Collection[str] | None) -> str:
+    """Return the name of the model of a row's ``condition``, empty where there are no models."""
+    return place.partition("/")[0] if models else ""
+
+
 def places(models: Collection[str] | None, conditions: Collection[str] | None) -> tuple[str, ...]:
     """Return every model under every condition, in order; one place without a name for neither."""
     return tuple(place_of(m, c) for m in models or ("",) for c in conditions or ("",))

@@ -216,6 +216,43 @@ def test_a_sweep_chooses_on_held_out_rows_and_the_choice_is_run(recipe, faked, s
 
 
 @pytest.mark.usefixtures("views")
+def test_each_model_gets_what_its_own_sweep_has_chosen(recipe, faked, shown, tmp_path):
+    ran, figures = faked
+    best = {"one": 1, "two": 2, "three": None}
+
+    def measured(cell):
+        model = cell.condition.partition("/")[0]
+        if best[model] is None:
+            return {"error": "out of memory"}
+        return {"metrics": {"exact_match": float(cell.recipe["learning_rate"] == best[model])}}
+
+    figures["of"] = measured
+    compared = {
+        "methods": ["lora"],
+        "seeds": [0],
+        "models": {name: {"model_name_or_path": f"x/{name}"} for name in best},
+        "conditions": {"short": {}, "long": {"max_steps": 3}},
+        "sweep": {"*": {"learning_rate": [1, 2]}},
+    }
+    fields = {"model_name_or_path": None, "dataset_name": write_rows(tmp_path / "t.jsonl", ROWS)}
+    with pytest.raises(BaloraError, match="4 cells failed"):
+        shown.run(recipe(compared, **fields))
+    final = {cell.key: cell.recipe["learning_rate"] for cell in ran if cell.stage == "final"}
+    assert final == {
+        "one/short/lora/seed-0": 1,
+        "one/long/lora/seed-0": 1,
+        "two/short/lora/seed-0": 2,
+        "two/long/lora/seed-0": 2,
+    }
+    choices = json.loads((tmp_path / "out" / "choices.json").read_text())
+    rates = {name: (one["fields"] or {}).get("learning_rate") for name, one in choices.items()}
+    assert rates == {"one/lora": 1, "two/lora": 2, "three/lora": None}
+    files = {cell.recipe["dataset_name"] for cell in ran if cell.stage == "choose"}
+    assert len(files) == 3  # the rows could be each model's own
+    assert all(len(Path(file).read_text().splitlines()) == 7 for file in files)
+
+
+@pytest.mark.usefixtures("views")
 def test_a_method_whose_sweep_chose_nothing_fails_and_the_others_go_on(
     recipe, faked, shown, tmp_path
 ):

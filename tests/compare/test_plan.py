@@ -77,7 +77,7 @@ def test_sweep_tries_every_combination_under_the_first_condition_with_the_first_
         dataset_train_split="train[:5]",
     )
     plan = Plan(found)
-    cells = plan.choosing(Parts(Path("fit.jsonl"), Path("held.jsonl")))
+    cells = plan.choosing({"a": Parts(Path("fit.jsonl"), Path("held.jsonl"))})
     assert keys(cells) == [
         "choose/a/lora/seed-5/learning_rate=0.1,weight_decay=0",
         "choose/a/pissa/seed-5/learning_rate=0.1",
@@ -94,6 +94,47 @@ def test_sweep_tries_every_combination_under_the_first_condition_with_the_first_
     full = next(cell for cell in plan.final() if cell.method == "full")
     assert full.recipe["learning_rate"] == 0.01
     assert full.recipe["dataset_train_split"] == "train[:5]"
+
+
+def test_a_sweep_chooses_for_each_model_under_its_first_condition(comparison):
+    found = comparison(
+        {
+            "methods": ["lora", "pissa"],
+            "seeds": [5, 6],
+            "models": {
+                "one": {"model_name_or_path": "x/one"},
+                "two": {"model_name_or_path": "x/2"},
+            },
+            "conditions": {"a": {}, "b": {"weight_decay": 0.1}},
+            "sweep": {"lora": {"learning_rate": [0.1, 0.2]}},
+        },
+        model_name_or_path=None,
+    )
+    plan = Plan(found)
+    places = {
+        name: Parts(Path(name, "fit"), Path(name, "out")) for name in plan.choosing_conditions
+    }
+    cells = plan.choosing(places)
+    assert keys(cells) == [
+        "choose/one/a/lora/seed-5/learning_rate=0.1",
+        "choose/two/a/lora/seed-5/learning_rate=0.1",
+        "choose/one/a/lora/seed-5/learning_rate=0.2",
+        "choose/two/a/lora/seed-5/learning_rate=0.2",
+    ]
+    named = [(cell.recipe["model_name_or_path"], cell.recipe["dataset_name"]) for cell in cells[:2]]
+    assert named == [("x/one", "one/a/fit"), ("x/2", "two/a/fit")]
+    final = plan.final({"one/lora": {"learning_rate": 0.2}, "two/lora": {"learning_rate": 0.1}})
+    rates = {c.key: c.recipe["learning_rate"] for c in final if c.method == "lora"}
+    assert set(rates.items()) == {
+        (f"{model}/{condition}/lora/seed-{seed}", rate)
+        for model, rate in (("one", 0.2), ("two", 0.1))
+        for condition in "ab"
+        for seed in (5, 6)
+    }
+    # another model changes nothing of those that are there
+    tried = {cell.key: cell.sweep["condition"] for cell in final if cell.method == "lora"}
+    assert set(tried.values()) == {"one/a", "two/a"}
+    assert all(key.startswith(condition[:3]) for key, condition in tried.items())
 
 
 def test_a_choice_sees_no_data_of_another_origin(comparison, tmp_path):

@@ -145,6 +145,24 @@ def test_a_sweep_that_chose_nothing_marks_nothing_as_chosen(tmp_path):
     assert [line[2] for line in sweep.lines] == [False, False]
 
 
+def test_the_sweep_of_each_model_is_told_apart(tmp_path):
+    def of(place, rate, *, stage):
+        one = {**row("lora", 0, exact_match=rate), "condition": place}
+        return {**one, "cell": f"{stage}/{place}/{rate}", "stage": stage, "fields": {"lr": rate}}
+
+    tried = [of(f"{m}/a", rate, stage="choose") for m in ("one", "two") for rate in (0.1, 0.2)]
+    final = [
+        of(f"{m}/{c}", rate, stage="final")
+        for m, rate in (("one", 0.1), ("two", 0.2))
+        for c in "ab"
+    ]
+    models = {name: {"model_name_or_path": f"x/{name}"} for name in ("one", "two")}
+    settings = {"methods": ["lora"], "models": models, "conditions": {"a": {}, "b": {}}}
+    folder = write_rows(tmp_path, [*tried, *final], **settings)
+    found = {sweep.name: [line[2] for line in sweep.lines] for sweep in sweeps(read_study(folder))}
+    assert found == {"one/lora": [True, False], "two/lora": [False, True]}
+
+
 def test_a_comparison_that_is_not_finished_says_what_is_missing(tmp_path):
     asked = {"methods": ["lora", "pissa"], "seeds": [0, 1], "baseline": "lora"}
     folder = write_rows(tmp_path, [row("lora", 0, exact_match=0.5)], **asked)

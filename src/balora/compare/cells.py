@@ -74,8 +74,7 @@ class Cell:
     @property
     def slug(self) -> str:
         """Return a name for the cell's folder; distinct also where case does not count."""
-        readable = re.sub(r"[^A-Za-z0-9.+=-]+", "_", self.key.replace("/", "--"))[:80]
-        return f"{readable}-{hashlib.sha256(self.key.encode()).hexdigest()[:8]}"
+        return slug_of(self.key)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the figures, flat; a finished cell with another is stale.
@@ -119,6 +118,12 @@ class Cell:
             return cls(**read_json(file, fix, fields={"method": str, "recipe": dict}))
         except TypeError as error:
             raise damaged(file, "is damaged: it holds no cell", fix) from error
+
+
+def slug_of(key: str) -> str:
+    """Return a name for a folder; distinct for each key, also where case does not count."""
+    readable = re.sub(r"[^A-Za-z0-9.+=-]+", "_", key.replace("/", "--"))[:80]
+    return f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
 def _short(value: Any) -> str:

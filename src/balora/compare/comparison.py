@@ -13,7 +13,7 @@ from balora.compare.config import CompareConfig
 from balora.config.values import dump_mapping
 from balora.recipes.kinds import Kind
 from balora.recipes.load import replace_fields
-from balora.rows import COMPARE, places
+from balora.rows import COMPARE, model_of, place_of, places
 
 LAB = "lab"
 EVALUATION = ("retention_file", "num_rows", "max_new_tokens", "eval_batch_size")
@@ -42,6 +42,17 @@ class Comparison:
     def conditions(self) -> tuple[str, ...]:
         """The conditions by name, ``MODEL/condition`` of models; one without a name for none."""
         return places(self.config.models, self.config.conditions)
+
+    def choosing_condition(self, condition: str) -> str:
+        """Return the condition that a sweep chooses the values of another under: its model's first.
+
+        What is chosen with one model need not suit another.
+        """
+        return next(c for c in self.conditions if self._model_of(c) == self._model_of(condition))
+
+    def choice(self, condition: str, method: str) -> str:
+        """Return the name of what a sweep chooses: the method's, ``MODEL/METHOD`` of models."""
+        return place_of(self._model_of(condition), method)
 
     def condition(self, name: str) -> dict[str, Any]:
         """Return the fields of a condition and its model, without the lab's and `bench`."""
@@ -88,5 +99,9 @@ class Comparison:
     def _parts(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what the model of a condition says, and what the condition says."""
         models, conditions = self.config.models or {}, self.config.conditions or {}
-        model, _, condition = name.partition("/") if models else ("", "", name)
+        model = self._model_of(name)
+        condition = name.removeprefix(f"{model}/") if model else name
         return dict(models.get(model) or {}), dict(conditions.get(condition) or {})
+
+    def _model_of(self, condition: str) -> str:
+        return model_of(condition, self.config.models)

@@ -78,7 +78,7 @@ class CompareConfig:
     """Figures that others report, with their source; shown beside `summary`, never ranked."""
 
     sweep: Annotated[dict[str, Swept] | None, _SWEEP] = None
-    """Values to try per method (* is every one), as lists by field; held-out rows decide."""
+    """Values to try per method (* is every one) and model, by field; held-out rows decide."""
 
     held_out_fraction: Annotated[float, Interval(gt=0, lt=1)] = 0.15
     """Share of the training rows that is held out to choose the sweep's values."""
@@ -265,11 +265,6 @@ class CompareConfig:
                 for field in entry
                 if field in (fields or {}) and field != BENCH
             ]
-        if self.models and len(self.models) > 1 and self.sweep:
-            problems.append(
-                "`sweep` and several `models` are set, but a value is chosen with one model and "
-                "need not suit another; compare one model at a time"
-            )
         return problems
 
     def _bench_problems(self) -> list[str]:

@@ -107,17 +107,27 @@ class Plan:
             if bench := self.comparison.bench_of(condition):
                 check_benchmarks(bench, recipe)
 
-    def choosing(self, parts: Parts | None = None) -> list[Cell]:
-        """Return the cells of the sweep: every value under the first condition, the first seed.
+    @property
+    def choosing_conditions(self) -> list[str]:
+        """The conditions that a sweep chooses under: the first one of every model."""
+        found = map(self.comparison.choosing_condition, self.comparison.conditions)
+        return list(dict.fromkeys(found))
+
+    def choosing(self, parts: Mapping[str, Parts] | None = None) -> list[Cell]:
+        """Return the cells of the sweep: every value under a model's first condition, one seed.
 
         Args:
-            parts: The two parts of the training rows; None before they are written.
+            parts: The two parts of the training rows by condition; None before they are written.
         """
-        config, condition = self.comparison.config, self.comparison.conditions[0]
+        config = self.comparison.config
         first_seed = (config.seeds or [0])[0]
         tried = {method: combinations(config.swept(method)) for method in self._methods}
         several = [
-            [self._cell("choose", condition, method, first_seed, v, parts) for v in values]
+            [
+                self._cell("choose", condition, method, first_seed, v, (parts or {}).get(condition))
+                for v in values
+            ]
+            for condition in self.choosing_conditions
             for method, values in tried.items()
             if len(values) > 1  # one value leaves no choice
         ]
@@ -128,7 +138,7 @@ class Plan:
         """Return the cells that are reported: the first seed of every method, then the next.
 
         Args:
-            chosen: By method the values that were chosen from its sweep, None where none could
+            chosen: The values that a sweep chose, by the name of the choice, None where none could
                 be; a method without a sweep needs none. Before the choice, the first values.
         """
         config, cells = self.comparison.config, []
@@ -138,7 +148,8 @@ class Plan:
                     if seed == (config.seeds or [0])[0]:
                         cells.append(self._cell("final", condition, method, None, {}))
                     continue
-                values = (chosen or {}).get(method) or combinations(config.swept(method))[0]
+                choice = self.comparison.choice(condition, method)
+                values = (chosen or {}).get(choice) or combinations(config.swept(method))[0]
                 cells.append(self._cell("final", condition, method, seed, values))
         return cells
 
@@ -238,7 +249,8 @@ class Plan:
         if stage == "choose":
             recipe = self.comparison.recipe_of(condition)
             return {"values": dict(values), **how, "rows": {n: recipe.get(n) for n in _ROWS}}
-        where = {"condition": self.comparison.conditions[0], "seed": (config.seeds or [0])[0]}
+        first = self.comparison.choosing_condition(condition)
+        where = {"condition": first, "seed": (config.seeds or [0])[0]}
         return {"values": swept, **how, "tolerance": config.sweep_tolerance, **where}
 
     def _check(self, condition: str, method: str, values: Mapping[str, Any]) -> None:

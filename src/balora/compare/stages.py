@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from balora.compare.benchmarks import judge_answers
-from balora.compare.cells import Cell
+from balora.compare.cells import Cell, slug_of
 from balora.compare.comparison import Comparison
 from balora.compare.folder import Folder
 from balora.compare.plan import LabFiles, Parts, Plan, combinations
@@ -26,7 +26,7 @@ class Ran(NamedTuple):
     cells: list[Cell]
     """All of them, those that choose among them."""
     choices: dict[str, Choice]
-    """What the sweep chose, by method."""
+    """What the sweep chose, by method; of several models by ``MODEL/METHOD``."""
     is_complete: bool
     """Whether every cell has its row; else others are at work."""
     num_failed: int
@@ -50,8 +50,8 @@ def begin(plan: Plan, folder: Folder) -> None:
     if choosing:
         from balora.compare.held_out import write_parts
 
-        data = plan.data_of(comparison.conditions[0])  # all train on the rows of the first
-        write_parts(data, _held_out(folder), comparison.config.held_out_fraction)
+        for condition, place in _held_out(plan, folder).items():
+            write_parts(plan.data_of(condition), place, comparison.config.held_out_fraction)
     folder.write_plan([*choosing, *final])
 
 
@@ -70,7 +70,8 @@ def run_cells(plan: Plan, folder: Folder, *, is_worker: bool = False) -> Ran:
     choosing: list[Cell] = []
     choices: dict[str, Choice] = {}
     if plan.choosing():
-        choosing = plan.choosing(Parts.of(_held_out(folder)))
+        places = _held_out(plan, folder)
+        choosing = plan.choosing({name: Parts.of(place) for name, place in places.items()})
         # rows that are there stay in the results while values are chosen
         runner.run(choosing, [*choosing, *plan.final()], title="Choosing")
         choices = _choices(plan.comparison, choosing, folder)
@@ -82,7 +83,7 @@ def run_cells(plan: Plan, folder: Folder, *, is_worker: bool = False) -> Ran:
         [*choosing, *final],
         title="Comparing",
         waits=not is_worker,
-        impossible=_impossible(final, choices),
+        impossible=_impossible(plan.comparison, final, choices),
     )
     cells = [*choosing, *final]
     return Ran(cells, choices, all(map(runner.is_settled, cells)), runner.num_failed)
@@ -153,8 +154,10 @@ def number_of(cells: Sized) -> str:
     return "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
 
 
-def _held_out(folder: Folder) -> Path:
-    return folder.path / "held_out"
+def _held_out(plan: Plan, folder: Folder) -> dict[str, Path]:
+    """Return where the two parts of the training rows are, by the condition that chooses."""
+    place, names = folder.path / "held_out", plan.choosing_conditions
+    return {name: place / slug_of(name) if len(names) > 1 else place for name in names}
 
 
 def _build_labs(comparison: Comparison) -> dict[str, LabFiles]:
@@ -171,14 +174,20 @@ def _build_labs(comparison: Comparison) -> dict[str, LabFiles]:
 
 
 def _choices(comparison: Comparison, choosing: Sequence[Cell], folder: Folder) -> dict[str, Choice]:
-    """Choose for every method that there was something to choose for."""
+    """Choose for every method, of each model, that there was something to choose for."""
     config, choices = comparison.config, {}
-    for method in dict.fromkeys(cell.method for cell in choosing):
-        rows = [folder.row(cell) for cell in choosing if cell.method == method]
-        values = combinations(config.swept(method))
-        found = [row for row in rows if row is not None]
-        choices[method] = choose(values, found, config.metric, config.sweep_tolerance)
+    for name, cells in _by_choice(comparison, choosing).items():
+        found = [row for cell in cells if (row := folder.row(cell)) is not None]
+        values = combinations(config.swept(cells[0].method))
+        choices[name] = choose(values, found, config.metric, config.sweep_tolerance)
     return choices
+
+
+def _by_choice(comparison: Comparison, cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(comparison.choice(cell.condition, cell.method), []).append(cell)
+    return found
 
 
 def _write_choices(choices: Mapping[str, Choice], folder: Folder) -> None:
@@ -186,7 +195,13 @@ def _write_choices(choices: Mapping[str, Choice], folder: Folder) -> None:
     write_json(folder.path / CHOICES_FILE, recorded)
 
 
-def _impossible(final: Sequence[Cell], choices: Mapping[str, Choice]) -> dict[str, str]:
+def _impossible(
+    comparison: Comparison, final: Sequence[Cell], choices: Mapping[str, Choice]
+) -> dict[str, str]:
     """Return by key why cells cannot run: nothing was chosen for their method."""
-    lost = {name: failure(choice) for name, choice in choices.items() if choice.fields is None}
-    return {cell.key: lost[cell.method] for cell in final if cell.method in lost}
+    return {
+        cell.key: failure(choices[name])
+        for name, cells in _by_choice(comparison, final).items()
+        if name in choices and choices[name].fields is None
+        for cell in cells
+    }

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from balora.evaluation.metrics import metric_of, task_metric
 from balora.report.study import MAJORITY, Row, Study
+from balora.rows import model_of, place_of
 
 _MAX_CHARACTERS = 700
 """Of one text of a sample; what is dropped is said."""
@@ -36,10 +37,10 @@ class Sample(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """What was tried for one method."""
+    """What was tried for one method, with one model."""
 
-    method: str
-    """Its name."""
+    name: str
+    """The method's, ``MODEL/METHOD`` of models."""
     metric: str | None
     """Title of the metric that was compared; None where no run has one."""
     fields: tuple[str, ...]
@@ -99,22 +100,30 @@ def cut(text: str, room: int = _MAX_CHARACTERS) -> str:
 
 
 def sweeps(study: Study) -> list[Sweep]:
-    """Return what the sweep tried for each method, and what was chosen."""
-    return [_sweep(study, method) for method in dict.fromkeys(r["method"] for r in study.tried)]
+    """Return what the sweep tried for each method, of each model, and what was chosen."""
+    tried, final = _by_choice(study, study.tried), _by_choice(study, study.rows)
+    return [_sweep(study, name, rows, final.get(name, [])) for name, rows in tried.items()]
 
 
-def _sweep(study: Study, method: str) -> Sweep:
-    rows = [row for row in study.tried if row["method"] == method]
+def _by_choice(study: Study, rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        model = model_of(row["condition"], study.settings.get("models"))
+        found.setdefault(place_of(model, row["method"]), []).append(row)
+    return found
+
+
+def _sweep(study: Study, choice: str, rows: Sequence[Row], reported: Sequence[Row]) -> Sweep:
     name = study.settings.get("metric") or task_metric([row["metrics"] for row in rows])
     metric, fields = None if name is None else metric_of(name), _varied(rows)
-    final = [r["fields"] for r in study.rows if r["method"] == method and not r["error"]]
+    final = [row["fields"] for row in reported if not row["error"]]
     lines = []
     for row in rows:
         tried = {field: row["fields"].get(field) for field in fields}
         value = "-" if metric is None else metric.show(row["metrics"].get(name))
         is_chosen = bool(final) and tried == {field: final[0].get(field) for field in fields}
         lines.append(([*map(_text, tried.values())], row["error"] or value, is_chosen))
-    return Sweep(method, metric.title if metric else None, fields, lines)
+    return Sweep(choice, metric.title if metric else None, fields, lines)
 
 
 def _varied(rows: Sequence[Row]) -> tuple[str, ...]:
