@@ -60,6 +60,7 @@ ELSEWHERE = {
     "evaluation/bench/config": "config/test_objective.py",
     "evaluation/bench/endpoint": "evaluation/bench/test_mt_bench.py",
     "evaluation/bench/judge": "evaluation/bench/test_mt_bench.py",
+    "evaluation/bench/judges": "report/test_tables.py",
     "evaluation/bench/line_process": "evaluation/bench/test_backends.py",
     "evaluation/bench/markers": "evaluation/bench/test_gsm8k.py",
     "evaluation/bench/math_answers": "evaluation/bench/test_math.py",

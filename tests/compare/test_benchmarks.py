@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+import balora
 from balora.compare.benchmarks import judge_answers
 from balora.compare.cell import main
 from balora.compare.folder import Folder
@@ -142,7 +143,9 @@ def test_the_judge_is_asked_when_all_have_answered_and_an_outage_leaves_the_answ
         judge_answers(folder, cells)
         judged = [folder.row(cell) for cell in cells]
         assert [row["metrics"]["mt_bench"] for row in judged] == [7.0, 7.0]
-        assert judged[0]["bench"]["judged_by"] == {"mt_bench": {"judge": MODEL_AS_SERVED}}
+        assert judged[0]["bench"]["judged_by"] == {
+            "mt_bench": {"judge": MODEL_AS_SERVED, "balora": balora.__version__}
+        }
         assert judged[1]["bench"]["figures"]["mt_bench_stem"]["n"] == 1
         assert judged[1]["metrics"]["kl"] == rows[cells[1].key]["metrics"]["kl"]
         num_asked = len(server.requests)
@@ -150,6 +153,32 @@ def test_the_judge_is_asked_when_all_have_answered_and_an_outage_leaves_the_answ
         assert len(server.requests) == num_asked
     assert answers(folder, cells[1], "mt_bench")[0]["rating"] == 7.0
     assert KEY not in (folder.of(cells[1]) / "result.json").read_text()
+
+
+def test_answers_that_were_judged_otherwise_are_judged_anew_and_not_written_anew(asked):
+    """Another version of what judges, or another isolation: the answers that are there suffice."""
+    found = asked({"conditions": None, "bench": {**BENCH, "benchmarks": ["gsm8k"]}})
+    folder = Folder(found.folder)
+    cell = Plan(found).final()[0]
+    row = run([cell], folder)[cell.key]
+    judged = row["bench"]["judged_by"]
+    assert judged == {"gsm8k": {"balora": balora.__version__}}
+    file = folder.of(cell) / "bench" / "gsm8k.jsonl"
+    texts = [one["text"] for one in answers(folder, cell, "gsm8k")]
+    known = {**row["bench"], "judged_by": {"gsm8k": {"balora": "0.0.1"}}}
+    old = {**row, "metrics": {**row["metrics"], "gsm8k": 1.0}, "bench": known}
+    folder.write_row(cell, old)
+    judge_answers(folder, [cell])
+    assert folder.row(cell) == row
+    assert [one["text"] for one in answers(folder, cell, "gsm8k")] == texts
+    written = file.stat().st_mtime_ns
+    judge_answers(folder, [cell])  # what is judged as it would be now is left alone
+    assert file.stat().st_mtime_ns == written
+    # without the answers the row stays what it is, and says by what
+    folder.write_row(cell, old)
+    file.unlink()
+    judge_answers(folder, [cell])
+    assert folder.row(cell) == old
 
 
 @pytest.mark.parametrize(

@@ -340,6 +340,29 @@ def test_a_metric_that_this_version_does_not_know_is_shown_as_a_plain_number(tmp
     assert "| lora | 0.1235 |" in table
 
 
+def test_the_note_says_what_judged_a_benchmark_and_where_that_differs(tmp_path):
+    judges = {
+        "math": [{"math_verify": "0.8.0"}, {"math_verify": "0.9.0"}, {"math_verify": "0.9.0"}],
+        "humaneval": [{"sandbox": "none", "python": "3.12.1"}] * 3,
+    }
+    rows = [
+        {
+            **row("lora", seed, math=0.5, humaneval=0.5),
+            "bench": {"judged_by": {name: facts[seed] for name, facts in judges.items()}},
+        }
+        for seed in range(3)
+    ]
+    lost = row("lora", 3, error="out of memory")
+    study = read_study(write_rows(tmp_path, [*rows, lost], methods=["lora"]))
+    write_tables(study)
+    for text in (format_console(study), (tmp_path / "table.md").read_text().replace("\\", "")):
+        assert "humaneval is judged with sandbox none, python 3.12.1." in text
+        assert (
+            "math is not judged alike, so its figures cannot be compared: 1 of 3 with math_verify "
+            "0.8.0, 2 of 3 with math_verify 0.9.0." in text
+        )
+
+
 def test_runs_of_a_sweep_are_not_in_the_table(folder):
     study = read_study(folder)
     assert len(study.tried) == 3

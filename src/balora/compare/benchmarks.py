@@ -125,30 +125,50 @@ def answer_benchmarks(
 
 
 def judge_answers(folder: Folder, cells: Sequence[Cell]) -> None:
-    """Have a server judge the answers of finished cells that it has not judged, and write rows.
+    """Have answers of finished cells judged and write rows, where that is still to be done.
+
+    A server judges what it has not judged. What was judged here by another version or in another
+    isolation is judged anew: the answers are kept, and the figures of a comparison have one judge.
 
     Raises:
         BaloraError: If it fails for good; what it has said is kept, and so are the answers.
     """
     for cell in cells:
         row = folder.row(cell)
-        if row is None or not (names := _unjudged(cell, row)):
+        place = folder.of(cell) / FOLDER
+        if row is None or not (names := _to_judge(cell, row, place)):
             continue
-        new = _fields(_judged(cell, names, folder.of(cell) / FOLDER))
+        new = _fields(_judged(cell, names, place))
         bench = {part: {**row["bench"].get(part, {}), **own} for part, own in new["bench"].items()}
         metrics = {**row["metrics"], **new["metrics"]}
         folder.write_row(cell, {**row, "metrics": metrics, "bench": bench})
 
 
-def _unjudged(cell: Cell, row: Mapping[str, Any]) -> list[str]:
-    """Return the benchmarks of a cell that wait for a server; none where it has not finished."""
+def _to_judge(cell: Cell, row: Mapping[str, Any], answers: Path) -> list[str]:
+    """Return the benchmarks of a cell that are still to be judged; none where it has not finished.
+
+    Args:
+        cell: Of the row.
+        row: As it stands.
+        answers: The folder that they are in; without them nothing can be judged anew.
+    """
     if row["error"] is not None or not cell.bench:
         return []
     from balora.evaluation.bench.run import MADE_BY
+    from balora.evaluation.bench.store import AnswerStore
+    from balora.evaluation.bench.suite import judge_of
 
     done = row.get("bench", {}).get("judged_by", {})
     config = BenchConfig(**cell.bench)
-    return [n for n in config.benchmarks if n not in done and MADE_BY[n](config).asks_a_server]
+    found = []
+    for name in config.benchmarks:
+        benchmark = MADE_BY[name](config)
+        if benchmark.asks_a_server:
+            is_open = name not in done
+        else:
+            is_open = done.get(name) != judge_of(benchmark) and AnswerStore.is_in(answers, name)
+        found += [name] if is_open else []
+    return found
 
 
 def _judged(cell: Cell, names: Sequence[str], folder: Path) -> Measured:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from balora.evaluation.bench.judges import judged_by
 from balora.evaluation.metrics import metric_of
 from balora.evaluation.table import aligned, markdown, markdown_text
 from balora.files import write_text
@@ -115,9 +116,13 @@ def other_table(study: Study, condition: str) -> Table | None:
 
 
 def note(study: Study) -> str:
-    """Return what the metrics of a table are, and what stands in the way of ranking them."""
+    """Return what the metrics of a table are, what judged them, and why they are not ranked."""
     state = unfinished(study)
-    return " ".join([_what_is_shown(study), *([state] if state else unlearned(study).values())])
+    judges = judged_by(
+        row.get("bench", {}).get("judged_by", {}) for row in study.rows if row["error"] is None
+    )
+    rest = [state] if state else unlearned(study).values()
+    return " ".join([_what_is_shown(study), *judges, *rest])
 
 
 def _what_is_shown(study: Study) -> str:

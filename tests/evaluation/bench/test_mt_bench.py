@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from balora import __version__
 from balora.cli import main
 from balora.errors import BaloraError
 from balora.evaluation.bench import judge as judge_module
@@ -165,9 +166,9 @@ def test_answers_are_written_rated_and_shown_and_an_outage_leaves_them(
     assert figures["figures"]["mt_bench/unrated"]["value"] == 0
     assert figures["figures"]["mt_bench_writing"]["value"] == 9
     assert figures["figures"]["mt_bench_stem"]["n"] == 1
-    assert figures["facts"]["mt_bench"] == {"judge": MODEL_AS_SERVED}
+    assert figures["facts"]["mt_bench"] == {"judge": MODEL_AS_SERVED, "balora": __version__}
     printed = capsys.readouterr().out
-    assert f"mt_bench is judged with judge {MODEL_AS_SERVED}." in printed
+    assert f"mt_bench is judged with judge {MODEL_AS_SERVED}, balora {__version__}." in printed
     assert re.search(r"MT-Bench, writing, n = 1 +9\.00 \+- 0\.00", printed)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["text"] for row in rows] == answers

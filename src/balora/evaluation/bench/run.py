@@ -18,7 +18,7 @@ from balora.evaluation.bench.gsm8k import Gsm8k
 from balora.evaluation.bench.math_problems import Math
 from balora.evaluation.bench.mt_bench import MtBench
 from balora.evaluation.bench.prompts import prompter_of
-from balora.evaluation.bench.suite import Figure, Measured, Sheet, make_sheet
+from balora.evaluation.bench.suite import Figure, Measured, Sheet, judge_of, make_sheet
 from balora.evaluation.generation import Generator
 from balora.evaluation.run import check_runs
 from balora.models.digests import digest_of_weight_files
@@ -216,4 +216,4 @@ def judge_sheets(sheets: Sequence[Sheet]) -> Measured:
     figures: dict[str, Figure] = {}
     for sheet in sheets:
         figures |= sheet.judge()
-    return Measured(figures, {one.benchmark.name: dict(one.benchmark.facts()) for one in sheets})
+    return Measured(figures, {one.benchmark.name: judge_of(one.benchmark) for one in sheets})

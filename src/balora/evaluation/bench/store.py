@@ -53,6 +53,11 @@ class AnswerStore:
         known = read_json(folder / f"{name}.json", _OTHERWISE, fields={"settings": dict})
         return cls(folder, name, known["settings"])
 
+    @classmethod
+    def is_in(cls, folder: Path, name: str) -> bool:
+        """Say whether a folder has the answers to a benchmark."""
+        return all((folder / f"{name}.{suffix}").is_file() for suffix in ("json", "jsonl"))
+
     def _read(self) -> dict[Key, dict[str, Any]]:
         """Return the rows that are there and can be gone on with.
 

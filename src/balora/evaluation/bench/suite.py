@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from balora import __version__
 from balora.evaluation.bench.benchmark import Benchmark, Problem
 from balora.evaluation.bench.config import BenchConfig
 from balora.evaluation.bench.prompts import Prompter
@@ -111,10 +112,18 @@ class Sheet:
             rows,
             {
                 "figures": {name: vars(figure) for name, figure in figures.items()},
-                "judged_by": dict(self.benchmark.facts()),
+                "judged_by": judge_of(self.benchmark),
             },
         )
         return figures
+
+
+def judge_of(benchmark: Benchmark) -> dict[str, Any]:
+    """Return what judges a benchmark here, as JSON holds it: its own facts, and our version.
+
+    Rules of our own are a part of every verdict: what counts as the answer, as the program.
+    """
+    return {**benchmark.facts(), "balora": __version__}
 
 
 def _qualified(metric: str, benchmark: str) -> str:

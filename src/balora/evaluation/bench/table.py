@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from balora.evaluation.bench.suite import Figure, Measured
+from balora.evaluation.bench.suite import Figure
 from balora.evaluation.metrics import metric_of
 from balora.evaluation.table import aligned
 
@@ -38,14 +38,3 @@ def _cell(name: str, figure: Figure | None) -> str:
         return "-"
     metric = metric_of(name)
     return f"{metric.show(figure.value)} +- {metric.form.format(figure.standard_error)}"
-
-
-def judged_by(models: Mapping[str, Measured]) -> list[str]:
-    """Return a line for each benchmark that something outside of this package judged."""
-    lines = [
-        f"{benchmark} is judged with {', '.join(f'{key} {value}' for key, value in facts.items())}."
-        for one in models.values()
-        for benchmark, facts in one.facts.items()
-        if facts
-    ]
-    return list(dict.fromkeys(lines))
