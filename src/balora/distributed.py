@@ -7,6 +7,9 @@ Shapes: ``M`` rows of this process, ``D`` columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -30,6 +33,35 @@ def take_from(tensor: Tensor, rank: int = 0) -> None:
     """Replace a tensor by that of process ``rank``, in place; alone it stays as it is."""
     if rank_and_world()[1] > 1:
         dist.broadcast(tensor, rank)
+
+
+@contextmanager
+def one_first() -> Iterator[None]:
+    """Let one process run the body before the others, which find what it has stored.
+
+    The first process of all goes first, then the first of each machine, which may have a cache of
+    its own, then the rest. Where the body raises the others are not left waiting: they go on and
+    meet the same.
+    """
+    from accelerate import PartialState  # not for the objective, which reads the functions above
+
+    state = PartialState()
+    with (
+        _before_others(state.is_main_process, state.wait_for_everyone),
+        _before_others(state.is_local_main_process, state.wait_for_everyone),
+    ):
+        yield
+
+
+@contextmanager
+def _before_others(is_first: bool, wait: Callable[[], None]) -> Iterator[None]:
+    if not is_first:
+        wait()
+    try:
+        yield
+    finally:
+        if is_first:
+            wait()
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -14,10 +14,13 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 import torch.distributed as dist
 from datasets import Dataset
@@ -25,6 +28,7 @@ from datasets import Dataset
 from balora.cli import main as balora
 from balora.config import BALoraConfig
 from balora.config.replay import ReplayConfig
+from balora.data import stored
 from balora.distributed import gather_rows
 from balora.evaluation.results import read_results
 from support import classification, training
@@ -175,27 +179,67 @@ def classify(output: Path) -> dict[str, Any]:
     return {name: _classify(output, name) for name in CLASSIFICATION}
 
 
-def command(output: Path) -> dict[str, Any]:
-    """Return what `balora train` left of the rows beside ``output``: 8 rows a step."""
+@contextmanager
+def _preparations() -> Iterator[list[str]]:
+    """Yield what this process prepares of data: what it finds stored is not in it."""
+    done: list[str] = []
+    store, map_single = stored._store, Dataset._map_single
+
+    def storing(*args: Any) -> None:
+        done.append("read")
+        store(*args)
+
+    @wraps(map_single)  # whose arguments `datasets` looks at
+    def mapping(*args: Any, **kwargs: Any) -> Any:
+        done.append("mapped")
+        return map_single(*args, **kwargs)
+
+    stored._store, Dataset._map_single = storing, staticmethod(mapping)  # type: ignore[assignment]
+    try:
+        yield done
+    finally:
+        stored._store, Dataset._map_single = store, staticmethod(map_single)
+
+
+def _train_by_command(output: Path, **fields: Any) -> int:
+    """Return the status of `balora train` on the files beside ``output``: 8 rows a step."""
     files = output.parent
-    fields = {
-        "task": "classification",
-        "model_name_or_path": files / "model",
-        "dataset_name": files / "train.jsonl",
-        "eval_dataset_name": files / "test.jsonl",
-        "output_dir": output / "run",
-        "num_train_epochs": 2,
+    shared = {
+        "model_name_or_path": files / fields.pop("model"),
+        "dataset_name": files / fields.pop("rows"),
+        "output_dir": output / fields.pop("run"),
         "per_device_train_batch_size": 8 // _size(),
-        "learning_rate": 1e-2,
         "lora_r": 2,
-        "lora_target_modules": "query,value",
         "save_strategy": "no",
         "logging_steps": 1,
         "disable_tqdm": True,
+        **fields,
     }
-    status = balora(["train", *(f"--{name}={value}" for name, value in fields.items())])
-    # the first process writes the results, and no other waits for them
-    return {"status": status, "results": read_results(output / "run") if _rank() == 0 else None}
+    return balora(["train", *(f"--{name}={value}" for name, value in shared.items())])
+
+
+def command(output: Path) -> dict[str, Any]:
+    """Return what `balora train` left of the rows beside ``output``."""
+    classified = {
+        "task": "classification",
+        "eval_dataset_name": output.parent / "test.jsonl",
+        "num_train_epochs": 2,
+        "learning_rate": 1e-2,
+        "lora_target_modules": "query,value",
+    }
+    generated = {"max_steps": 1, "prompt_template": "none"}
+    run = partial(_train_by_command, output)
+    with _preparations() as classification_work:
+        status = run(model="bert", rows="train.jsonl", run="run", **classified)
+    with _preparations() as generation_work:
+        generation_status = run(model="llama", rows="pairs.jsonl", run="pairs", **generated)
+    refused = run(model="llama", rows="bad.jsonl", run="bad", **generated)
+    return {
+        "status": [status, generation_status, refused],
+        "work": {"classification": classification_work, "generation": generation_work},
+        # the first process writes the results, and no other waits for them
+        "results": read_results(output / "run") if _rank() == 0 else None,
+    }
 
 
 KINDS = {"generation": generation, "classification": classify, "command": command}
@@ -204,6 +248,7 @@ KINDS = {"generation": generation, "classification": classify, "command": comman
 def _run(kind: str, output: Path, environment: dict[str, str]) -> None:
     """Run everything of a kind in one of the processes and leave the file of its rank."""
     os.environ |= {**environment, "BALORA_CACHE": str(output / "cache")}
+    datasets.config.HF_DATASETS_CACHE = output / "rows"
     torch.set_num_threads(1)
     torch.save(KINDS[kind](output), output / f"rank-{_rank()}.pt")
     if dist.is_initialized():

@@ -99,6 +99,7 @@ FURTHER: dict[str, dict[str, Any]] = {
         "greater_is_better": True,  # so that it is the first
     },
     "packed": {"objective": LARGE, "packing": True, "max_length": 24, "learning_rate": 0.01},
+    "checkpointed": {"objective": LARGE, training.CHECKPOINTING: True},
     "in 16 bits": {"objective": LARGE, "bf16": True},
     "split checkpoint": {"objective": LARGE},
     "classifier": {},

@@ -10,7 +10,7 @@ from support.classification import logits_of, make_classifier, save_body
 from support.classification_runs import rows_of, write
 from support.models import make_model, make_tokenizer
 from support.process import CLASSIFICATION, GENERATION, KINDS
-from support.training import REGULARIZERS, recomposed
+from support.training import REGULARIZERS, make_rows, recomposed
 from support.two_processes import run_one_and_two
 
 NUM_TEST_ROWS = 13  # odd: the processes do not have the same number
@@ -20,10 +20,15 @@ NUM_TEST_ROWS = 13  # odd: the processes do not have the same number
 def all_runs(tmp_path_factory):
     """Return the results of one process, and of two, by kind."""
     folder = tmp_path_factory.mktemp("runs")
-    save_body(folder / "command" / "model", "bert")
-    make_tokenizer().save_pretrained(folder / "command" / "model")
-    write(folder / "command" / "train.jsonl", rows_of("single", 24))
-    write(folder / "command" / "test.jsonl", rows_of("single", NUM_TEST_ROWS))
+    files = folder / "command"
+    save_body(files / "bert", "bert")
+    make_model("llama").save_pretrained(files / "llama")
+    for name in ("bert", "llama"):
+        make_tokenizer().save_pretrained(files / name)
+    write(files / "train.jsonl", rows_of("single", 24))
+    write(files / "test.jsonl", rows_of("single", NUM_TEST_ROWS))
+    write(files / "pairs.jsonl", list(make_rows(8)))
+    write(files / "bad.jsonl", [*make_rows(8), {"prompt": "1+1=", "completion": " "}])
     return run_one_and_two(folder, *KINDS)
 
 
@@ -154,8 +159,18 @@ def test_two_processes_save_one_adapter_with_its_head(runs):
 
 
 @of_kind("command")
-def test_every_process_ends_well(runs):
-    assert [runs[name]["status"] for name in ("one", "two", "second")] == [0, 0, 0]
+def test_every_process_ends_well_or_with_the_same_refusal(runs):
+    assert [runs[name]["status"] for name in ("one", "two", "second")] == [[0, 0, 2]] * 3
+
+
+@pytest.mark.parametrize("task", ["classification", "generation"])
+@of_kind("command")
+def test_the_first_process_prepares_the_data_and_the_others_find_them(runs, task):
+    one, first, second = (runs[name]["work"][task] for name in ("one", "two", "second"))
+    assert "read" in one
+    assert len(one) > 2
+    assert first == one
+    assert second == []
 
 
 @of_kind("command")

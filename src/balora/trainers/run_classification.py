@@ -30,6 +30,7 @@ from balora.data.classification import (
     load_training_rows,
     tokenize_rows,
 )
+from balora.distributed import one_first
 from balora.environment import describe_environment
 from balora.errors import ConfigError
 from balora.evaluation.classification import primary_metric, task_metrics
@@ -81,7 +82,8 @@ def prepare_classification(recipe: Recipe, args: TrainingArguments) -> Prepared:
     """
     check_classifier(args)
     data, source = cast(ClassificationConfig, recipe.data), source_of(recipe)
-    sets = _load_sets(data)
+    with one_first():
+        sets = _load_sets(data)
     _settle_evaluation(recipe, args, sets.evaluation)
     config, tokenizer = load_config(source), load_tokenizer(source)
     _check_length(data, tokenizer, source)
@@ -102,7 +104,7 @@ def prepare_classification(recipe: Recipe, args: TrainingArguments) -> Prepared:
     with building_trainer(rows):
         trainer = _trainer(recipe, args, sets, loaded, tokenizer)
         for name, examples in sets.out_of_domain.items():  # before an hour of training, not after
-            tokens = tokenize_rows(examples, tokenizer, data.max_length)
+            tokens = _tokens(examples, tokenizer, data)
             check_rows_fit(tokens, Limits.of(loaded.model, tokenizer), name)
     resolved = _with_class_names(recipe, sets.train)
     return Prepared(trainer, resolved, partial(_finish, trainer, resolved, sets, loaded))
@@ -116,19 +118,25 @@ def _trainer(
     tokenizer: PreTrainedTokenizerBase,
 ) -> BALoraTrainer:
     data = cast(ClassificationConfig, recipe.data)
-    tokenize = partial(tokenize_rows, tokenizer=tokenizer, max_length=data.max_length)
-    evaluated = {key: tokenize(rows) for key, rows in sets.evaluation.items()}
+    evaluated = {key: _tokens(rows, tokenizer, data) for key, rows in sets.evaluation.items()}
     single = next(iter(evaluated.values())) if len(evaluated) == 1 else None
     return BALoraTrainer(
         loaded,
         args,
         balora_config=recipe.objective,
         peft_config=_adapter(recipe, loaded.model.config, loaded.model),
-        train_dataset=tokenize(sets.train),
+        train_dataset=_tokens(sets.train, tokenizer, data),
         eval_dataset=single or evaluated or None,
         processing_class=tokenizer,
         compute_metrics=partial(_compute_metrics, task=data.task),
     )
+
+
+def _tokens(
+    rows: ClassificationRows, tokenizer: PreTrainedTokenizerBase, data: ClassificationConfig
+) -> Dataset:
+    with one_first():
+        return tokenize_rows(rows, tokenizer, data.max_length)
 
 
 def _load_sets(data: ClassificationConfig) -> Sets:

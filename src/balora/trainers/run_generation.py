@@ -7,11 +7,11 @@ from typing import cast
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig
-from trl.trainer.utils import global_then_local_main_first
 
 from balora.config import DataConfig
 from balora.data import Examples, load_examples
 from balora.data.streaming import stream_examples
+from balora.distributed import one_first
 from balora.errors import ConfigError
 from balora.models.adaptable import check_adaptable
 from balora.models.load import check_is_causal, load_config, load_model, load_tokenizer
@@ -37,7 +37,7 @@ def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
         DataError: If the data cannot be trained on, naming file and line.
     """
     args, data = cast(SFTConfig, args), cast(DataConfig, recipe.data)
-    with global_then_local_main_first():  # the others find what the first process has stored
+    with one_first():
         rows, train, template = _rows_of(data, args)
     _check_scored(recipe, train)
     source = source_of(recipe)

@@ -16,11 +16,11 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig, SFTTrainer, is_conversational
-from trl.trainer.utils import global_then_local_main_first
 
 from balora.anchored import check_adapter, initialise, naming_targets, started_by_peft
 from balora.config import BALoraConfig
 from balora.config.replay import ReplayConfig
+from balora.distributed import one_first
 from balora.errors import ConfigError, NonFiniteError
 from balora.models.adapter import inner_model
 from balora.models.head import head_of
@@ -325,7 +325,7 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
             checked, processing_class, unshortened(args), False, formatting_func, dataset_name
         )
         kept = kept_part(args, packing=packing)
-        with global_then_local_main_first():  # as trl does for all that it stores
+        with one_first():  # as trl does for all that it stores
             if self._is_closed_twice(checked):
                 whole = closed_once(whole, self._tokenizer.eos_token_id, args.dataset_num_proc)
             if self.overlong_rows == "drop":
