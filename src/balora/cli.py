@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import textwrap
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -30,7 +29,12 @@ from balora.config.options import (
     schemes,
 )
 from balora.config.rules import PathTo
-from balora.environment import hide_bars_in_logs, launched, print_messages
+from balora.environment import (
+    hide_bars_in_logs,
+    hide_known_warnings,
+    launched,
+    print_messages,
+)
 from balora.errors import BaloraError, ConfigError
 
 if TYPE_CHECKING:
@@ -91,8 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry_point() -> None:
     """Run as a program: an unforeseen error is one line too, unless ``--debug`` is given."""
     hide_bars_in_logs()
-    # peft reads a name that transformers has deprecated; nothing a user can do about
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+    hide_known_warnings()
     print_messages()
     logging.getLogger("balora").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,6 +20,14 @@ _OPTIONAL = (
     "tensorboard",
 )
 
+_KNOWN = (
+    # peft reads a name that transformers has deprecated
+    "`is_gradient_checkpointing` is deprecated",
+    # peft asks the hub for the base at each save, for a vocabulary that a run never changes
+    "Could not find a config file in .* the vocabulary was not modified",
+)
+"""How warnings begin about which a user of the command line can do nothing."""
+
 _BARS = ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")
 
 
@@ -30,6 +39,12 @@ def hide_bars_in_logs() -> None:
     if not sys.stderr.isatty():
         for name in _BARS:
             os.environ.setdefault(name, "1")
+
+
+def hide_known_warnings() -> None:
+    """Leave out what libraries warn of in every run and nobody can do anything about."""
+    for message in _KNOWN:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def launched() -> tuple[int, int]:
