@@ -186,6 +186,14 @@ def test_a_file_that_cannot_be_replayed_is_refused_with_its_name(tmp_path, row, 
     assert "texts.jsonl" in str(caught.value)
 
 
+def test_tokens_without_labels_are_scored_but_for_the_first(tmp_path):
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"input_ids": [97, 98, 99]}\n' * 2, encoding="utf-8")
+    config = ReplayConfig(replay=str(file), replay_batch_size=2)
+    texts = texts_of(str(file), config, make_tokenizer(), VOCAB).texts
+    assert [text.labels for text in texts] == [(-100, 98, 99)] * 2
+
+
 def test_plain_text_is_cut_into_pieces_and_every_token_but_the_first_is_scored(tmp_path):
     file = tmp_path / "texts.jsonl"
     file.write_text('{"body": "abcdefgh"}\n{"body": "ij"}\n', encoding="utf-8")

@@ -72,6 +72,19 @@ def test_rows_add_up_and_begin_at_exactly_zero(tmp_path, method):
         assert recomposed(row) == pytest.approx(row["loss"], abs=1e-6)
 
 
+def test_the_other_terms_are_those_of_a_run_without_replay(tmp_path):
+    # at step 0 replay has no gradient, so up to the second one the weights are the same
+    alone = run(make_trainer(tmp_path / "alone", objective=LARGE, max_steps=5))
+    beside = run(make(tmp_path))
+    names = {name for name in alone[2] if name.endswith(("_loss", "_coef"))}
+    assert {"task_loss", "consistency_loss", "diversity_loss", "svd_loss"} < names
+    for expected, row in zip(alone[:3], beside[:3], strict=True):
+        for name in names:
+            assert row[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-7), name
+    assert beside[2]["consistency_loss"] > 0.0
+    assert beside[3]["consistency_loss"] != pytest.approx(alone[3]["consistency_loss"], rel=1e-3)
+
+
 def test_a_row_over_several_steps_shows_the_term_and_the_mean_of_its_coefficient(tmp_path):
     rows = run(make(tmp_path, replay={"replay_every": 3}, max_steps=12, logging_steps=6))
     assert len(rows) == 2
