@@ -24,6 +24,7 @@ from support.newcomer import ENCODER, GENERATOR, Newcomer
 from support.usage import lines_of_use
 
 pytestmark = pytest.mark.slow
+GENRES = {"main-news": "news", "main-captions": "caption"}
 CLASSIFY, PORTING, COMPARE = "docs/classify.md", "docs/porting.md", "docs/compare.md"
 
 
@@ -57,8 +58,8 @@ def sentences(shared_data: Path) -> list[tuple[str, str]]:
         text = (shared_data / f"data/glue/STS-B/{name}.tsv").read_text(encoding="utf-8")
         for line in text.splitlines()[1:]:
             values = line.split("\t")
-            if values[1] in ("main-news", "main-captions"):
-                found |= dict.fromkeys(values[7:9], values[1].removeprefix("main-").rstrip("s"))
+            if values[1] in GENRES:
+                found |= dict.fromkeys(values[7:9], GENRES[values[1]])
     rows = sorted(found.items())
     random.Random(0).shuffle(rows)
     return rows
