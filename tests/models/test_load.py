@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from balora.errors import ConfigError
-from balora.models.load import load_model, load_tokenizer
+from balora.models.load import accelerator, load_model, load_tokenizer
 from balora.models.source import ModelSource
 from support.models import CAUSAL, CLASSIFIERS, OTHER_HEADS, make_model, make_tokenizer
 
@@ -129,3 +129,12 @@ def test_a_tokenizer_of_the_run_comes_before_the_bases(tmp_path):
     tokenizer.save_pretrained(run)
     assert load_tokenizer(source(base), run).chat_template == "own"
     assert load_tokenizer(source(base), tmp_path).chat_template != "own"
+
+
+def test_torch_that_is_built_for_a_gpu_measures_on_the_cpu_where_there_is_none(monkeypatch):
+    built_for = torch.device("cuda")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: built_for)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert accelerator() == torch.device("cpu")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert accelerator() == built_for

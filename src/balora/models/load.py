@@ -47,7 +47,9 @@ _OF_AN_ADAPTER = ("revision", "token", "cache_dir", "subfolder")
 
 def accelerator() -> torch.device:
     """Return the device that finished models are measured on."""
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    # torch names the device that it is built for, also where there is none
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 def load_config(source: ModelSource, **changes: Any) -> PretrainedConfig:
