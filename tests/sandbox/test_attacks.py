@@ -19,6 +19,7 @@ ENDED = {"timed out", "died", "failed", "raised", "unreadable", "printed too muc
 # each function returns what it got: the name of an error, or something that must not be
 REFUSED = {
     # attack: (what it does, what it may get)
+    "descriptors that were left open": ("open_descriptors()", {"only ours"}),
     "password file": ("open('/etc/passwd').read()", {"ENOENT"}),
     "shadow file": ("open('/etc/shadow').read()", {"ENOENT"}),
     "home of root": ("os.listdir('/root')", {"ENOENT"}),
@@ -105,6 +106,19 @@ REFUSED = {
     "message queue": ("call(240, b'/x', 0o102, 0o600, 0)", {"EPERM"}),
     "the terminal": ("open('/dev/tty')", {"ENXIO", "ENOENT"}),
     "push into the terminal": ("fcntl.ioctl(0, 0x5412, b'x')", {"EPERM"}),
+    "outlive who started it": ("call(157, 1, 0, 0, 0, 0)", {"EPERM"}),
+    "the machine's share of requests": (
+        "call(206, 60000, ctypes.byref(ctypes.c_ulong(0)))",
+        {"EPERM"},
+    ),
+    "the user's share of watches": ("call(294, 0)", {"EPERM"}),
+    "a sparse file": ("os.ftruncate(os.open('/tmp/s', os.O_CREAT | 2), 1 << 40)", {"EFBIG"}),
+    "memory that is only reserved": ("mmap.mmap(-1, 1 << 40, flags=0x4022)", {"ENOMEM"}),
+    "the keys of an operator": ("os.open('/proc/sysrq-trigger', 1)", {"ENOENT", "EACCES", "EROFS"}),
+    "the kernel's memory": ("os.open('/proc/kcore', 0)", {"ENOENT", "EACCES", "EPERM"}),
+    "the kernel's messages": ("os.open('/proc/kmsg', 0)", {"ENOENT", "EACCES", "EPERM"}),
+    "the kernel's settings": ("os.listdir('/sys')", {"ENOENT"}),
+    "the tests where processes show themselves": ("shown_of_tests()", {"nothing"}),
     "fill /tmp": ("fill('/tmp')", {"ENOSPC"}),
     "fill the working folder": ("fill('.')", {"ENOSPC"}),
     "fill /dev/shm": ("fill('/dev/shm')", {"ENOSPC", "EROFS"}),
@@ -165,6 +179,26 @@ def uids_of(*programs):
         if "0" in uids:
             return f"{name} is root"
     return "no other user"
+def open_descriptors():
+    known = []
+    for number in range(64):
+        try:
+            known.append(os.readlink(f"/proc/self/fd/{number}").partition(":")[0])
+        except OSError:
+            pass
+    # nothing to read from; output and errors; requests and replies
+    return "only ours" if sorted(known) == ["/dev/null"] + ["pipe"] * 4 else str(known)
+def shown_of_tests():
+    needle = b"assert " + b"done"
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        for name in ("cmdline", "environ", "comm", "auxv"):
+            try:
+                with open(f"/proc/{pid}/{name}", "rb") as file:
+                    if needle in file.read():
+                        return f"{pid} {name}"
+            except OSError:
+                pass
+    return "nothing"
 def attempt(text):
     try:
         result = eval(text)
@@ -281,6 +315,22 @@ FAKES = {
     "the words of success": "print('passed', 'ok', 'OK', '1 passed in 0.01s')\ndef twice(x): 0",
     "tracing": "import sys\nsys.settrace(lambda *a: None)\ndef twice(x): return 5",
     "an exception of comparison": "def twice(x): raise AssertionError('4 == 4')",
+    "no descriptors": "import os\ndef twice(x):\n os.closerange(0, 100)\n return 5",
+    "descriptors that are mixed up": "import os\ndef twice(x):\n os.dup2(3, 6)\n return 5",
+    "half an answer": (
+        "import os\ndef twice(x):\n for number in range(3, 64):\n"
+        "  try: os.write(number, b'{\"result\": 4')\n  except OSError: pass\n os._exit(0)"
+    ),
+    "two that answer": "import os\ndef twice(x):\n os.fork()\n return 5",
+    "a truth that leaves": (
+        "import sys\nclass A:\n def __bool__(s): sys.exit(0)\ndef twice(x): return A()"
+    ),
+    "a text that leaves": (
+        "import sys\nclass E(Exception):\n def __str__(s): sys.exit(0)\ndef twice(x): raise E"
+    ),
+    "a number that cannot be compared": (
+        "from decimal import Decimal\ndef twice(x): return Decimal('sNaN')"
+    ),
     "nothing": "",
     "no Python": "def twice(x) return 4",
     "not a number": "def twice(x): return float('nan')",
@@ -322,6 +372,21 @@ def test_hostile_lines_on_the_channel_are_no_answer(run_longer):
 def test_a_test_that_catches_everything_still_fails_with_the_program_gone(run_longer):
     tests = Task(("twice",), "", ("try:\n twice(2)\nexcept BaseException:\n pass",))
     assert run_longer("def twice(x):\n import os; os._exit(0)", tests).outcome == "died"
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert all(map(lambda pair: twice(pair[0]) == pair[1], [(2, 4), (3, 6)]))",
+        "assert not list(filter(lambda pair: twice(pair[0]) != pair[1], [(2, 4), (3, 6)]))",
+    ],
+)
+def test_an_end_of_iteration_is_no_end_of_the_tests(test):
+    """`map` and `filter` stop where what they call raises it, and the tests would be over."""
+    require_sandbox()
+    tests = Task(("twice",), "", (test,))
+    assert run_here("def twice(x): raise StopIteration", tests).outcome == "raised"
+    assert run_here("def twice(x): return 2 * x", tests).passed
 
 
 def test_answers_written_early_pass_only_if_they_are_right(run_longer):
@@ -387,6 +452,39 @@ ENDLESS = {
         {"failed", "died"},
     ),
     "huge numbers": ("def go(): return 10 ** 10 ** 8 and 0", {"timed out", "failed"}),
+    "processes in sessions of their own": (
+        "import os\ndef go():\n while True:\n  try:\n   if os.fork() == 0: os.setsid()\n"
+        "  except OSError: pass",
+        {"timed out", "died", "unreadable"},
+    ),
+    "a child that stays when its parent leaves": (
+        "import os, time\ndef go():\n if os.fork() == 0:\n  os.setsid()\n  time.sleep(1000)\n"
+        " os._exit(0)",
+        {"died"},
+    ),
+    # as process 1 of its namespace it cannot be stopped
+    "stops itself": (
+        "import os, signal\ndef go():\n os.kill(os.getpid(), signal.SIGSTOP)\n return 5",
+        {"timed out", "failed"},
+    ),
+    "output without a line": (
+        "import os\ndef go():\n while True: os.write(2, b'x' * 4096)",
+        {"printed too much"},
+    ),
+    "an exception whose text never ends": (
+        "class E(Exception):\n def __str__(s):\n  while True: pass\ndef go(): raise E",
+        {"timed out"},
+    ),
+    # these take the time of the tests' process
+    "numbers with one hash": (
+        "def go(): return dict.fromkeys(n * ((1 << 61) - 1) for n in range(150000))",
+        {"timed out", "unreadable"},
+    ),
+    "a fraction without end": (
+        "class F:\n def __str__(s): return '1e99999999'\n"
+        "F.__module__, F.__name__ = 'fractions', 'Fraction'\ndef go(): return F()",
+        {"timed out", "unreadable"},
+    ),
     "an endless iterator": (
         "import itertools\ndef go(): return itertools.count()",
         {"timed out", "failed", "unreadable"},

@@ -48,6 +48,10 @@ HONEST = {
         "def f(n):\n for i in range(n): yield i * i",
         task("assert list(f(4)) == [0, 1, 4, 9]", "assert sum(f(4)) == 14"),
     ),
+    "the next of a generator": (
+        "def f():\n yield from (1, 2)",
+        task("g = f()\nassert (next(g), next(g), next(g, 3)) == (1, 2, 3)"),
+    ),
     "map and filter": (
         "def f(x): return map(str, filter(None, x))",
         task("assert list(f([0, 1, 2])) == ['1', '2']"),
@@ -194,7 +198,10 @@ EVALUATOR = """\
 from balora.sandbox.isolation import find_bubblewrap
 from balora.sandbox.limits import Limits
 from balora.sandbox.run import Task, run_program
-program = "print('here', flush=True)\\ndef twice(x):\\n import time\\n while True: time.sleep(1)"
+program = (
+    "import ctypes; ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\\n"  # no order to die with a parent
+    "def twice(x):\\n import time\\n while True: time.sleep(1)"
+)
 print("ready", flush=True)
 run_program(program, Task(("twice",), "", ("assert twice(2) == 4",)), find_bubblewrap(),
             Limits(seconds=1000))
@@ -344,6 +351,14 @@ def test_the_check_sees_a_missing_wall(layer, without, added, monkeypatch, tmp_p
     leaky.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert layer in [one.name for one in sandbox.check() if not one.holds]
+
+
+def test_without_isolation_a_link_that_is_left_leads_to_no_deletion(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("kept")
+    program = f"import os\nos.symlink({str(tmp_path / 'mine')!r}, 'link')\n" + TWICE
+    assert run_program(program, RIGHT, Unisolated()).passed
+    assert (tmp_path / "mine" / "file").read_text() == "kept"
 
 
 def test_without_isolation_the_judged_split_and_the_limits_stay():

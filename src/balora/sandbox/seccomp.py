@@ -70,6 +70,10 @@ DENIED = {
     "io_uring_setup": 425,
     "io_uring_enter": 426,
     "io_uring_register": 427,
+    # what all programs of the machine, or of the user, share
+    "io_setup": 206,
+    "inotify_init": 253,
+    "inotify_init1": 294,
     # memory that no limit counts
     "memfd_create": 319,
     "memfd_secret": 447,
@@ -89,7 +93,8 @@ DENIED = {
 """Calls that fail with EPERM, by their numbers on x86_64."""
 
 _LAST_KNOWN = 462  # mseal, of Linux 6.10: what is newer was not looked at
-_CLONE, _CLONE3, _IOCTL = 56, 435, 16
+_CLONE, _CLONE3, _IOCTL, _PRCTL = 56, 435, 16, 157
+_SET_DEATH_SIGNAL = 1  # of prctl
 _NEW_NAMESPACE = 0x7E020000  # CLONE_NEWNS, -CGROUP, -UTS, -IPC, -USER, -PID, -NET
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _ARCHITECTURE_X86_64 = 0xC000003E
@@ -106,7 +111,8 @@ def filter_bytes() -> bytes:
 
     A call of another architecture (32 bit, x32) ends the process: numbers mean other calls there.
     ``clone3`` is unknown to the program, since its flags lie in memory where no filter can read
-    them; the C library then takes ``clone``, whose flags are looked at.
+    them; the C library then takes ``clone``, whose flags are looked at. The order to die with who
+    started it, which bubblewrap gives, cannot be taken back.
     """
     program = [
         _load(_ARCHITECTURE),
@@ -123,6 +129,10 @@ def filter_bytes() -> bytes:
         _jump(_EQUAL, _CLONE, 0, 4),
         _load(_argument(0)),
         *_when(_ANY_BIT, _NEW_NAMESPACE, _EPERM),
+        _give(_ALLOW),
+        _jump(_EQUAL, _PRCTL, 0, 4),
+        _load(_argument(0)),
+        *_when(_EQUAL, _SET_DEATH_SIGNAL, _EPERM),
         _give(_ALLOW),
         _jump(_EQUAL, _IOCTL, 0, 5),
         _load(_argument(1)),

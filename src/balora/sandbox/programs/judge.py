@@ -57,7 +57,7 @@ class _Asked:
             self._break("died", "the program ended its process")
         except plain.Unreadable as error:
             self._break("error", f"a test hands over {error}")
-        reply = self._reply()
+        reply = self._reply(may_end=do == "next")
         try:
             result = plain.decode(reply.get("result"), self._handle)
             if (changed := reply.get("changed")) is not None:
@@ -67,7 +67,8 @@ class _Asked:
             self._break("unreadable", "the program sent what is no answer")
         return result
 
-    def _reply(self) -> dict[str, Any]:
+    def _reply(self, *, may_end: bool = False) -> dict[str, Any]:
+        """Return what the program says next; `may_end` where an iteration may come to its end."""
         try:
             reply = plain.receive(self._reader)
         except (EOFError, OSError):
@@ -78,17 +79,19 @@ class _Asked:
             self._break("unreadable", "the program sent what is no answer")
         answer: dict[str, Any] = reply
         if "raised" in answer:
-            self._raise(answer["raised"], answer.get("text"))
+            self._raise(answer["raised"], answer.get("text"), may_end=may_end)
         return answer
 
-    def _raise(self, names: Any, text: Any) -> NoReturn:
+    def _raise(self, names: Any, text: Any, *, may_end: bool) -> NoReturn:
+        # elsewhere `map` and `filter` of a test would take it for their own end, and stop testing
+        ends = () if may_end else (StopIteration, StopAsyncIteration)
         known = [
             kind
             for name in (names if isinstance(names, list) else [])
             if isinstance(name, str)
             and isinstance(kind := getattr(builtins, name, None), type)
             and issubclass(kind, Exception)
-            and kind not in (Exception, UnicodeDecodeError, UnicodeEncodeError)
+            and kind not in (Exception, UnicodeDecodeError, UnicodeEncodeError, *ends)
         ]
         error: Exception
         try:
@@ -151,6 +154,9 @@ class Handle:
                 yield iterator._ask("next")
             except StopIteration:
                 return
+
+    def __next__(self) -> Any:
+        return self._ask("next")
 
     def __bool__(self) -> bool:
         return bool(self._is_true)
