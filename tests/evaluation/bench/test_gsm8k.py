@@ -27,6 +27,15 @@ RIGHT = [
     *("1.2k", "1.2 thousand", "1200%", "1200\\%", "1200 (or 1,200)", "1200 m^2", "1200 m\u00b2"),
     *("about 1200", "approximately 1200 hours", "1200 dollars", "There are 1200 apples."),
     *("1200 square feet", "\\text{1200 apples}", "1200\\text{ cm}^2", "\u20ac1200"),
+    *("1'200", "1\u2019200", "1_200", "1.2\u00b710^3", "12\u22c510^2", "$0.0012M", "$1.2 thousand"),
+    *(
+        "x_1 = 1200",
+        "x_{10} = 1200",
+        "f(2) = 1200",
+        "P(3) = 1200 apples",
+        "1200 feet squared",
+        "1200^\\circ",
+    ),
     *("1200, because 3*400 = 1200", "1200. She has 5 left.", "\uff11\uff12\uff10\uff10"),
 ]
 WRONG = [
@@ -35,6 +44,16 @@ WRONG = [
     *("1200 or 1300", "1200-1300", "between 1200 and 1300", "1200 and 5", "x = 1200, y = 5"),
     *("not 1200", "more than 1200", "$1200 - $300", "1200 hours and 30 minutes", "12:00"),
     *("1200/7", "\\frac{1200}{5}", "3 1200/2", "1200\u00bd", "12e3", "1200k", "1200 million"),
+    *(
+        "1200+1200",
+        "1200 - 1200",
+        "1200*1200",
+        "1200 \\times 1200",
+        "1200 \u00f7 1200",
+        "1200 x 1200",
+    ),
+    *("1200 and a half", "1200 and one half", "1200 and a quarter", "$1200M", "\u20ac1200 bn"),
+    *("1200 pi", "1200pi", "sqrt(1200)", "1200 squared", "1200 cubed", "1200 factorial"),
     *("1200^2", "1200\u00b2", "\\sqrt{1200}", "1200\\pi", "1200.50 dollars", "", "none"),
 ]
 OTHERS = {
@@ -42,6 +61,13 @@ OTHERS = {
     "3\\frac{1}{2}": Fraction(7, 2),
     "3\u00bd": Fraction(7, 2),
     "-3 1/2": Fraction(-7, 2),
+    "3 and a half": Fraction(7, 2),
+    "3 and three quarters": Fraction(15, 4),
+    "two thirds": None,
+    "$1.8M": Fraction(1_800_000),
+    "$2 bn": Fraction(2 * 10**9),
+    "9+9": None,
+    "5'6": None,
     ".5": Fraction(1, 2),
     "\\frac12": Fraction(1, 2),
     "- 5": Fraction(-5),

@@ -83,6 +83,44 @@ def test_a_reference_in_any_form_is_itself_and_no_near_answer_is():
     assert wrong_verdicts(GOLDS) == []
 
 
+# forms of a reference that a reader would take for it, and some that only look like it
+SAME = [
+    *[("2500", "2 500"), ("5", "5 cm^2"), ("5", "5 square cm."), ("5", "approximately 5")],
+    *[("2\\pi", "2 pi"), ("3\\sqrt{13}", "3 sqrt(13)"), ("\\frac{3}{2}", "1 1/2")],
+    *[("500", "5 hundred"), ("2000000", "2 million"), ("25", "5 squared"), ("120", "5 factorial")],
+    *[("204_5", "204_{5}"), ("204_5", "204"), ("10", "\\binom{5}{2}"), ("-3", "(-3)")],
+    *[("(3,4]", "\\left(3, 4\\right]"), ("1,2,3", "3, 2 and 1"), ("x \\le 3", "3 \\ge x")],
+    *[("\\text{(C)}", "C"), ("\\{1,2\\}", "\\{2, 1\\}"), ("2x+1", "y = 2x+1"), ("5", "5 times")],
+]
+OTHER = [
+    *[
+        ("2", "2 pi"),
+        ("13", "sqrt(13)"),
+        ("5", "5 hundred"),
+        ("5", "5 million"),
+        ("5", "5 squared"),
+    ],
+    *[
+        ("5", "5 factorial"),
+        ("5", "5 or more"),
+        ("5", "5 plus"),
+        ("204_5", "204_6"),
+        ("204", "204_5"),
+    ],
+    *[("(3,4]", "[3,4]"), ("(1,2)", "(2,1)"), ("\\{1,2\\}", "\\{1,3\\}"), ("1,2,3", "1,2")],
+    *[("\\sqrt{2}", "1.414"), ("2\\pi", "6.28"), ("\\frac13", "0.333"), ("x \\le 3", "x < 3")],
+    *[("6-5i", "6+5i"), ("2:3", "3:2"), ("12:30", "12:31"), ("5", "5!"), ("5", ""), ("5", "five?")],
+    *[("1 \\pm \\sqrt{19}", "1+\\sqrt{19}"), ("\\text{odd}", "even"), ("\\infty", "-\\infty")],
+]
+
+
+def test_odd_forms_of_a_reference_and_what_only_looks_like_one():
+    pairs = [(gold, f"The answer is: {answer}") for gold, answer in (*SAME, *OTHER)]
+    scores = [verdict.scores["math"] for verdict in judged(pairs)]
+    expected = [1.0] * len(SAME) + [0.0] * len(OTHER)
+    assert [p for p, s, e in zip((*SAME, *OTHER), scores, expected, strict=True) if s != e] == []
+
+
 @pytest.mark.slow
 def test_all_published_references(shared_data):
     lines = (shared_data / "data" / "math" / "test_250.jsonl").read_text().splitlines()

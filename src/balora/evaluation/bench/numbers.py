@@ -11,8 +11,18 @@ import unicodedata
 from fractions import Fraction
 
 _SUPERSCRIPT = re.compile("[\u207a\u207b]?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
-_DASHES = str.maketrans({"\u2212": "-", "\u2013": "-", "\u2044": "/"})
-"""The signs of minus and of a fraction, and the dash that is typed for the first."""
+_SIGNS = str.maketrans(
+    {"\u2212": "-", "\u2013": "-", "\u2044": "/", "\u00b7": "*", "\u22c5": "*", "\u2019": "'"}
+)
+"""Signs of minus, of a fraction and of a product, and what is typed for an apostrophe."""
+_THOUSANDS = re.compile(r"(?<=\d)['_](?=\d{3}(?!\d))")
+_MILLIONS = re.compile(r"([$\u20ac\u00a3\u00a5\u20b9]\s?\d[\d.,]*)\s?(?:(M|mn|mln)|B|bn)\b")
+_NAME = re.compile(r"(?<=[A-Za-z])_(?:\{[^{}]*\}|\w)|(?<=\b[A-Za-z])\(\d+\)(?=\s*=)")
+"""What a name has beside its letters: an index, an argument."""
+_PART_IN_WORDS = re.compile(
+    r"(?<=\d)\s+and\s+(a|one|two|three)\s+(half|third|quarter)s?\b", re.IGNORECASE
+)
+_WORDS = {"a": 1, "one": 1, "two": 2, "three": 3, "half": 2, "third": 3, "quarter": 4}
 _CURRENCY = re.compile(
     r"(?i:\b(?:US|A|C|NZ|HK)?\$)|[$\u20ac\u00a3\u00a5\u20b9\u20a9\u00a2]|\\(?:pounds|euro)\b"
     r"|(?i:\b(?:USD|EUR|GBP|JPY|CNY|INR|CAD|AUD|Rs)\b\.?|\b(?:USD|EUR|GBP|INR|Rs\.?)(?=\s?-?\d))"
@@ -46,7 +56,8 @@ _SCALES = {
 }
 _NOT_THE_NUMBER = re.compile(
     r"\bnot\b|n't\b|\b(?:more|less|fewer|greater|larger|smaller)\s+than\s+-?\d|[<>]\s*-?\d"
-    r"|\\(?:sqrt|pi|infty|log|ln|sin|cos|tan)\b|[\u221a\u221e\u03c0]",
+    r"|\\(?:sqrt|pi|infty|log|ln|sin|cos|tan)\b|[\u221a\u221e\u03c0]"
+    r"|\bsqrt\b|(?:\b|(?<=\d))pi\b|\d\s+(?:squared|cubed|factorial)\b",
     re.IGNORECASE,
 )
 _OPERATION = re.compile(
@@ -66,6 +77,8 @@ def the_number(text: str) -> Fraction | None:
     if _NOT_THE_NUMBER.search(text):
         return None
     *before, last = re.split(r"=|\u2248|\\approx", text)
+    if _OPERATION.search(_NUMBER.sub("0", last)):  # a fraction and a power are numbers
+        return None
     found = [number for part in (*filter(_is_no_sum, before), last) for number in _numbers(part)]
     return found[0] if found and None not in found and len(set(found)) == 1 else None
 
@@ -81,11 +94,16 @@ def _plain(text: str) -> str:
     text = _SUPERSCRIPT.sub(lambda m: f"^{_compatible(m[0])}", text)
     is_fraction = {c for c in text if "<fraction>" in unicodedata.decomposition(c)}
     text = "".join(f" {_compatible(c)}" if c in is_fraction else c for c in text)
-    text = _compatible(text).translate(_DASHES)
+    text = _THOUSANDS.sub("", _compatible(text).translate(_SIGNS))
+    text = _MILLIONS.sub(lambda m: f"{m[1]} {'million' if m[2] else 'billion'}", text)
+    text = _PART_IN_WORDS.sub(
+        lambda m: f" {_WORDS[m[1].lower()]}/{_WORDS[m[2].lower()]}", _NAME.sub("", text)
+    )
     text = text.replace("{,}", ",").replace("\\!", "")
     text = _TEXT_COMMAND.sub(r" \1 ", text)
     text = re.sub(r"\\(?:left|right|displaystyle|bf|rm)\b|\\[()\[\]]", " ", text)
     text = _CURRENCY.sub(" ", text.replace("\\$", "$").replace("\\%", "%"))
+    text = re.sub(r"\^\s*\{?\s*\\circ\b\s*\}?", " degrees ", text)
     text = _SPACES.sub(" ", text).replace("**", " ").replace("__", " ").replace("`", " ")
     text = re.sub(r"(?<!\d)(?<!\d\s)\*|\*(?!\s*[\d(\\])", " ", text)
     text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", text)
