@@ -75,6 +75,7 @@ def schema(recipe: str) -> Schema:
     from balora.compare.config import CompareConfig
     from balora.evaluation.bench.config import BenchConfig
     from balora.lab.config import LabConfig
+    from balora.schema_compare import comparison_schema
 
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -83,28 +84,11 @@ def schema(recipe: str) -> Schema:
     }
     lab = _section(LabConfig)
     if recipe == "lab":
-        return {**head, "properties": {"lab": lab}, "required": ["lab"]}
-    flat = _flat()
-    if recipe == "compare":
-        compare = _section(CompareConfig)
-        names = {name: {"$ref": f"#/properties/{name}"} for name in flat["properties"]}
-        of_method = {**names, "method": {"type": "string"}}
-        bench = {"bench": {"$ref": "#/properties/compare/properties/bench"}}
-        in_lab = {**names, **bench, "lab": {"$ref": "#/properties/lab"}}
-        for name, known in (("settings", of_method), ("conditions", in_lab)):
-            entry = {"type": ["object", "null"], "properties": known, "additionalProperties": False}
-            compare["properties"][name]["additionalProperties"] = entry
-        of_condition = "#/properties/compare/properties/conditions/additionalProperties"
-        compare["properties"]["models"]["additionalProperties"] = {"$ref": of_condition}
-        # which benchmarks there are, a condition may say
-        compare["properties"]["bench"] |= _section(BenchConfig)
-        rows_elsewhere = {
-            "type": "string",
-            "description": "The recipe beside this one with the rows.",
-        }
-        flat["properties"][ROWS] = {"anyOf": [flat["properties"][ROWS], rows_elsewhere]}
-        flat["properties"] |= {"compare": compare, "lab": lab}
-    return {**head, **flat}
+        return {**head, "properties": {"lab": {**lab, "type": "object"}}, "required": ["lab"]}
+    if recipe == "train":
+        return {**head, **_flat()}
+    sections = _section(CompareConfig), _section(BenchConfig)
+    return {**head, **comparison_schema(_flat(), *sections, lab)}
 
 
 def as_text(found: Schema) -> str:

@@ -83,7 +83,7 @@ COLA = {"task": "cola", "dataset_name": None, "eval_dataset_name": None}
         ({"settings": {"lora": {"seed": 1}}}, {}, "`settings` of `lora`: `seed` is set"),
         ({"settings": {"lora": {"output_dir": "x"}}}, {}, "it holds for all cells"),
         ({"conditions": {"a": {"method": "lora"}}}, {}, "`method` is set; methods are named"),
-        ({"conditions": {"a": {"lab": {}}}}, {}, "`a` has `lab`, but the recipe has none"),
+        ({"conditions": {"a": {"lab": {}}}}, {}, "`a`: `lab` is set, but the recipe has none"),
         (
             {"conditions": {"b": {}, "a": {"task": "cola"}}},
             {},
@@ -109,6 +109,16 @@ COLA = {"task": "cola", "dataset_name": None, "eval_dataset_name": None}
             {"settings": {"lora": {"dataset_name": "x"}}},
             {},
             "`settings` of `lora`: `dataset_name` is set, but all methods have the same model",
+        ),
+        (
+            {"sweep": {"*": {"svd_coef": [0, 1]}}},
+            {},
+            "`sweep` of `*`: `svd_coef` is set, which would add the term to methods without it",
+        ),
+        (
+            {"sweep": {"lora": {"method": ["lora", "full"]}}},
+            {},
+            "`method` is set; methods are named",
         ),
         (
             {"sweep": {"*": {"model_name_or_path": ["a", "b"]}}},

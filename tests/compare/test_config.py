@@ -97,10 +97,6 @@ def test_command_line_replaces_fields_and_null_takes_them_out():
             ["`sweep` of `lora` of `learning_rate` has 1 twice; keep one"],
         ),
         (
-            {"sweep": {"*": {"svd_coef": [0, 1]}}},
-            ["`sweep` of `*` has `svd_coef`, which would add"],
-        ),
-        (
             {"sweep": {"lora": {1: [1, 2]}}},
             ["`sweep` of `lora` has the key 1, which must be text, got 1"],
         ),

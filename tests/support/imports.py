@@ -9,7 +9,7 @@ from pathlib import Path
 import balora
 
 SOURCE = Path(balora.__file__).parent
-DOOR = {"cli", "cli_help", "schema", "quickstart"}
+DOOR = {"cli", "cli_help", "quickstart", "schema", "schema_compare"}
 """Files that call everything else."""
 GROUND = {
     *("cache", "distributed", "environment", "errors", "files"),

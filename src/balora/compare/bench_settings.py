@@ -14,11 +14,14 @@ BENCH = "bench"
 WITHOUT_EFFECT = ("judge_workers", "judge_cache", "vllm_python")
 """Settings that leave every figure as it is."""
 
-_ELSEWHERE = {
+ELSEWHERE = {
     "output_dir": "the answers of a cell lie in the cell's folder",
     "overwrite": "a comparison starts again with `--overwrite` on the command line",
     "endpoint_model": "a server has one model, and a comparison trains its own",
 }
+"""Fields of `balora bench` that a comparison does not take, and why."""
+NO_BACKEND = "endpoint"
+"""What writes no answers of a comparison, for the reason of its own field."""
 
 
 def parse_bench(texts: Mapping[str, str]) -> dict[str, Any]:
@@ -53,11 +56,11 @@ def part_problems(where: str, part: Any) -> list[str]:
     if not isinstance(part, Mapping):
         return [f"{where} must be a mapping of fields of `balora bench`, got {part!r}"]
     problems = [
-        f"{where}: `{name}` is set, but {_ELSEWHERE[name]}" for name in _ELSEWHERE if name in part
+        f"{where}: `{name}` is set, but {ELSEWHERE[name]}" for name in ELSEWHERE if name in part
     ]
-    if part.get("backend") == "endpoint":
+    if part.get("backend") == NO_BACKEND:
         problems.append(
-            f"{where}: `backend` is endpoint, but {_ELSEWHERE['endpoint_model']}; set it to "
+            f"{where}: `backend` is {NO_BACKEND}, but {ELSEWHERE['endpoint_model']}; set it to "
             "transformers or vllm"
         )
     hints = field_hints(BenchConfig)

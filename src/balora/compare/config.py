@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from balora.compare.bench_settings import BENCH, part_problems
 from balora.compare.methods import DEFAULT_METHODS, Method, parse_method
 from balora.config.fields import field_problems
-from balora.config.objective import COEFFICIENTS
 from balora.config.parts import Count, Seed, read_part, refuse
 from balora.config.rules import Command, Distinct, Form, Interval, Name, NotEmpty, PathTo
 from balora.config.words import suggestion
@@ -237,20 +236,12 @@ class CompareConfig:
     def _sweep_problems(self) -> list[str]:
         problems = []
         known = [EVERY, *(self.methods or DEFAULT_METHODS), *(self.settings or ())]
-        for name, entry in (self.sweep or {}).items():
+        for name in self.sweep or {}:
             where = f"`sweep` of `{name}`"
             if name == BASE:
                 problems.append(f"{where}: the pre-trained model is not trained; leave it out")
             elif name not in known and _parse_problem(name, self.own_names) is not None:
                 problems.append(f"{where} is no method{suggestion(name, known)}")
-            elif "method" in entry:
-                problems.append(f"{where} has `method`; name methods in `methods`")
-            problems += [
-                f"{where} has `{field}`, which would add the term to methods without it; sweep it "
-                "method by method"
-                for field in COEFFICIENTS
-                if name == EVERY and field in entry
-            ]
         return problems or self._twice("sweep", self.sweep)
 
     def _model_problems(self) -> list[str]:

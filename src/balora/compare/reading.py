@@ -11,7 +11,8 @@ from balora.compare.bench_settings import BENCH, parse_bench
 from balora.compare.comparison import LAB, Comparison
 from balora.compare.config import CompareConfig, compare_config
 from balora.compare.methods import DEFAULT_METHODS
-from balora.compare.problems import OF_A_SWEEP, comparison_problems, inert_problems
+from balora.compare.places import OF_A_SWEEP
+from balora.compare.problems import comparison_problems
 from balora.config.fields import field_hints
 from balora.config.parts import refuse
 from balora.config.values import parse_texts, read_mapping
@@ -49,7 +50,7 @@ def read_comparison(path: Path | str | None, given: Mapping[str, str]) -> Compar
     recipe = _recipe(own, options.recipe, config, source)
     kind = kind_of({**recipe, **first})
     comparison = Comparison(recipe=recipe, config=_with_defaults(config, kind), lab=lab, kind=kind)
-    problems = comparison_problems(comparison) + inert_problems(comparison, asked_for)
+    problems = comparison_problems(comparison, asked_for)
     refuse("compare" if source is None else str(source), problems)
     return comparison
 
