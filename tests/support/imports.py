@@ -12,7 +12,7 @@ SOURCE = Path(balora.__file__).parent
 DOOR = {"cli", "cli_help", "quickstart", "schema", "schema_compare"}
 """Files that call everything else."""
 GROUND = {
-    *("cache", "distributed", "environment", "errors", "files"),
+    *("cache", "card_results", "distributed", "environment", "errors", "files"),
     *("folders", "rows", "staging", "state"),
 }
 """Files that any room may import."""
