@@ -141,7 +141,7 @@ def test_without_vllm_the_fix_is_named_before_anything_is_run(place, capsys):
     assert bench("--backend=vllm") == 2
     assert "has no vllm. Install it in an environment of its own" in error_of(capsys)
     assert bench("--backend=vllm", "--vllm_python=gsm8k.jsonl") == 2
-    assert "gsm8k.jsonl has no vllm" in error_of(capsys)
+    assert "`vllm_python` is gsm8k.jsonl, which cannot be started" in error_of(capsys)
     assert not (place / "outputs").exists()
 
 

@@ -89,7 +89,7 @@ class VllmBackend:
         self._running: VllmGenerator | None = None
 
     def check(self) -> None:
-        """Refuse an interpreter that has no vLLM.
+        """Refuse an interpreter that cannot be started, or has no vLLM.
 
         Raises:
             ConfigError: Naming the setting.
@@ -97,7 +97,12 @@ class VllmBackend:
         command = [self.python, "-c", "import importlib.util as u; u.find_spec('vllm') or exit(3)"]
         try:
             found = subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
-        except (OSError, subprocess.TimeoutExpired):
+        except OSError as error:
+            raise ConfigError(
+                f"`vllm_python` is {self.python}, which cannot be started: {error.strerror}. Name "
+                "the interpreter of the environment that has vllm, such as /opt/vllm/bin/python."
+            ) from error
+        except subprocess.TimeoutExpired:
             found = -1
         if found != 0:
             raise ConfigError(
