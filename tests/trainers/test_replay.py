@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -94,8 +96,11 @@ def test_a_row_over_several_steps_shows_the_term_and_the_mean_of_its_coefficient
         assert row["replay_coef"] == pytest.approx(0.5)
 
 
-def expected_loss(trainer, model, step):
-    """Return the mean divergence of the texts of a step, one token at a time, in float64."""
+def expected_loss(trainer, model, step, pretrained=None):
+    """Return the mean divergence of the texts of a step, one token at a time, in float64.
+
+    From ``pretrained``, or from the model with its adapters off.
+    """
     replay = trainer.replay
     schedule = replay._schedule
     total, number = 0.0, 0
@@ -104,8 +109,8 @@ def expected_loss(trainer, model, step):
         ids = torch.tensor([text.input_ids])
         with torch.no_grad():
             logits = model(input_ids=ids).logits[0].double()
-            with reference_mode(model):
-                reference = model(input_ids=ids).logits[0].double()
+            with nullcontext() if pretrained else reference_mode(model):
+                reference = (pretrained or model)(input_ids=ids).logits[0].double()
         for place, label in enumerate(text.labels[1:]):
             if label != -100:
                 log_p = logits[place].log_softmax(-1)
@@ -136,16 +141,38 @@ def test_the_term_is_the_mean_divergence_over_the_scored_tokens(tmp_path, archit
         assert row["replay_loss"] == pytest.approx(expected, rel=2e-4, abs=2e-7)
 
 
+def test_the_term_of_full_fine_tuning_is_the_divergence_from_the_model_and_head_that_were(tmp_path):
+    model = make_model("gpt2").eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    recorder = Expected(copy.deepcopy(model))
+    replay = {"replay_every": 1, "replay_reference": "memory"}
+    recorder.trainer = make(
+        tmp_path,
+        "full",
+        model=model,
+        replay=replay,
+        max_steps=3,
+        options={"callbacks": [recorder]},
+    )
+    rows = run(recorder.trainer)
+    assert recorder.losses[1] > 1e-4
+    for row, expected in zip(rows, recorder.losses, strict=True):
+        assert row["replay_loss"] == pytest.approx(expected, rel=2e-4, abs=2e-7)
+
+
 class Expected(GradientRecorder):
     """Computes the term anew before every step."""
 
-    def __init__(self):
+    def __init__(self, pretrained=None):
         super().__init__()
-        self.losses, self.trainer = [], None
+        self.losses, self.trainer, self.pretrained = [], None, pretrained
 
     def on_step_begin(self, args, state, control, model=None, **_):
         model.eval()
-        self.losses.append(expected_loss(self.trainer, model, state.global_step))
+        step = state.global_step
+        self.losses.append(expected_loss(self.trainer, model, step, self.pretrained))
         model.train()
 
 
