@@ -9,7 +9,6 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -441,17 +440,17 @@ def _bench(given: argparse.Namespace, rest: Sequence[str]) -> None:
     runs, fields = runs_and_fields(rest)
     from balora.evaluation.bench.judges import judged_by
     from balora.evaluation.bench.run import bench_config, measure_benchmarks
-    from balora.evaluation.bench.table import format_figures
+    from balora.evaluation.bench.table import format_scores
     from balora.usage import reading_lines
 
     config = bench_config(fields)
     measured = measure_benchmarks(runs, _base(options, runs), config)
-    print(format_figures({name: one.figures for name, one in measured.items()}))
+    print(format_scores({name: one.scores for name, one in measured.items()}))
     lines = judged_by(one.facts for one in measured.values())
     print("\n".join(["", *lines, f"The answers are in {config.output_dir}."]))
     rows = Path(config.output_dir) / next(iter(measured)) / f"{config.benchmarks[0]}.jsonl"
     print(f"These lines read those to {config.benchmarks[0]}:\n\n{reading_lines(rows)}")
-    _write_metrics(options, {name: asdict(one) for name, one in measured.items()})
+    _write_metrics(options, {name: one.to_dict() for name, one in measured.items()})
 
 
 def _base(options: EvalOptions | BenchOptions, runs: Sequence[Path]) -> ModelSource:

@@ -115,13 +115,13 @@ def _recipes(content: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
 
 
 def _before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the figures of a card: task and forgetting, of the pre-trained and the trained."""
+    """Return the metrics of a card: task and forgetting, of the pre-trained and the trained."""
     pairs = (("before", before), ("after", after))
     return {
-        f"{when}: {metric_of(name).title}": figures[name]
+        f"{when}: {metric_of(name).title}": metrics[name]
         for name, value in before.items()
-        for when, figures in pairs
-        if value is not None and figures.get(name) is not None
+        for when, metrics in pairs
+        if value is not None and metrics.get(name) is not None
     }
 
 

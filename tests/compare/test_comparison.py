@@ -280,11 +280,6 @@ def _reference(**figures):
             NO_MODEL,
             "`models`, `small` and `conditions`, `c` both set `model_name_or_path`",
         ),
-        (
-            {**MODELS, "sweep": {"lora": {"lora_r": [1, 2]}}},
-            NO_MODEL,
-            "a value is chosen with one model",
-        ),
         ({**MODELS}, LAB, "`models`, `small`: `model_name_or_path` is set, but model and data"),
         (
             {"models": {"a": {"model_name_or_path": "a", "method": "lora"}}},

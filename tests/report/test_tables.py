@@ -358,7 +358,7 @@ def test_the_note_says_what_judged_a_benchmark_and_where_that_differs(tmp_path):
     for text in (format_console(study), (tmp_path / "table.md").read_text().replace("\\", "")):
         assert "humaneval is judged with sandbox none, python 3.12.1." in text
         assert (
-            "math is not judged alike, so its figures cannot be compared: 1 of 3 with math_verify "
+            "math is not judged alike, so its scores cannot be compared: 1 of 3 with math_verify "
             "0.8.0, 2 of 3 with math_verify 0.9.0." in text
         )
 

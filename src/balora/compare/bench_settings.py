@@ -12,7 +12,7 @@ from balora.evaluation.bench.config import BENCHMARKS, BenchConfig, BenchmarkDat
 
 BENCH = "bench"
 WITHOUT_EFFECT = ("judge_workers", "judge_cache", "vllm_python")
-"""Settings that leave every figure as it is."""
+"""Settings that leave every score as it is."""
 
 ELSEWHERE = {
     "output_dir": "the answers of a cell lie in the cell's folder",

@@ -107,7 +107,8 @@ def answer_benchmarks(
 
     config, source = BenchConfig(**cell.bench), source_of(recipe)
     if config.prompt_template is None:
-        template = template_of_rows(cast(DataConfig, recipe.data))
+        data = cast(DataConfig, recipe.data)
+        template = data.prompt_template or template_of_rows(data)
         config = dataclasses.replace(config, prompt_template=template)
     benchmarks = checked_benchmarks(config)
     problems = {one.name: problems_of(one, config) for one in benchmarks}
@@ -128,7 +129,7 @@ def judge_answers(folder: Folder, cells: Sequence[Cell]) -> None:
     """Have answers of finished cells judged and write rows, where that is still to be done.
 
     A server judges what it has not judged. What was judged here by another version or in another
-    isolation is judged anew: the answers are kept, and the figures of a comparison have one judge.
+    isolation is judged anew: the answers are kept, and the scores of a comparison have one judge.
 
     Raises:
         BaloraError: If it fails for good; what it has said is kept, and so are the answers.
@@ -196,13 +197,12 @@ def _judged(cell: Cell, names: Sequence[str], folder: Path) -> Measured:
 
 def _fields(measured: Measured) -> dict[str, Any]:
     """Return what a row says of benchmarks."""
-    figures = measured.figures
     return {
-        "metrics": {name: figure.value for name, figure in figures.items()},
+        "metrics": {name: score.value for name, score in measured.scores.items()},
         "bench": {
             "figures": {
-                name: {"standard_error": figure.standard_error, "n": figure.n}
-                for name, figure in figures.items()
+                name: {"standard_error": score.standard_error, "n": score.n}
+                for name, score in measured.scores.items()
             },
             "judged_by": measured.facts,
         },

@@ -63,11 +63,11 @@ def _run(folder: Path, start: float) -> None:
     from balora.rows import ROW_FILE
 
     cell = Cell.read(folder)
-    figures = run_and_measure(cell, folder)
-    if figures is None:
+    measured = run_and_measure(cell, folder)
+    if measured is None:
         return
     seconds = round(time.monotonic() - start, 2)
-    write_json(folder / ROW_FILE, row_of(cell, **figures, seconds=seconds))
+    write_json(folder / ROW_FILE, row_of(cell, **measured, seconds=seconds))
 
 
 def _end_with_parent() -> None:

@@ -19,7 +19,7 @@ from balora.state import damaged, read_json
 Stage = Literal["choose", "final"]
 
 _PLACES = ("output_dir", "disable_tqdm")
-"""Fields of a run that do not change its figures."""
+"""Fields of a run that do not change its results."""
 _MADE = ("model_name_or_path", "dataset_name", "eval_dataset_name")
 """Fields that name what the comparison itself has written, where it has."""
 
@@ -77,7 +77,7 @@ class Cell:
         return slug_of(self.key)
 
     def identity(self) -> dict[str, Any]:
-        """Return everything that decides the figures, flat; a finished cell with another is stale.
+        """Return everything that decides the results, flat; a finished cell with another is stale.
 
         What a sweep chooses is left out, because the values it chooses from are in.
         """

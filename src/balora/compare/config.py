@@ -74,7 +74,7 @@ class CompareConfig:
     """Named tables across conditions: their columns, and last the average of these."""
 
     reference: Annotated[dict[str, Any] | None, NotEmpty(), _REFERENCE] = None
-    """Figures that others report, with their source; shown beside `summary`, never ranked."""
+    """Results that others report, with their source; shown beside `summary`, never ranked."""
 
     sweep: Annotated[dict[str, Swept] | None, _SWEEP] = None
     """Values to try per method (* is every one) and model, by field; held-out rows decide."""

@@ -252,7 +252,7 @@ class Folder:
         if plan["balora"] != __version__:
             raise ConfigError(
                 f"{where} was begun by balora {plan['balora']} and this is {__version__}, so their "
-                "figures could not be compared; install the same version."
+                "results could not be compared; install the same version."
             )
         there, here = plan["cells"], _digests(cells)
         for cell in cells:
@@ -285,20 +285,33 @@ class Folder:
         made, row = self._made(cell)
         return made if row is not None and row["error"] is None else None
 
+    def _row_as_now(self, cell: Cell) -> dict[str, Any] | None:
+        """Return the row of a cell, of the very values that it would run with now."""
+        made, row = self._made(cell)
+        return row if made is not None and _is_as(made, cell) else None
+
     def is_finished(self, cell: Cell) -> bool:
-        """Say whether a cell has its figures, of the very values that it would run with now."""
-        made = self._finished(cell)
-        return made is not None and _is_as(made, cell)
+        """Say whether a cell has its metrics, of the very values that it would run with now."""
+        row = self._row_as_now(cell)
+        return row is not None and row["error"] is None
+
+    def is_settled(self, cell: Cell, failed_before: Mapping[str, int]) -> bool:
+        """Say whether a cell is finished, or has failed since `failed` said what had before."""
+        row = self._row_as_now(cell)
+        if row is None or row["error"] is None:
+            return row is not None
+        return self._written(cell) != failed_before.get(cell.key)
+
+    def _written(self, cell: Cell) -> int:
+        return (self.of(cell) / ROW_FILE).stat().st_mtime_ns
 
     def failed(self, cells: Sequence[Cell]) -> dict[str, int]:
         """Return the cells, by key, whose row is an error, and when it was written (ns)."""
-        found = {}
-        for cell in cells:
-            made, row = self._made(cell)
-            if made is not None and row is not None and row["error"] is not None:
-                if _is_as(made, cell):
-                    found[cell.key] = (self.of(cell) / ROW_FILE).stat().st_mtime_ns
-        return found
+        return {
+            cell.key: self._written(cell)
+            for cell in cells
+            if (row := self._row_as_now(cell)) is not None and row["error"] is not None
+        }
 
     def prepare(self, cell: Cell) -> Path:
         """Write what a cell's process reads, remove what an earlier one left, return the folder."""
@@ -334,11 +347,11 @@ class Folder:
         return sum(file.parent not in ours for file in files)
 
 
-def row_of(cell: Cell, **figures: Any) -> dict[str, Any]:
-    """Return the row of a cell; what `figures` does not say is empty or null."""
+def row_of(cell: Cell, **measured: Any) -> dict[str, Any]:
+    """Return the row of a cell; what `measured` does not say is empty or null."""
     names = ("stage", "condition", "method", "seed", "fields")
     who = {"cell": cell.key, **{name: getattr(cell, name) for name in names}}
-    return new_row(who, figures)
+    return new_row(who, measured)
 
 
 def _row_in(folder: Path) -> dict[str, Any] | None:

@@ -137,7 +137,7 @@ def _train(recipe: Recipe) -> dict[str, Any]:
 def _models(recipe: Recipe, run: Path | None) -> Models:
     """Return the run's model beside the pre-trained one, which stands for itself without a run.
 
-    The run's is loaded from its folder in plain PEFT, as `balora eval` does: a figure then belongs
+    The run's is loaded from its folder in plain PEFT, as `balora eval` does: a metric then belongs
     to what was saved and holds for everyone who loads it. That costs one load; the trainer's own
     model with its adapters off could not be the reference of full fine-tuning anyway.
     """
@@ -188,7 +188,7 @@ def _instruments(cell: Cell, recipe: Recipe, num_rows: int) -> list[Instrument]:
 
 
 def _details(cell: Cell, models: Models, options: MeasureOptions) -> dict[str, Any]:
-    """Return what the report shows of a run beside its figures."""
+    """Return what the report shows of a run beside its metrics."""
     pairs = options.examples
     before = logit_spectrum(models.base, models.tokenizer, pairs)
     if cell.is_base:
@@ -210,7 +210,7 @@ def _details(cell: Cell, models: Models, options: MeasureOptions) -> dict[str, A
 
 
 def classification_metrics(results: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the figures of a run of classification, after its last epoch, by name.
+    """Return the metrics of a run of classification, after its last epoch, by name.
 
     Those of the first evaluation set have the metric's own name; those of others, which are MNLI's
     mismatched rows, and of the sets out of domain are called ``SET:METRIC``.
@@ -227,9 +227,9 @@ def majority_metrics(results: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _by_set(
-    results: Mapping[str, Any], figures: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    results: Mapping[str, Any], metrics_of: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ) -> dict[str, float | None]:
-    """Return figures of every set by metric, those of all but the first named ``SET:METRIC``.
+    """Return the metrics of every set, those of all but the first named ``SET:METRIC``.
 
     And the means of the primary metric: over the rows of all evaluation sets, where there are
     several, and over the sets out of domain.
@@ -238,10 +238,10 @@ def _by_set(
     sets = [("" if name == first else f"{name}:", row) for name, row in results["final"].items()]
     sets += [(f"{name}:", row) for name, row in results["out_of_domain"].items()]
     found = {
-        prefix + name: figures(row)[name]
+        prefix + name: metrics_of(row)[name]
         for prefix, row in sets
         for name in measured_by("classification")
-        if name in figures(row)
+        if name in metrics_of(row)
     }
     primary = results["primary_metric"]
 
@@ -249,7 +249,7 @@ def _by_set(
         return [
             (value, row["num_rows"])
             for row in results[part].values()
-            if (value := figures(row).get(primary)) is not None
+            if (value := metrics_of(row).get(primary)) is not None
         ]
 
     within, outside = values("final"), values("out_of_domain")

@@ -115,12 +115,7 @@ class Runner:
 
     def is_settled(self, cell: Cell) -> bool:
         """Say whether a cell has its row, which may be an error of this very call."""
-        if self.folder.is_finished(cell):
-            return True
-        return self.folder.failed([cell]).get(cell.key) not in (
-            None,
-            self._failed_before.get(cell.key),
-        )
+        return self.folder.is_settled(cell, self._failed_before)
 
     def _fill(self, waiting: list[Cell], impossible: Mapping[str, str]) -> None:
         """Start cells that are free in the slots that are; what others have run waits no more."""

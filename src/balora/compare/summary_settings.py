@@ -91,9 +91,9 @@ def _reference_problems(comparison: Comparison, reference: Mapping[str, Any]) ->
         return [f"`reference` has `{name}`{suggestion(str(name), _PARTS)}; it takes source, values"]
     source, values = reference.get("source"), reference.get("values")
     if not (isinstance(source, str) and source.strip()):
-        return ["`reference` has no `source`: say where the figures stand"]
+        return ["`reference` has no `source`: say where its values stand"]
     if not (isinstance(values, Mapping) and values):
-        return ["`reference` has no `values`: give figures by model, method and column"]
+        return ["`reference` has no `values`: give numbers by model, method and column"]
     if config.summary is None:
         return ["`reference` is set, but there is no `summary` that it could stand beside"]
     known = [*dict.fromkeys(text for columns in config.summary.values() for text in columns)]
@@ -110,15 +110,15 @@ def _values_problems(
         if models and model not in models:
             yield f"{where} is none of `models`{suggestion(str(model), models)}"
         if not isinstance(methods, Mapping):
-            yield f"{where} must be a mapping from methods to figures, got {methods!r}"
+            yield f"{where} must be a mapping from methods to numbers by column, got {methods!r}"
             continue
-        for method, figures in methods.items():
+        for method, numbers in methods.items():
             if (problem := _method_problem(comparison, method)) is not None:
                 yield f"{where}: {problem}"
-            elif not isinstance(figures, Mapping):
-                yield f"{where}, `{method}` must be a mapping of figures by column, got {figures!r}"
+            elif not isinstance(numbers, Mapping):
+                yield f"{where}, `{method}` must be a mapping of numbers by column, got {numbers!r}"
             else:
-                yield from _figure_problems(f"{where}, `{method}`", figures, columns)
+                yield from _number_problems(f"{where}, `{method}`", numbers, columns)
 
 
 def _method_problem(comparison: Comparison, method: Any) -> str | None:
@@ -131,8 +131,8 @@ def _method_problem(comparison: Comparison, method: Any) -> str | None:
     return None  # a method that is left out this time
 
 
-def _figure_problems(where: str, figures: Mapping[Any, Any], columns: list[str]) -> Iterator[str]:
-    for column, value in figures.items():
+def _number_problems(where: str, numbers: Mapping[Any, Any], columns: list[str]) -> Iterator[str]:
+    for column, value in numbers.items():
         if column not in columns:
             yield f"{where}: `{column}` is no column of `summary`{suggestion(str(column), columns)}"
         elif isinstance(value, bool) or not isinstance(value, int | float):

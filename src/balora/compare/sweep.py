@@ -14,7 +14,7 @@ class Choice(NamedTuple):
     """What was chosen for one method, and from what."""
 
     fields: dict[str, Any] | None
-    """The values; None when no run gave a figure."""
+    """The values; None when no run gave a value."""
     metric: str | None
     """What it was chosen by."""
     tried: list[dict[str, Any]]
@@ -29,7 +29,7 @@ def choose(
 ) -> Choice:
     """Return the best of the runs of one method, the first of equals.
 
-    A run that failed, or whose figure is undefined, is never chosen. With a tolerance, all that are
+    A run that failed, or whose metric is undefined, is never chosen. With a tolerance, all that are
     at most so far from the best are equals: of values listed from cautious to bold, the most
     cautious that will do.
 

@@ -161,7 +161,7 @@ def set_pad_token(
         if config.model_type != "xlnet" or config.summary_type != "last":
             raise ConfigError(
                 f"a `{config.model_type}` with `summary_type` {config.summary_type!r} takes "
-                "padding into its classification, so figures would depend on the batch size. Name "
+                "padding into its classification, so results would depend on the batch size. Name "
                 "a model of another architecture."
             )
         tokenizer.padding_side = "left"

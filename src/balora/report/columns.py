@@ -8,7 +8,7 @@ from typing import NamedTuple
 from balora.evaluation.metrics import METRICS, metric_of
 
 AVERAGE = "average"
-"""The last column of every summary, and its name among the figures of a reference."""
+"""The last column of every summary, and its name among the values of a reference."""
 OUTSIDE = "out_of_domain"
 """The place of a metric that is the mean over the data sets out of domain, each with one weight."""
 OVERALL = "overall"

@@ -95,7 +95,7 @@ class Curve(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """The figure of a method on a model."""
+    """The result of a method on a model."""
 
     model: str
     """Empty where there are no models."""

@@ -46,7 +46,7 @@ class Plot(NamedTuple):
 
 
 def write_plots(study: Study) -> list[Plot]:
-    """Draw what the cells have figures for into ``plots/`` and say what there is.
+    """Draw what the cells have values for into ``plots/`` and say what there is.
 
     Args:
         study: The comparison; what the details of its cells lack is dropped.
@@ -225,9 +225,9 @@ def _bars(study: Study, look: Mapping[str, Look]) -> Panels:
 
 
 def _bar(line: Line, others: Line | None, column: str) -> Bar:
-    figure = line.figures.get(column)
-    mean = figure if isinstance(figure, Estimate) else None
-    reported = None if others is None else others.figures.get(column)
+    result = line.results.get(column)
+    mean = result if isinstance(result, Estimate) else None
+    reported = None if others is None else others.results.get(column)
     return Bar(
         line.model,
         line.method,

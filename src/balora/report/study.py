@@ -88,7 +88,7 @@ class Study:
         return _retention([name for name in self.metrics if name in there], self.task_of(condition))
 
     def _measured(self, condition: str) -> set[str]:
-        """Return the metrics that a run of a condition has a figure of."""
+        """Return the metrics that a run of a condition has a value of."""
         known = self._by_condition.get(condition)
         if known is None:
             rows = [row for row in self.rows if row["condition"] == condition]

@@ -16,16 +16,16 @@ from balora.report.study import MAJORITY, Study
 from balora.rows import place_of
 
 REPORTED = "reported"
-"""After the name of a method whose figures others report."""
+"""After the name of a method whose results others report."""
 
 
 class Line(NamedTuple):
-    """The figures of one method on one model."""
+    """The results of one method on one model."""
 
     model: str
     """Empty where there are no models."""
     method: str
-    figures: dict[str, Estimate | float]
+    results: dict[str, Estimate | float]
     """By column, as points; what others report is a number without an interval."""
     num_runs: int
     """Finished runs, of the condition that has most."""
@@ -98,23 +98,23 @@ def _models(study: Study) -> tuple[str, ...]:
 def _measured(
     study: Study, model: str, method: str, columns: Sequence[Column]
 ) -> tuple[Line, list[str]]:
-    """Return the line of a method, and the columns that it has no figure of."""
+    """Return the line of a method, and the columns that it has no result of."""
     values = {column.text: _values(study, model, method, column) for column in columns}
-    figures: dict[str, Estimate | float] = {
+    results: dict[str, Estimate | float] = {
         text: estimate
         for text, of_seeds in values.items()
         if (estimate := mean_interval(of_seeds.values())) is not None
     }
-    missing = [text for text in values if text not in figures]
+    missing = [text for text in values if text not in results]
     seeds = set.intersection(*(set(of_seeds) for of_seeds in values.values()))
     means = [
         sum(of[seed] for of in values.values()) / len(values) for seed in sorted(seeds, key=str)
     ]
     if (average := mean_interval(means)) is not None:
-        figures[AVERAGE] = average
+        results[AVERAGE] = average
     places = [place_of(model, name) for name in study.settings.get("conditions") or ("",)]
     num_runs = max(study.num_finished(place, method) for place in places)
-    return Line(model, method, figures, num_runs), missing
+    return Line(model, method, results, num_runs), missing
 
 
 def _values(study: Study, model: str, method: str, column: Column) -> dict[int | None, float]:
@@ -134,12 +134,12 @@ def _reported(study: Study, line: Line, texts: Sequence[str]) -> list[Line]:
     values = (study.settings.get("reference") or {}).get("values") or {}
     of_model = values.get(line.model, {}) if line.model else values
     known = of_model.get(line.method) or {}
-    figures: dict[str, Estimate | float] = {
+    results: dict[str, Estimate | float] = {
         text: float(known[text]) for text in texts if text in known
     }
-    if AVERAGE in known and len(figures) in (0, len(texts)):  # else it is of other columns
-        figures[AVERAGE] = float(known[AVERAGE])
-    return [Line(line.model, line.method, figures, 0, is_reported=True)] if figures else []
+    if AVERAGE in known and len(results) in (0, len(texts)):  # else it is of other columns
+        results[AVERAGE] = float(known[AVERAGE])
+    return [Line(line.model, line.method, results, 0, is_reported=True)] if results else []
 
 
 def _no_average(line: Line, missing: Sequence[str]) -> str:
@@ -177,11 +177,11 @@ def _outside(study: Study, columns: Iterable[Column]) -> list[str]:
 
 
 def _text(line: Line, column: str) -> str:
-    figure = line.figures.get(column)
-    if figure is None:
+    result = line.results.get(column)
+    if result is None:
         return "-"
-    if not isinstance(figure, Estimate):
-        return f"{figure:.2f}"
-    half = "" if figure.half_width is None else f" +- {figure.half_width:.2f}"
-    of = f" ({figure.n} of {line.num_runs})" if figure.n < line.num_runs else ""
-    return f"{figure.mean:.2f}{half}{of}"
+    if not isinstance(result, Estimate):
+        return f"{result:.2f}"
+    half = "" if result.half_width is None else f" +- {result.half_width:.2f}"
+    of = f" ({result.n} of {line.num_runs})" if result.n < line.num_runs else ""
+    return f"{result.mean:.2f}{half}{of}"

@@ -191,8 +191,8 @@ def _summary_csv(found: Iterable[Summary]) -> str:
     for summary in found:
         for line in summary.lines:
             for column in summary.columns:
-                figure = line.figures.get(column)
-                own = figure[:4] if isinstance(figure, Estimate) else (figure, None, None, None)
+                result = line.results.get(column)
+                own = result[:4] if isinstance(result, Estimate) else (result, None, None, None)
                 is_reported = str(line.is_reported).lower()
                 writer.writerow([summary.name, line.model, line.method, is_reported, column, *own])
     return out.getvalue()

@@ -2,7 +2,7 @@
 
 accelerate fills the last batch up with rows from the beginning, so that every process has one, and
 transformers averages the means of the batches. Here the rows that fill up are masked, and the
-figures are sums over tokens, divided once.
+metrics are sums over tokens, divided once.
 
 Shapes: ``B`` rows of a batch of this process, ``S`` positions, ``M`` scored tokens.
 """

@@ -1,7 +1,7 @@
 """Going on from a checkpoint: exactly where a run stopped, or not at all.
 
 transformers puts weights, optimizer, schedule and random state back. What it leaves out is put back
-here: the sums between two log rows, the figures that count from the start, the order of an epoch
+here: the sums between two log rows, the counts from the start, the order of an epoch
 that is drawn from the random state, the end of an epoch that a kill has cut off, and the intervals
 that the call asks for. Every checkpoint records what its run was made of, and a run that differs
 in any of it is refused (:mod:`balora.trainers.resume_rules`).
@@ -191,10 +191,10 @@ class ResumeMixin:
         trainer.accelerator.wait_for_everyone()
 
     def _settle_progress(self) -> None:
-        """Bring the figures of :meth:`_progress` up to date; every process calls it."""
+        """Bring the counts of :meth:`_progress` up to date; every process calls it."""
 
     def _progress(self) -> dict[str, Any]:
-        """Return the figures that count from the start of the run."""
+        """Return what counts from the start of the run."""
         return {"seconds": self.training_seconds}
 
     def _restore_progress(self, progress: Mapping[str, Any]) -> None:
@@ -279,7 +279,7 @@ class ResumeMixin:
     def _maybe_log_save_evaluate(
         self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Log, evaluate and save as ``Trainer`` does; the figures of the step are kept."""
+        """Log, evaluate and save as ``Trainer`` does; the metrics of the step are kept."""
         rate = kwargs.get("learning_rate")
         self._last_step = {
             "grad_norm": None if grad_norm is None else float(grad_norm),

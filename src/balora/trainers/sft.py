@@ -245,7 +245,7 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
     def evaluation_loop(
         self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
-        """Evaluate as transformers does; every figure is a mean over the tokens of all rows."""
+        """Evaluate as transformers does; every metric is a mean over the tokens of all rows."""
         self._token_sums = TokenSums()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         means = self._token_sums.means()

@@ -10,7 +10,7 @@ import torch
 
 from balora.cli import main
 from balora.config.values import dump_mapping
-from balora.evaluation.bench.suite import Figure
+from balora.evaluation.bench.suite import Score
 from balora.evaluation.generation import TransformersGenerator
 from balora.models.load import load_model
 from balora.models.source import ModelSource
@@ -245,10 +245,10 @@ def test_a_classifier_is_refused(bench, place, tmp_path, capsys):
 
 
 def test_figures_have_the_standard_error_of_their_mean():
-    share = Figure.of([1.0] * 3 + [0.0] * 7)
+    share = Score.of([1.0] * 3 + [0.0] * 7)
     assert share.value == pytest.approx(0.3)
     assert share.standard_error == pytest.approx((0.3 * 0.7 / 10) ** 0.5)
-    assert Figure.of([]) == Figure(None, None, 0)
+    assert Score.of([]) == Score(None, None, 0)
 
 
 def test_the_pages_of_help_come_without_a_base(capsys):

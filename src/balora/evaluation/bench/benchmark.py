@@ -24,7 +24,7 @@ class Verdict:
     """What one answer is worth, and why."""
 
     scores: Mapping[str, float | None]
-    """By the name of a metric, such as ``{"gsm8k": 1.0, "gsm8k_paper": 0.0}``; the figure of a
+    """By the name of a metric, such as ``{"gsm8k": 1.0, "gsm8k_paper": 0.0}``; the score of a
     benchmark is the mean over its problems. None is left out of the mean."""
     shown: Mapping[str, Any] = field(default_factory=dict)
     """What a reader of the rows sees beside them: ``answer``, ``gold``, ``status``, ..."""

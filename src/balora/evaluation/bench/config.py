@@ -125,7 +125,7 @@ class BenchConfig:
     """Answers are drawn from the likeliest tokens that have this much probability together."""
 
     num_samples: Count = 1
-    """Answers to each problem; the figure is the mean share that is right (pass@1)."""
+    """Answers to each problem; the score is the mean share that is right (pass@1)."""
 
     seed: Seed = 0
     """Draws the answers where `temperature` is above 0."""

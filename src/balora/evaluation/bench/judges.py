@@ -30,4 +30,4 @@ def _line(benchmark: str, found: Counter[str]) -> str:
     if len(found) == 1:
         return f"{benchmark} is judged with {next(iter(found))}."
     parts = ", ".join(f"{n} of {found.total()} with {words}" for words, n in found.items())
-    return f"{benchmark} is not judged alike, so its figures cannot be compared: {parts}."
+    return f"{benchmark} is not judged alike, so its scores cannot be compared: {parts}."

@@ -58,6 +58,6 @@ def _first_sentence(text: str) -> str:
         end = re.search(r"\\end\{[^}]*\}", text)
         return text[: end.end()] if end else line
     stops = [match.start() for match in _SENTENCE_END.finditer(line)]
-    # a full stop before any figure ends an abbreviation: "Rs. 1200"
+    # a full stop before any digit ends an abbreviation: "Rs. 1200"
     ends = [stop for stop in stops if re.search(r"[\d}$)]", line[:stop])]
     return line[: ends[0]] if ends else line.rstrip(". ")

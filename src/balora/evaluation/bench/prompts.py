@@ -101,13 +101,11 @@ def _trained_with(run: Path) -> str:
 
 
 def template_of_rows(data: DataConfig) -> str:
-    """Return the template that training rows are laid out with: the one set, else by their columns.
+    """Return the template that training rows with such columns are laid out with, if none is set.
 
     Raises:
         DataError: If the rows cannot be read.
     """
-    if data.prompt_template is not None:
-        return data.prompt_template
     split = data.dataset_train_split.split("+")[0].split("[")[0]
     files = find_local(data.dataset_name)
     rows, _ = load_rows(data.dataset_name, files, data.dataset_config, f"{split}[:1]")

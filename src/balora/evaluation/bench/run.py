@@ -18,7 +18,7 @@ from balora.evaluation.bench.gsm8k import Gsm8k
 from balora.evaluation.bench.math_problems import Math
 from balora.evaluation.bench.mt_bench import MtBench
 from balora.evaluation.bench.prompts import prompter_of
-from balora.evaluation.bench.suite import Figure, Measured, Sheet, judge_of, make_sheet
+from balora.evaluation.bench.suite import Measured, Score, Sheet, judge_of, make_sheet
 from balora.evaluation.generation import Generator
 from balora.evaluation.run import check_runs
 from balora.models.digests import digest_of_weight_files
@@ -213,7 +213,7 @@ def judge_sheets(sheets: Sequence[Sheet]) -> Measured:
     Raises:
         BaloraError: If judging failed; the answers are kept.
     """
-    figures: dict[str, Figure] = {}
+    scores: dict[str, Score] = {}
     for sheet in sheets:
-        figures |= sheet.judge()
-    return Measured(figures, {one.benchmark.name: judge_of(one.benchmark) for one in sheets})
+        scores |= sheet.judge()
+    return Measured(scores, {one.benchmark.name: judge_of(one.benchmark) for one in sheets})

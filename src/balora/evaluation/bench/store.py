@@ -1,7 +1,7 @@
 """The answers to a benchmark on disk: one row each, written as they come, so that none is lost.
 
 ``NAME.jsonl`` has the rows, ``NAME.json`` the settings that they were written with and, once they
-are judged, the figures.
+are judged, the scores.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class AnswerStore:
     ) -> None:
         self.folder, self.name, self.overwrite = folder, name, overwrite
         self.settings = json.loads(json.dumps(settings))
-        self.rows_file, self.figures_file = folder / f"{name}.jsonl", folder / f"{name}.json"
+        self.rows_file, self.scores_file = folder / f"{name}.jsonl", folder / f"{name}.json"
         self.rows = self._read()
 
     @classmethod
@@ -66,7 +66,7 @@ class AnswerStore:
         """
         if not self.rows_file.exists():
             return {}
-        found = read_json(self.figures_file, _OTHERWISE, fields={"settings": dict})["settings"]
+        found = read_json(self.scores_file, _OTHERWISE, fields={"settings": dict})["settings"]
         if found != self.settings:
             if self.overwrite:
                 return {}
@@ -124,7 +124,7 @@ class AnswerStore:
             if self.rows_file.exists() and self.rows:
                 return
             self.rows_file.unlink(missing_ok=True)
-            write_json(self.figures_file, {"settings": self.settings}, name=_OUTPUT)
+            write_json(self.scores_file, {"settings": self.settings}, name=_OUTPUT)
 
     def add(self, problem: str, prompt: str, texts: Sequence[str]) -> None:
         """Write the answers to one problem behind the others, at once.
@@ -143,8 +143,8 @@ class AnswerStore:
             file.write("".join(_line(row) for row in new))
         self.rows |= {(row["id"], row["sample"]): row for row in new}
 
-    def finish(self, rows: Mapping[Key, Mapping[str, Any]], figures: Mapping[str, Any]) -> None:
-        """Write the judged rows in place of the plain ones, and the figures beside the settings.
+    def finish(self, rows: Mapping[Key, Mapping[str, Any]], scores: Mapping[str, Any]) -> None:
+        """Write the judged rows in place of the plain ones, and the scores beside the settings.
 
         Raises:
             WriteError: If the disk is full; the answers are still there.
@@ -152,7 +152,7 @@ class AnswerStore:
         others = {key: row for key, row in self.rows.items() if key not in rows}
         judged = {**rows, **others}
         write_text(self.rows_file, "".join(map(_line, judged.values())), name=_OUTPUT)
-        write_json(self.figures_file, {"settings": self.settings, **figures}, name=_OUTPUT)
+        write_json(self.scores_file, {"settings": self.settings, **scores}, name=_OUTPUT)
 
 
 def _line(row: Mapping[str, Any]) -> str:

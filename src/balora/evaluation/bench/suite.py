@@ -17,7 +17,7 @@ from balora.evaluation.generation import Generator, Sampling
 
 
 @dataclass(frozen=True)
-class Figure:
+class Score:
     """The mean of a metric over the problems of a benchmark."""
 
     value: float | None
@@ -28,7 +28,7 @@ class Figure:
     """Problems that have a value."""
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Figure:
+    def of(cls, values: Sequence[float]) -> Score:
         """Return the mean of the problems' values."""
         n = len(values)
         if not n:
@@ -42,10 +42,15 @@ class Figure:
 class Measured:
     """What a model is worth on the benchmarks."""
 
-    figures: dict[str, Figure]
+    scores: dict[str, Score]
     """By the name of the metric."""
     facts: dict[str, dict[str, Any]]
     """By benchmark, what judged it: versions, the sandbox, the judge."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as `--json` writes it."""
+        scores = {name: vars(score) for name, score in self.scores.items()}
+        return {"figures": scores, "facts": self.facts}
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,8 @@ class Sheet:
         for number, texts in writer.generate(prompts, self.sampling):
             self.store.add(missing[number], prompts[number], texts)
 
-    def judge(self) -> dict[str, Figure]:
-        """Judge all answers, write the rows with their verdicts, and return the figures.
+    def judge(self) -> dict[str, Score]:
+        """Judge all answers, write the rows with their verdicts, and return the scores.
 
         Every metric has the benchmark's name before it, unless it begins with that.
         """
@@ -104,18 +109,18 @@ class Sheet:
                 of_metric = values.setdefault(_qualified(name, self.benchmark.name), {})
                 if value is not None:
                     of_metric.setdefault(key[0], []).append(value)
-        figures = {
-            name: Figure.of([sum(of) / len(of) for of in by_problem.values()])
+        scores = {
+            name: Score.of([sum(of) / len(of) for of in by_problem.values()])
             for name, by_problem in values.items()
         }
         self.store.finish(
             rows,
             {
-                "figures": {name: vars(figure) for name, figure in figures.items()},
+                "figures": {name: vars(score) for name, score in scores.items()},
                 "judged_by": judge_of(self.benchmark),
             },
         )
-        return figures
+        return scores
 
 
 def judge_of(benchmark: Benchmark) -> dict[str, Any]:
