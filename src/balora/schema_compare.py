@@ -12,7 +12,7 @@ from balora.compare.bench_settings import BENCH, ELSEWHERE, NO_BACKEND
 from balora.compare.comparison import LAB
 from balora.compare.config import EVERY
 from balora.compare.places import ALWAYS, REFUSALS, Place, Refusal
-from balora.recipes.kinds import CLASSIFICATION, GENERATION, KINDS
+from balora.recipes.kinds import CLASSIFICATION, GENERATION, KINDS, Kind
 from balora.recipes.table import ROWS
 from balora.rows import COMPARE
 
@@ -49,15 +49,19 @@ def comparison_schema(flat: Schema, compare: Schema, bench: Schema, lab: Schema)
         *_refused(one for one in every if one.case is ALWAYS),
     )
     for branch, kind in (("then", CLASSIFICATION), ("else", GENERATION)):
-        own = [one for one in REFUSALS if one not in every and one.of_kind(kind)]
-        places = (_at(place, _fields_of(place, branch)) for place in _OVER)
-        found[branch] = _merged(flat[branch], *places, *_refused(own))
+        found[branch] = _merged(flat[branch], *_of_kind(kind, branch))
     found["if"] = {"anyOf": [flat["if"], _in_every_condition(flat["if"])]}
     found["allOf"] = [
         {"if": case.schema, "then": _merged(*_refused(one for one in every if one.case is case))}
         for case in cases.values()
     ]
     return found
+
+
+def _of_kind(kind: Kind, branch: str) -> list[Schema]:
+    """Return what holds of one kind alone: its fields in each place, and what it refuses."""
+    own = [one for one in REFUSALS if one.of_kind(kind) and not one.of_kind(kind.other)]
+    return [*(_at(place, _fields_of(place, branch)) for place in _OVER), *_refused(own)]
 
 
 def _bench(bench: Schema) -> Schema:

@@ -63,12 +63,7 @@ def loading_lines(
     name = absolute_name(own)
     arguments = [repr(name)] + ([f"revision={revision!r}"] if revision != "main" else [])
     arguments += [f"dtype={dtype!r}"] if dtype not in (None, "auto") else []
-    if is_classifier and id2label:
-        arguments.append(f"id2label={dict(id2label)!r}")
-    elif is_classifier:
-        arguments += ["num_labels=1", "problem_type='regression'"]
-    if is_classifier:
-        arguments += ["ignore_mismatched_sizes=True"] if has_other_head else []
+    arguments += _head_arguments(id2label, has_other_head) if is_classifier else []
     if quantization is not None:
         arguments.append(f"quantization_config={quantization[1]}")
     lines = [
@@ -85,6 +80,13 @@ def loading_lines(
         f"model = PeftModel.from_pretrained(base, {place!r})",
         *_asking(is_classifier, place if has_tokenizer else name, prompt_template, is_pair),
     )
+
+
+def _head_arguments(id2label: Mapping[int, str] | None, has_other_head: bool) -> list[str]:
+    """Return the arguments that name the classes of a classifier, or say that it has none."""
+    own = [f"id2label={dict(id2label)!r}"] if id2label else []
+    own = own or ["num_labels=1", "problem_type='regression'"]
+    return [*own, "ignore_mismatched_sizes=True"] if has_other_head else own
 
 
 def _asking(is_classifier: bool, tokenizer: str, template: str, is_pair: bool) -> list[str]:

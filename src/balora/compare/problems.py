@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from balora.compare.bench_settings import BENCH, part_problems, settings_problem
 from balora.compare.comparison import LAB, Comparison
+from balora.compare.config import CompareConfig
 from balora.compare.places import place_problems
 from balora.compare.summary_settings import summary_problems
 from balora.config.words import suggestion
@@ -47,14 +48,7 @@ def _lab_problems(comparison: Comparison) -> list[str]:
 
 def _bench_problems(comparison: Comparison) -> list[str]:
     """Say what is wrong with the benchmarks of the places that have some."""
-    config = comparison.config
-    parts = [
-        problem
-        for place, entries in (("models", config.models), ("conditions", config.conditions))
-        for name, own in (entries or {}).items()
-        if own and BENCH in own
-        for problem in part_problems(f"`{place}`, `{name}`: `{BENCH}`", own[BENCH])
-    ]
+    config, parts = comparison.config, _bench_part_problems(comparison.config)
     if parts or comparison.kind.evaluates_itself:  # which has none
         return parts
     asked = {name: bench for name in comparison.conditions if (bench := comparison.bench_of(name))}
@@ -70,6 +64,17 @@ def _bench_problems(comparison: Comparison) -> list[str]:
         f"`{BENCH}`: `{name}` is set, but changes nothing of the benchmarks that are named; leave "
         "it out"
         for name in sorted(idle)
+    ]
+
+
+def _bench_part_problems(config: CompareConfig) -> list[str]:
+    """Say what is wrong with the `bench` of each model and condition, whatever the others say."""
+    return [
+        problem
+        for place, entries in (("models", config.models), ("conditions", config.conditions))
+        for name, own in (entries or {}).items()
+        if own and BENCH in own
+        for problem in part_problems(f"`{place}`, `{name}`: `{BENCH}`", own[BENCH])
     ]
 
 

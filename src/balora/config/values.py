@@ -161,16 +161,21 @@ def parse_text(text: str, annotation: Any) -> Any:
     if text in _NULLS or (text.lower() == "none" and "none" not in named_texts(annotation)):
         return None
     value = _scalar(text)
-    is_structure = isinstance(value, list | dict) or text.lstrip().startswith(("[", "{"))
-    entry = list_of(annotation)
-    is_bare_list = entry is not None and ("," in text or not accepts(annotation, str))
-    if is_bare_list and not is_structure:
-        read = _scalar if members(entry)[0] in (int, float) else str
+    if _is_bare_list(text, value, annotation):
+        read = _scalar if members(list_of(annotation))[0] in (int, float) else str
         return [read(part.strip()) for part in text.split(",")]
     takes_text = any(isinstance(m, type) and issubclass(m, str) for m in members(annotation))
     if takes_text and (isinstance(value, str) or type_problem(value, annotation) is not None):
         return text
     return value
+
+
+def _is_bare_list(text: str, value: Any, annotation: Any) -> bool:
+    """Say whether a text, which YAML reads as `value`, is the entries of a list by themselves."""
+    if list_of(annotation) is None or isinstance(value, list | dict):
+        return False
+    is_broken = text.lstrip().startswith(("[", "{"))
+    return not is_broken and ("," in text or not accepts(annotation, str))
 
 
 def read_switch(name: str, text: str) -> bool:

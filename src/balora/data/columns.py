@@ -14,7 +14,7 @@ from balora.data.layouts import (
     InstructionLayout,
     Layout,
 )
-from balora.data.templates import ALPACA, PLAIN, template_named
+from balora.data.templates import ALPACA, PLAIN, PromptTemplate, template_named
 from balora.errors import DataError
 
 _PLAIN_COLUMNS = (  # instruction, response, input
@@ -47,36 +47,42 @@ def pick_layout(dataset: Dataset, config: DataConfig, name: str) -> Layout:
     template = template_named(config.prompt_template) if config.prompt_template else None
     there = f"; the columns are {listed(columns)}"
     if config.prompt_column and config.response_column:
-        for wanted in (config.prompt_column, config.response_column, config.input_column):
+        named = (config.prompt_column, config.response_column, config.input_column)
+        for wanted in named:
             if wanted is not None and wanted not in columns:
                 raise DataError(f"{name} has no column `{wanted}`{there}.")
-        pair = (config.prompt_column, config.response_column, config.input_column)
-        return InstructionLayout(*pair, template or ALPACA)
+        return InstructionLayout(*named, template or ALPACA)
     if "messages" in columns:
-        return FirstPairLayout("messages", template) if template else ChatLayout("messages")
+        return _conversation("messages", template)
     if {"prompt", "completion"} <= set(columns):
-        if not isinstance(dataset[0]["prompt"], list):
-            return InstructionLayout("prompt", "completion", None, template or PLAIN)
-        if template:
-            raise DataError(
-                f"`prompt_template` is set, but `prompt` of {name} is a list of chat turns and "
-                "the model's chat template lays it out; leave `prompt_template` out."
-            )
-        return ChatPairLayout()
+        return _prompt_and_completion(dataset, template, name)
     for prompt, response, given_input in _PLAIN_COLUMNS:
         if {prompt, response} <= set(columns):
             given_input = given_input if given_input in columns else None
             return InstructionLayout(prompt, response, given_input, template or ALPACA)
     if "conversations" in columns:
-        return (
-            FirstPairLayout("conversations", template) if template else ChatLayout("conversations")
-        )
+        return _conversation("conversations", template)
     raise DataError(
         f"{name} has none of the usual columns (messages; prompt and completion; query and "
         "response or answer; question and answer; instruction and output or response; "
         "conversations)"
         f"{there}. Name two of them with `prompt_column` and `response_column`."
     )
+
+
+def _conversation(column: str, template: PromptTemplate | None) -> Layout:
+    return FirstPairLayout(column, template) if template else ChatLayout(column)
+
+
+def _prompt_and_completion(dataset: Dataset, template: PromptTemplate | None, name: str) -> Layout:
+    if not isinstance(dataset[0]["prompt"], list):
+        return InstructionLayout("prompt", "completion", None, template or PLAIN)
+    if template:
+        raise DataError(
+            f"`prompt_template` is set, but `prompt` of {name} is a list of chat turns and "
+            "the model's chat template lays it out; leave `prompt_template` out."
+        )
+    return ChatPairLayout()
 
 
 def template_of(layout: Layout) -> str:

@@ -205,13 +205,7 @@ def label_sets(
     Raises:
         ConfigError: If a name is none of the classes.
     """
-    for names in label_map.values():
-        unknown = [name for name in names or () if name not in class_names]
-        if unknown:
-            raise ConfigError(
-                f"`label_map` leads to `{unknown[0]}`, which is none of the classes "
-                f"{shown(class_names)}{suggestion(unknown[0], class_names)}."
-            )
+    _check_leads(label_map, class_names)
     of_label = {
         label: None if names is None else tuple(sorted({class_names.index(n) for n in names}))
         for label, names in label_map.items()
@@ -224,6 +218,18 @@ def label_sets(
     is_identity = sets == [(index,) for index in range(len(class_names))]
     set_names = tuple(" or ".join(class_names[index] for index in classes) for classes in sets)
     return LabelSets(indices, set_names, None if is_identity else tuple(sets))
+
+
+def _check_leads(
+    label_map: Mapping[str, tuple[str, ...] | None], class_names: Sequence[str]
+) -> None:
+    led = (name for names in label_map.values() for name in names or ())
+    unknown = next((name for name in led if name not in class_names), None)
+    if unknown is not None:
+        raise ConfigError(
+            f"`label_map` leads to `{unknown}`, which is none of the classes "
+            f"{shown(class_names)}{suggestion(unknown, class_names)}."
+        )
 
 
 def mapped_labels(

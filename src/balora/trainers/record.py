@@ -116,12 +116,7 @@ def check_same_run(
             is missing.
     """
     record = checkpoint.record
-    found = differences({name: record.get(name) for name in layout}, layout)
-    for part, now in settings.items():
-        held = _HELD if part == "arguments" else frozenset()
-        was = {name: value for name, value in (record.get(part) or {}).items() if name not in held}
-        found += differences(was, {name: v for name, v in now.items() if name not in held})
-    problems = [str(difference) for difference in found]
+    problems = _setting_problems(record, settings, layout)
     if not problems:
         was = (record.get("base") or {}) | (record.get("recipe") or {})
         named = (was, {**settings["base"], **(recipe or {})})
@@ -138,6 +133,20 @@ def check_same_run(
     schedule = settings["objective"]["schedule"]
     if note := length_note(record["arguments"], arguments, schedule):
         logger.warning("%s", note)
+
+
+def _setting_problems(
+    record: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]],
+    layout: Mapping[str, Any],
+) -> list[str]:
+    """Say which settings of a record are not those of now."""
+    found = differences({name: record.get(name) for name in layout}, layout)
+    for part, now in settings.items():
+        held = _HELD if part == "arguments" else frozenset()
+        was = {name: value for name, value in (record.get(part) or {}).items() if name not in held}
+        found += differences(was, {name: v for name, v in now.items() if name not in held})
+    return [str(difference) for difference in found]
 
 
 def refuse_other_run(folder: Path, problems: list[str]) -> None:
