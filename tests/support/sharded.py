@@ -25,7 +25,7 @@ import torch.distributed as dist
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from peft import PeftModel
-from transformers import TrainerCallback
+from transformers import BitsAndBytesConfig, TrainerCallback
 
 from balora.anchored import model as anchored
 from balora.config.replay import ReplayConfig
@@ -68,8 +68,6 @@ ENGINES: dict[str, dict[str, Any]] = {
     "fsdp": FSDP,
     **{f"zero-{stage}": _zero(stage) for stage in (1, 2, 3)},
 }
-SPLITTING = ("fsdp", "zero-3")
-"""Those that split weights."""
 
 REPLAY = {
     "replay": "generated",
@@ -103,8 +101,10 @@ FURTHER: dict[str, dict[str, Any]] = {
     "in 16 bits": {"objective": LARGE, "bf16": True},
     "split checkpoint": {"objective": LARGE},
     "classifier": {},
+    "4 bits": {"objective": LARGE, "in_4_bits": True},
+    "residual": {"objective": {**LARGE, "pissa_residual": True}, "in_4_bits": True},
 }
-"""What is trained beside the methods, by the engines that split weights."""
+"""What is trained beside the methods."""
 
 OF_FSDP = {
     "split checkpoint": {"state_dict_type": "SHARDED_STATE_DICT"},
@@ -113,8 +113,16 @@ OF_FSDP = {
 """What of them is another setting of FSDP."""
 
 KINDS = {**METHODS, **FURTHER}
-NOT_UNDER_ZERO = ("in 16 bits", "split checkpoint", "classifier")
-"""What FSDP alone has, or what ZeRO-3 is refused with."""
+_OF_FSDP_ALONE = ("in 16 bits", "split checkpoint")
+_REFUSED = {"fsdp": ("4 bits", "residual"), "zero-3": ("classifier", "residual")}
+
+
+def kinds_of(engine: str) -> list[str]:
+    """Return what is trained by an engine: all that is not refused, by DDP the methods alone."""
+    if engine == "ddp":
+        return [*METHODS, "4 bits", "residual"]
+    left_out = (*_REFUSED.get(engine, ()), *(_OF_FSDP_ALONE if engine.startswith("zero") else ()))
+    return [kind for kind in KINDS if kind not in left_out]
 
 
 class _Witness(TrainerCallback):  # type: ignore[misc]
@@ -174,6 +182,12 @@ def _make_classifier(folder: Path, settings: dict[str, Any]) -> Any:
     )
 
 
+def _nf4() -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype="float32"
+    )
+
+
 def _make(folder: Path, engine: str, kind: str) -> Any:
     own = dict(KINDS[kind])
     parts = int(os.environ.get("WORLD_SIZE", "1")) * own.get("gradient_accumulation_steps", 1)
@@ -196,6 +210,7 @@ def _make(folder: Path, engine: str, kind: str) -> Any:
     else:
         options = settings.pop("options", {})
         options |= {"peft_config": None} if kind == "full" else {}
+        options |= {"quantization_config": _nf4()} if settings.pop("in_4_bits", False) else {}
         # by its folder: ZeRO-3 splits a model while it is loaded
         model, rows = str(folder.parent / "model"), training.make_rows(16)
         trainer = training.make_trainer(folder, model=model, rows=rows, options=options, **settings)
@@ -241,13 +256,6 @@ def _run(output: Path, engine: str, method: str) -> dict[str, Any]:
     return found
 
 
-def run(output: Path, engine: str, kinds: list[str]) -> dict[str, Any]:
-    """Return what everything that an engine can train left."""
-    if engine == "zero-3":
-        kinds = [kind for kind in kinds if kind not in NOT_UNDER_ZERO]
-    return {kind: _run(output, engine, kind) for kind in kinds}
-
-
 def saved_weights(folder: Path | None, kind: str) -> dict[str, torch.Tensor]:
     """Return the weights of a saved model, those of an adapter as plain PEFT merges them.
 
@@ -264,17 +272,18 @@ def saved_weights(folder: Path | None, kind: str) -> dict[str, torch.Tensor]:
     return dict(model.state_dict())
 
 
-def _process(output: Path, engine: str, methods: list[str], environment: dict[str, str]) -> None:
+def _process(output: Path, engine: str, environment: dict[str, str]) -> None:
     os.environ |= {**environment, "BALORA_CACHE": str(output / "cache")}
     torch.set_num_threads(1)
     _force(engine)
     rank = os.environ.get("RANK", "0")
-    torch.save(run(output, engine, methods), output / f"rank-{rank}.pt")
+    found = {kind: _run(output, engine, kind) for kind in kinds_of(engine)}
+    torch.save(found, output / f"rank-{rank}.pt")
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _run_engine(folder: Path, engine: str, methods: list[str]) -> None:
+def _run_engine(folder: Path, engine: str) -> None:
     folder.mkdir(parents=True)
     make_model("llama").save_pretrained(folder / "model")
     environments: list[dict[str, str]] = [{}]
@@ -283,14 +292,14 @@ def _run_engine(folder: Path, engine: str, methods: list[str]) -> None:
     if engine.startswith("zero"):
         of_engine = {"ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu"}
         environments = [{**environment, **of_engine} for environment in environments]
-    calls = [(folder, engine, methods, environment) for environment in environments]
-    run_forks(_process, calls, name=engine, timeout=500)
+    calls = [(folder, engine, environment) for environment in environments]
+    run_forks(_process, calls, name=engine, timeout=900)
 
 
 if __name__ == "__main__":
     if any(engine.startswith("zero") for engine in sys.argv[2:]):
         os.environ["DS_ACCELERATOR"] = "cpu"
         importlib.import_module("deepspeed")  # once, before the processes are forked
+    importlib.import_module("bitsandbytes")
     for engine in sys.argv[2:]:
-        methods = KINDS if engine in ("one", *SPLITTING) else METHODS
-        _run_engine(Path(sys.argv[1]) / engine, engine, list(methods))
+        _run_engine(Path(sys.argv[1]) / engine, engine)

@@ -8,26 +8,12 @@ import sys
 import pytest
 import torch
 
-from support.sharded import (
-    ENGINES,
-    KINDS,
-    METHODS,
-    NOT_UNDER_ZERO,
-    NUM_STEPS,
-    SAVED_AT,
-    SPLITTING,
-    saved_weights,
-)
+from support.sharded import ENGINES, NUM_STEPS, SAVED_AT, kinds_of, saved_weights
 from support.two_processes import ENVIRONMENT
 
 pytestmark = pytest.mark.scale
 
-CASES = [
-    (engine, kind)
-    for engine in ENGINES
-    for kind in (KINDS if engine in SPLITTING else METHODS)
-    if engine != "one" and (engine == "fsdp" or kind not in NOT_UNDER_ZERO)
-]
+CASES = [(engine, kind) for engine in ENGINES if engine != "one" for kind in kinds_of(engine)]
 NUM_LAYERS = 14  # that have an adapter
 OF_ROWS, OF_WEIGHTS = 2e-6, 4e-6
 OTHERWISE = {"in 16 bits": 2e-2, "classifier": 1e-5}

@@ -73,9 +73,9 @@ def _with_stage(value, stage):
     return stage if value == "STAGE" else value
 
 
-def refused(arguments, *, has_adapter=True):
+def refused(arguments, *, has_adapter=True, quantised_by=None):
     with pytest.raises(ConfigError) as caught:
-        check_layout(arguments, START if has_adapter else None)
+        check_layout(arguments, START if has_adapter else None, quantised_by)
     return str(caught.value)
 
 
@@ -195,6 +195,33 @@ def test_deepspeed_would_cast_an_anchored_adapter_to_16_bits(precision, asked):
     check_layout({**given, "deepspeed": None, "fsdp": True}, START)
 
 
+RESIDUAL = BALoraConfig(pissa_residual=True)
+ZERO = [{"deepspeed": {"zero_optimization": {"stage": stage}}} for stage in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("field", ["load_in_4bit", "load_in_8bit"])
+def test_quantised_weights_are_split_by_deepspeed_alone(field):
+    said = refused({"fsdp": True}, quantised_by=field)
+    assert said.startswith(f"the base is quantised by `{field}` and FSDP2 is switched on by `fsdp`")
+    for arguments in ({}, *ZERO):
+        check_layout(arguments, START, field)
+
+
+@pytest.mark.parametrize("arguments", [{"fsdp": True}, *ZERO, {}], ids=str)
+def test_weights_of_torchao_stay_in_one_process(arguments, monkeypatch):
+    check_layout({}, RESIDUAL, "torchao")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert "Set `load_in_8bit: true` instead" in refused(arguments, quantised_by="torchao")
+
+
+def test_a_residual_is_not_quantised_anew_where_weights_are_split():
+    for arguments in ({}, *ZERO[:2]):
+        check_layout(arguments, RESIDUAL, "load_in_4bit")
+    with pytest.raises(ConfigError, match="`pissa_residual` is true and DeepSpeed ZeRO-3 is swi"):
+        check_layout(ZERO[2], RESIDUAL, "load_in_4bit")
+
+
 def test_a_classifier_is_not_split_while_it_is_loaded():
     zero = {"zero_optimization": {"stage": 3}}
     with pytest.raises(ConfigError, match="ZeRO-3 is switched on by `deepspeed`, which splits the"):
@@ -298,6 +325,11 @@ AT_THE_COMMAND_LINE = {
         ["--method", "full", "--deepspeed", "{zero_optimization: {stage: 3}}"],
         {},
         "DeepSpeed ZeRO-3 is switched on by `deepspeed`",
+    ),
+    "a quantised base under FSDP2": (
+        ["--load_in_4bit", "true", "--fsdp", "full_shard"],
+        {},
+        "the base is quantised by `load_in_4bit` and FSDP2 is switched on by `fsdp`",
     ),
     "tensor parallelism": (
         ["--deepspeed", "{tensor_parallel: {autotp_size: 2}}"],

@@ -27,6 +27,7 @@ from balora.models.classifier import (
     set_pad_token,
 )
 from balora.models.limits import Limits
+from balora.models.quantization import quantised_by
 from balora.objective import Normalizer, nlu_objective, task_loss
 from balora.trainers.arguments import BALoraTrainingArguments, settings
 from balora.trainers.checks import (
@@ -125,7 +126,7 @@ class BALoraTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, Trainer):  # t
         check_needs(self.balora_config, has_adapter=has_adapter)
         check_is_trainable(model, has_adapter=has_adapter)
         check_single_device(args)
-        check_layout(args, self.balora_config if has_adapter else None)
+        check_layout(args, self.balora_config if has_adapter else None, quantised_by(model))
         check_classifier(args)
         self._said_single_row = False
         self._reference: Reference | None = None

@@ -43,7 +43,7 @@ def check_run(recipe: Recipe) -> list[str]:
         ConfigError: If a setting cannot work.
         DataError: If the data cannot be trained on, naming file and line.
     """
-    check_layout(recipe.training, recipe.objective if recipe.has_adapter else None)
+    check_spread(recipe, recipe.training)
     args = training_arguments(recipe)
     check_arguments_work(args, recipe.training)
     check_place(recipe)
@@ -54,6 +54,20 @@ def check_run(recipe: Recipe) -> list[str]:
         recipe = dataclasses.replace(recipe, training=elsewhere)
         trainer = prepare(recipe, training_arguments(recipe)).trainer
         return _memory_lines(trainer, recipe)
+
+
+def check_spread(recipe: Recipe, arguments: Any) -> None:
+    """Refuse every way to spread a run over processes that cannot work.
+
+    Args:
+        recipe: Of the run.
+        arguments: Its fields, or the trainer's arguments made of them.
+
+    Raises:
+        ConfigError: Naming the setting.
+    """
+    start = recipe.objective if recipe.has_adapter else None
+    check_layout(arguments, start, recipe.quantization.scheme)
 
 
 def _memory_lines(trainer: Any, recipe: Recipe) -> list[str]:

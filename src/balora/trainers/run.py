@@ -16,8 +16,7 @@ from balora.recipes.kinds import load
 from balora.trainers.log import loss_doubt
 from balora.trainers.output import Provenance, checkpoint_to_resume, remove_traces, settings_of
 from balora.trainers.place import output_folder
-from balora.trainers.preflight import check_arguments_work
-from balora.trainers.sharding import check_layout
+from balora.trainers.preflight import check_arguments_work, check_spread
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +32,14 @@ def run_recipe(recipe: Recipe) -> Trainer:
         NonFiniteError: If the loss becomes NaN or infinite, naming step and term.
         WriteError: If the disk becomes full.
     """
-    check_layout(recipe.training, recipe.objective if recipe.has_adapter else None)
+    check_spread(recipe, recipe.training)
     with output_folder(recipe):
         return _run(recipe)
 
 
 def _run(recipe: Recipe) -> Trainer:
     args = training_arguments(recipe)
-    check_layout(args, recipe.objective if recipe.has_adapter else None)
+    check_spread(recipe, args)
     check_arguments_work(args, recipe.training)
     settings = settings_of(recipe, args)
     resume = checkpoint_to_resume(recipe, args, settings)

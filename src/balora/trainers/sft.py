@@ -26,6 +26,7 @@ from balora.models.adapter import inner_model
 from balora.models.head import head_of
 from balora.models.limits import Limits
 from balora.models.load import load_model, load_tokenizer
+from balora.models.quantization import quantised_by
 from balora.models.source import ModelSource, placed_source
 from balora.objective import Coefficients, Normalizer
 from balora.trainers.arguments import BALoraSFTConfig, settings
@@ -130,7 +131,7 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         has_adapter = peft_config is not None or isinstance(model, PeftModel)
         check_needs(self.balora_config, has_adapter=has_adapter)
         check_is_trainable(model, has_adapter=has_adapter)
-        check_layout(args, self.balora_config if has_adapter else None)
+        check_layout(args, self.balora_config if has_adapter else None, quantised_by(model))
         if scores_responses_only(kwargs.get("train_dataset")):
             args.assistant_only_loss = True
         self._limits = Limits.of(

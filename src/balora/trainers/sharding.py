@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from balora.config import BALoraConfig
+from balora.environment import launched
 from balora.errors import ConfigError
 
 _USE = "Use plain data parallelism (`accelerate launch --multi_gpu`), FSDP2 or DeepSpeed"
@@ -96,13 +97,16 @@ class Sharding:
         return str(self.version) if self.kind == "FSDP" else ""
 
 
-def check_layout(arguments: Any, start: BALoraConfig | None) -> None:
+def check_layout(
+    arguments: Any, start: BALoraConfig | None, quantised_by: str | None = None
+) -> None:
     """Refuse every way to spread a run over processes that cannot work, before anything is loaded.
 
     Args:
         arguments: The fields of a recipe, or the trainer's arguments; what ``accelerate launch``
             has put into the environment counts as well.
         start: Of the adapter; ``None`` where every weight is trained.
+        quantised_by: The field that quantises the base; ``None`` where none does.
 
     Raises:
         ConfigError: Naming the setting.
@@ -111,6 +115,8 @@ def check_layout(arguments: Any, start: BALoraConfig | None) -> None:
     sharding = sharding_of(arguments)
     check_sharding(sharding, has_adapter=start is not None)
     is_anchored = start is not None and start.is_anchored
+    if quantised_by is not None:
+        _check_quantised(sharding, quantised_by, is_residual=bool(start and start.pissa_residual))
     if is_anchored and sharding is not None and sharding.kind == "DeepSpeed":
         _check_precision(sharding, arguments)
 
@@ -229,6 +235,35 @@ def check_sharding(sharding: Sharding | None, *, has_adapter: bool) -> None:
         raise ConfigError(
             f"{asked} without `{_GATHER}`, which leaves no model in `output_dir`. Set it to true "
             "(`zero3_save_16bit_model: true` in the config of `accelerate`)."
+        )
+
+
+def _check_quantised(sharding: Sharding | None, field: str, *, is_residual: bool) -> None:
+    """Refuse quantised weights with processes that would end in an error of a library.
+
+    Raises:
+        ConfigError: Naming the field.
+    """
+    if field == "torchao" and (sharding is not None or launched()[1] > 1):
+        raise ConfigError(
+            "the base is quantised by `torchao`, whose weights can neither be split nor sent from "
+            "one process to another. Set `load_in_8bit: true` instead, or start one process, "
+            "without FSDP and DeepSpeed."
+        )
+    if sharding is None:
+        return
+    asked = f"{sharding.words} is switched on by {sharding.setting}"
+    if sharding.kind == "FSDP":
+        raise ConfigError(
+            f"the base is quantised by `{field}` and {asked}, which cannot split its weights. Use "
+            "DeepSpeed or plain data parallelism (`accelerate launch --multi_gpu`), or leave "
+            f"`{field}` out."
+        )
+    if is_residual and sharding.stage == 3:
+        raise ConfigError(
+            f"`pissa_residual` is true and {asked}, which has split the weights that are to be "
+            "quantised anew. Use ZeRO-1, ZeRO-2 or plain data parallelism, or leave "
+            "`pissa_residual` out."
         )
 
 
