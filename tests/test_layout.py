@@ -130,6 +130,7 @@ ELSEWHERE = {
     "trainers/packing": "trainers/test_fused.py",
     "trainers/record": "trainers/test_checkpoint.py",
     "trainers/replay_run": "trainers/test_replay.py",
+    "trainers/sharding_settings": "trainers/test_sharding.py",
     "trainers/step": "trainers/test_fused.py",
     "trainers/texts": "trainers/test_classification.py",
 }

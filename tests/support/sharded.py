@@ -69,6 +69,8 @@ ENGINES: dict[str, dict[str, Any]] = {
     **{f"zero-{stage}": _zero(stage) for stage in (1, 2, 3)},
 }
 
+ZERO = [engine for engine in ENGINES if engine.startswith("zero")]
+
 REPLAY = {
     "replay": "generated",
     "replay_num_texts": 6,
@@ -113,7 +115,6 @@ OF_FSDP = {
 """What of them is another setting of FSDP."""
 
 KINDS = {**METHODS, **FURTHER}
-_OF_FSDP_ALONE = ("in 16 bits", "split checkpoint")
 _REFUSED = {"fsdp": ("4 bits", "residual"), "zero-3": ("classifier", "residual")}
 
 
@@ -121,7 +122,7 @@ def kinds_of(engine: str) -> list[str]:
     """Return what is trained by an engine: all that is not refused, by DDP the methods alone."""
     if engine == "ddp":
         return [*METHODS, "4 bits", "residual"]
-    left_out = (*_REFUSED.get(engine, ()), *(_OF_FSDP_ALONE if engine.startswith("zero") else ()))
+    left_out = [*_REFUSED.get(engine, ()), *(["split checkpoint"] if engine in ZERO else [])]
     return [kind for kind in KINDS if kind not in left_out]
 
 
@@ -148,7 +149,7 @@ def _force(engine: str) -> None:
     original = AcceleratorState.__init__
 
     def init(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
-        if engine.startswith("zero"):
+        if engine in ZERO:
             kwargs["cpu"] = False
         original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
         if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
@@ -156,7 +157,7 @@ def _force(engine: str) -> None:
             PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     AcceleratorState.__init__ = init  # type: ignore[method-assign]
-    if engine.startswith("zero"):
+    if engine in ZERO:
         backend: Any = importlib.import_module("deepspeed.comm.torch")
         backend.build_shm_op = lambda: None  # would be compiled for minutes
         partial_init = PartialState.__init__
@@ -202,6 +203,9 @@ def _make(folder: Path, engine: str, kind: str) -> Any:
         **ENGINES[engine],
         **own,
     }
+    if engine in ZERO and settings.pop("bf16", False):
+        autocast = {"enabled": True, "dtype": "bfloat16"}
+        settings["deepspeed"] = {**settings["deepspeed"], "torch_autocast": autocast}
     if engine == "fsdp":
         settings["fsdp_config"] = {**FSDP["fsdp_config"], **OF_FSDP.get(kind, {})}
     torch.manual_seed(0)
@@ -289,7 +293,7 @@ def _run_engine(folder: Path, engine: str) -> None:
     environments: list[dict[str, str]] = [{}]
     if engine != "one":
         environments = environments_of_two()
-    if engine.startswith("zero"):
+    if engine in ZERO:
         of_engine = {"ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu"}
         environments = [{**environment, **of_engine} for environment in environments]
     calls = [(folder, engine, environment) for environment in environments]
@@ -297,7 +301,7 @@ def _run_engine(folder: Path, engine: str) -> None:
 
 
 if __name__ == "__main__":
-    if any(engine.startswith("zero") for engine in sys.argv[2:]):
+    if set(ZERO) & set(sys.argv[2:]):
         os.environ["DS_ACCELERATOR"] = "cpu"
         importlib.import_module("deepspeed")  # once, before the processes are forked
     importlib.import_module("bitsandbytes")

@@ -83,7 +83,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(runs, engine, kind):
     found = runs[1][engine][kind]
     assert len(found["resumed"]) == NUM_STEPS
     assert found["resumed"][:SAVED_AT] == found["rows"][:SAVED_AT]
-    assert_equal_rows(found["resumed"][SAVED_AT:], found["rows"][SAVED_AT:])
+    tolerance = tolerance_of(kind, OF_ROWS) if engine == "zero-3" else OF_ROWS  # in 16 bits
+    assert_equal_rows(found["resumed"][SAVED_AT:], found["rows"][SAVED_AT:], tolerance)
 
 
 @pytest.mark.parametrize("leg", ["", "-resumed"])

@@ -13,16 +13,8 @@ from balora.cli import main
 from balora.config import BALoraConfig
 from balora.errors import BaloraError, ConfigError, DataError
 from balora.trainers.checks import check_shares
-from balora.trainers.sharding import (
-    Sharding,
-    check_classifier,
-    check_layout,
-    full,
-    shape_of,
-    sharding_of,
-    sharding_of_accelerator,
-    whole,
-)
+from balora.trainers.sharding import check_classifier, check_layout, full, shape_of, whole
+from balora.trainers.sharding_settings import Sharding, sharding_of, sharding_of_accelerator
 from support.classification import make_trainer as make_classification_trainer
 from support.training import make_rows, make_trainer
 
@@ -190,6 +182,8 @@ def test_deepspeed_would_cast_an_anchored_adapter_to_16_bits(precision, asked):
     given = {"deepspeed": {"zero_optimization": {"stage": 2}}, **given}
     said = refused(asked((given, environment)))
     assert said.startswith("`bf16` is on and DeepSpeed")
+    assert "`torch_autocast: {enabled: true, dtype: bfloat16}`" in said
+    check_layout({"deepspeed": {"torch_autocast": {"enabled": True}}}, START)
     check_layout(given, None)
     check_layout(given, BALoraConfig(adapter_init="lora"))
     check_layout({**given, "deepspeed": None, "fsdp": True}, START)

@@ -40,7 +40,7 @@ from balora.trainers.checkpoint import (
 from balora.trainers.checks import check_started
 from balora.trainers.log import StepLog
 from balora.trainers.record import check_same_run, content_of, settings_of
-from balora.trainers.sharding import Sharding
+from balora.trainers.sharding_settings import Sharding
 
 
 class ResumeMixin:

@@ -12,7 +12,7 @@ from balora.errors import BaloraError, ConfigError
 from balora.files import write_text
 from balora.staging import staged_files, writing
 from balora.trainers.card import card_of
-from balora.trainers.sharding import Sharding
+from balora.trainers.sharding_settings import Sharding
 
 _CARD = "README.md"
 

@@ -9,12 +9,9 @@ loaded, wherever the arguments tell it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
@@ -24,8 +21,16 @@ from torch.distributed.tensor import DTensor
 from balora.config import BALoraConfig
 from balora.environment import launched
 from balora.errors import ConfigError
-
-_USE = "Use plain data parallelism (`accelerate launch --multi_gpu`), FSDP2 or DeepSpeed"
+from balora.trainers.sharding_settings import (
+    GATHER,
+    USE_ANOTHER,
+    Sharding,
+    deepspeed_config,
+    is_on,
+    sharding_of,
+    sharding_of_accelerator,
+    size_of,
+)
 
 
 def full(tensor: Tensor) -> Tensor:
@@ -66,35 +71,6 @@ def _gathered(parameters: list[Any]) -> Iterator[None]:
 
     with deepspeed.zero.GatheredParameters(parameters):
         yield
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sharding:
-    """How a run splits its state over processes."""
-
-    kind: str
-    """``FSDP`` or ``DeepSpeed``."""
-    setting: str
-    """What switched it on, as the user gave it."""
-    stage: int = 0
-    """ZeRO's, 0 where it is unknown."""
-    version: int = 2
-    """FSDP's."""
-    is_split_dict: bool = False
-    """Whether checkpoints are to be written in shards."""
-    reads_once: bool = False
-    """Whether the first process alone is to read the weights."""
-    gathers_on_save: bool = True
-    """Whether a model that is saved is to be whole."""
-
-    @property
-    def words(self) -> str:
-        """As a message names it."""
-        return f"DeepSpeed ZeRO-{self.stage}" if self.stage else f"{self.kind}{self._suffix}"
-
-    @property
-    def _suffix(self) -> str:
-        return str(self.version) if self.kind == "FSDP" else ""
 
 
 def check_layout(
@@ -165,51 +141,6 @@ def computing(trainer: Any) -> AbstractContextManager[Any]:
     return trainer.accelerator.autocast() if is_fsdp else nullcontext()
 
 
-def sharding_of(arguments: Any) -> Sharding | None:
-    """Return the sharding that a run asks for, None where there is none.
-
-    Args:
-        arguments: The fields of a recipe, or the trainer's arguments; what ``accelerate launch``
-            has put into the environment counts as well.
-
-    Raises:
-        ConfigError: If a file of settings cannot be read.
-    """
-    given = arguments if isinstance(arguments, Mapping) else vars(arguments)
-    return _fsdp(given) or _deepspeed(given)
-
-
-def sharding_of_accelerator(accelerator: Any, model: Any) -> Sharding | None:
-    """Return the sharding of a trainer that has been built, whatever has switched it on.
-
-    Raises:
-        ConfigError: If transformers has split the model while it was loaded.
-    """
-    if getattr(model, "is_distributed_loading_by_transformers", False):
-        raise ConfigError(
-            "`distributed_config` splits the model while it is loaded, but the start of the "
-            f"adapter needs whole weights. {_USE}."
-        )
-    state = accelerator.state
-    if (plugin := getattr(state, "fsdp_plugin", None)) is not None:
-        return Sharding(
-            kind="FSDP",
-            setting="the accelerator",
-            version=plugin.fsdp_version,
-            is_split_dict="SHARDED" in str(plugin.state_dict_type),
-            reads_once=bool(plugin.cpu_ram_efficient_loading),
-        )
-    if (plugin := getattr(state, "deepspeed_plugin", None)) is not None:
-        zero = dict((plugin.deepspeed_config or {}).get("zero_optimization") or {})
-        return Sharding(
-            kind="DeepSpeed",
-            setting="the accelerator",
-            stage=int(plugin.zero_stage),
-            gathers_on_save=_is_on(zero.get(_GATHER)),
-        )
-    return None
-
-
 def check_sharding(sharding: Sharding | None, *, has_adapter: bool) -> None:
     """Refuse what a sharded run cannot do, or would do wrong without a word.
 
@@ -233,7 +164,7 @@ def check_sharding(sharding: Sharding | None, *, has_adapter: bool) -> None:
         )
     if sharding.stage == 3 and not has_adapter and not sharding.gathers_on_save:
         raise ConfigError(
-            f"{asked} without `{_GATHER}`, which leaves no model in `output_dir`. Set it to true "
+            f"{asked} without `{GATHER}`, which leaves no model in `output_dir`. Set it to true "
             "(`zero3_save_16bit_model: true` in the config of `accelerate`)."
         )
 
@@ -274,20 +205,18 @@ def _check_precision(sharding: Sharding, arguments: Any) -> None:
         ConfigError: Naming the type.
     """
     given = arguments if isinstance(arguments, Mapping) else vars(arguments)
-    config = _deepspeed_config(given)
+    config = deepspeed_config(given)
     for name in ("bf16", "fp16"):
         wish = dict(config.get(name) or {}).get("enabled", "auto")
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION") == name
-        if _is_on(given.get(name)) or launched or (wish != "auto" and _is_on(wish)):
+        if is_on(given.get(name)) or launched or (wish != "auto" and is_on(wish)):
             raise ConfigError(
                 f"`{name}` is on and {sharding.words} is switched on by {sharding.setting}, which "
                 "casts the adapter to 16 bits, where the steps away from its start are rounded "
-                f"away. Set `{name}: false`, or take FSDP2 or plain data parallelism, which keep "
-                "the adapter in float32."
+                f"away. Set `{name}: false` and, in the config of DeepSpeed, `torch_autocast: "
+                "{enabled: true, dtype: bfloat16}`, which keeps the adapter in float32."
             )
 
-
-_GATHER = "stage3_gather_16bit_weights_on_model_save"
 
 _SPLITS = {
     "tp_size": "PARALLELISM_CONFIG_TP_SIZE",
@@ -295,8 +224,6 @@ _SPLITS = {
     "sp_size": "PARALLELISM_CONFIG_SP_SIZE",
 }
 """What splits a matrix or a sequence, by the variable in which a launcher passes it on."""
-
-_SHARDS = ("dp_shard_size", "PARALLELISM_CONFIG_DP_SHARD_SIZE")
 
 
 def check_parallelism(arguments: Any) -> None:
@@ -310,18 +237,18 @@ def check_parallelism(arguments: Any) -> None:
     """
     given = arguments if isinstance(arguments, Mapping) else vars(arguments)
     for name, variable in _SPLITS.items():
-        size = _size(given, name, variable)
+        size = size_of(given, name, variable)
         if size not in (None, 1):
             raise ConfigError(
                 f"`{name}` is {size}, but the objective needs whole sequences and matrices on each "
-                f"process. Set it to 1. {_USE}."
+                f"process. Set it to 1. {USE_ANOTHER}."
             )
-    if _is_on(os.environ.get("ACCELERATE_USE_MEGATRON_LM")):
+    if is_on(os.environ.get("ACCELERATE_USE_MEGATRON_LM")):
         raise ConfigError(
             "Megatron-LM is switched on by `ACCELERATE_USE_MEGATRON_LM`, which splits layers and "
-            f"matrices over processes, but the objective needs them whole. {_USE}."
+            f"matrices over processes, but the objective needs them whole. {USE_ANOTHER}."
         )
-    config = _deepspeed_config(given)
+    config = deepspeed_config(given)
     split = dict(config.get("tensor_parallel") or {}).get("autotp_size", 1)
     for name, size in (
         ("autotp_size", split),
@@ -330,102 +257,5 @@ def check_parallelism(arguments: Any) -> None:
         if size not in (0, 1):
             raise ConfigError(
                 f"`{name}` of DeepSpeed is {size}, but the objective needs whole sequences and "
-                f"matrices on each process. Set it to 1. {_USE}."
+                f"matrices on each process. Set it to 1. {USE_ANOTHER}."
             )
-
-
-def _size(given: Mapping[str, Any], name: str, variable: str) -> Any:
-    """Return a size of `parallelism_config`, which a launcher may have set; None without one."""
-    config = given.get("parallelism_config")
-    if config is None:
-        is_set = _is_on(os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG"))
-        return int(os.environ.get(variable, "1")) if is_set else None
-    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
-
-
-def _fsdp(given: Mapping[str, Any]) -> Sharding | None:
-    setting = None
-    if _is_on(given.get("fsdp")):
-        setting = f"`fsdp` {given['fsdp']!r}"
-    elif _is_on(os.environ.get("ACCELERATE_USE_FSDP")):
-        setting = "`ACCELERATE_USE_FSDP`, which `accelerate launch` sets"
-    elif (size := _size(given, *_SHARDS)) not in (None, 1):
-        setting = f"`dp_shard_size` {size}"
-    if setting is None:
-        return None
-    settings = _settings(given.get("fsdp_config"), "fsdp_config")
-    config = {name.removeprefix("fsdp_"): value for name, value in settings.items()}
-    if not _is_on(given.get("fsdp")) and _is_on(os.environ.get("ACCELERATE_USE_FSDP")):
-        config = {  # with what accelerate takes where its own config says nothing
-            "version": os.environ.get("FSDP_VERSION", "1"),
-            "state_dict_type": os.environ.get("FSDP_STATE_DICT_TYPE", ""),
-            "cpu_ram_efficient_loading": os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", ""),
-        }
-    return Sharding(
-        kind="FSDP",
-        setting=setting,
-        version=int(config.get("version", 2)),
-        is_split_dict="SHARDED" in str(config.get("state_dict_type")).upper(),
-        reads_once=_is_on(config.get("cpu_ram_efficient_loading")),
-    )
-
-
-def _deepspeed(given: Mapping[str, Any]) -> Sharding | None:
-    plugin, config = given.get("deepspeed_plugin"), _deepspeed_config(given)
-    if given.get("deepspeed"):
-        setting = "`deepspeed`"
-    elif _is_on(os.environ.get("ACCELERATE_USE_DEEPSPEED")):
-        setting = "`ACCELERATE_USE_DEEPSPEED`, which `accelerate launch` sets"
-    elif plugin is not None:
-        setting = "the accelerator"
-    else:
-        return None
-    zero = dict(config.get("zero_optimization") or {})
-    stage = getattr(plugin, "zero_stage", None)
-    stage = zero.get("stage", 0) if stage is None else stage
-    return Sharding(
-        kind="DeepSpeed",
-        setting=setting,
-        stage=int(stage) if str(stage).isdigit() else 0,
-        gathers_on_save=_is_on(zero.get(_GATHER)),
-    )
-
-
-def _deepspeed_config(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return DeepSpeed's settings, as far as arguments, launcher and files tell them."""
-    if given.get("deepspeed"):
-        return _settings(given["deepspeed"], "deepspeed")
-    if not _is_on(os.environ.get("ACCELERATE_USE_DEEPSPEED")):
-        return {}
-    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
-    config = _settings(file if _is_on(file) else None, "deepspeed_config_file")
-    zero = {
-        "stage": os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"),  # accelerate's default
-        _GATHER: os.environ.get("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL", ""),
-    }
-    config.setdefault("zero_optimization", zero)
-    return config
-
-
-def _settings(value: Any, name: str) -> dict[str, Any]:
-    """Return a mapping of settings that may be given as the name of its JSON file."""
-    if value is None or isinstance(value, Mapping):
-        return dict(value or {})
-    path = Path(str(value))
-    if not path.is_file():
-        raise ConfigError(f"`{name}` {str(value)!r} does not exist; name a JSON file.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"`{name}` {str(value)!r} is no JSON that can be read.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"`{name}` {str(value)!r} holds no JSON object.")
-    return content
-
-
-def _is_on(value: Any) -> bool:
-    """Say whether a switch is on that may be given as text, a truth value or a list."""
-    if isinstance(value, str):
-        text = value.strip().lower()
-        return bool(text) and text not in ("0", "false", "no", "off", "none", "null", "n", "f")
-    return bool(value)
