@@ -183,10 +183,13 @@ def test_deepspeed_would_cast_an_anchored_adapter_to_16_bits(precision, asked):
     said = refused(asked((given, environment)))
     assert said.startswith("`bf16` is on and DeepSpeed")
     assert "`torch_autocast: {enabled: true, dtype: bfloat16}`" in said
-    check_layout({"deepspeed": {"torch_autocast": {"enabled": True}}}, START)
     check_layout(given, None)
     check_layout(given, BALoraConfig(adapter_init="lora"))
     check_layout({**given, "deepspeed": None, "fsdp": True}, START)
+
+
+def test_deepspeed_has_a_mixed_precision_that_casts_no_weight():
+    check_layout({"deepspeed": {"torch_autocast": {"enabled": True}}}, START)
 
 
 RESIDUAL = BALoraConfig(pissa_residual=True)
