@@ -357,3 +357,14 @@ def test_the_ticks_of_a_curve_are_whole_and_within_the_figure(limits):
     assert axes.yaxis.get_offset_text().get_text() == ""
     assert len({tick.get_text() for tick in axes.get_yticklabels()}) > 1
     assert axes.yaxis.get_tightbbox(figure.canvas.get_renderer()).x0 >= 0
+
+
+def test_bars_below_zero_are_drawn_from_zero_to_the_left():
+    bars = [
+        drawings.Bar("", "lora", -20.0, None, None),
+        drawings.Bar("", "balora", -12.0, 1.0, None),
+    ]
+    axes = drawings.bars_panel(bars, {}, title="", quantity="").axes[0]
+    assert axes.get_xlim()[0] < -20
+    above = [bar._replace(mean=12.0) for bar in bars]
+    assert drawings.bars_panel(above, {}, title="", quantity="").axes[0].get_xlim()[0] == 0

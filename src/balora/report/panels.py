@@ -367,7 +367,8 @@ def bars_panel(
         place += 1
     axes.set_yticks(places, [plain(shortened(bar.method)) for bar in bars])
     axes.set_ylim(place - 0.4, -0.7)
-    axes.set_xlim(left=0)
+    if all(value is None or value >= 0 for bar in bars for value in (bar.mean, bar.reported)):
+        axes.set_xlim(left=0)  # a correlation may be below
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("points; a diamond is what others report")
     return figure
