@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--dataset", help="rows with question and answer")
     parser.add_argument("--stories", type=Path, help="text that the model wrote, for retention")
     parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--max_steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     args = parser.parse_args()
@@ -97,7 +98,8 @@ def measured(name: str, seed: int, args: Any, *, with_base: bool) -> list[dict[s
             | ({} if RUNS[name].get("replay", "") is None else of_replay(content))
             | {name: value for name, value in RUNS[name].items() if value is not None}
             | {"model_name_or_path": args.model, "dataset_name": args.dataset}
-            | {"learning_rate": args.learning_rate, "method": "pissa", "seed": seed}
+            | {"learning_rate": args.learning_rate, "max_steps": args.max_steps}
+            | {"method": "pissa", "seed": seed}
             | {"disable_tqdm": True, "output_dir": str(run)}
         )
         run_recipe(recipe)
@@ -118,6 +120,7 @@ def measured(name: str, seed: int, args: Any, *, with_base: bool) -> list[dict[s
             "run": name if one == "run" else one,
             "seed": seed,
             "learning_rate": args.learning_rate,
+            "max_steps": args.max_steps,
             **{key: round(found[one].metrics[key], 5) for key in METRICS[:2]},
             **he_she[one],
             **machine(),

@@ -136,10 +136,11 @@ def _what_is_shown(study: Study) -> str:
     if study.baseline is None:
         return text
     number = len([method for method in study.trained if method != study.baseline])
+    together = "the one difference" if number == 1 else f"all {number} differences"
     return (
         f"{text} Differences to {study.baseline} are paired by seed, with their 95% interval: "
         "* where it excludes 0, as one in twenty does by chance where there is no difference; "
-        f"** where that holds at the 5% level for all {number} methods of the column together "
+        f"** where that holds at the 5% level for {together} of the column together "
         "(Holm's correction)."
     )
 
