@@ -21,17 +21,23 @@ from statistics import mean
 from typing import Any
 
 import torch
-from benchmarks.measure import machine, make_parser, table_head, table_line, write_rows
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from benchmarks.measure import (
+    kept_rows,
+    machine,
+    make_parser,
+    table_head,
+    table_line,
+    write_rows,
+)
+from transformers import PreTrainedTokenizerBase
 
 from balora.config.values import read_mapping
 from balora.evaluation import MeasureOptions
 from balora.evaluation.run import evaluate_runs
 from balora.models.load import load_model, load_tokenizer
 from balora.models.run_folder import load_run
-from balora.models.source import ModelSource, source_of
+from balora.models.source import source_of
 from balora.recipes.load import check_recipe
-from balora.rows import read_json_lines
 from balora.trainers.run import run_recipe
 
 RECIPE = Path("recipes/gsm8k_replay.yaml")
@@ -74,7 +80,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rows = read_json_lines(args.out, "") if args.out.is_file() else []
+    rows = kept_rows(args.out)
     if args.table:
         print(table(rows))
         return
@@ -113,30 +119,27 @@ def measured(name: str, seed: int, args: Any, *, with_base: bool) -> list[dict[s
             options=MeasureOptions(batch_size=32, max_new_tokens=8),
         )
         tuned, tokenizer, _ = load_run(run, source)
-        he_she = {"run": shares(tuned, tokenizer), "base": shares(*pre_trained(source))}
-    taken = ["base", "run"] if with_base else ["run"]
+        found_shares = (
+            {"base": shares(load_model(source), load_tokenizer(source))} if with_base else {}
+        )
+        found_shares |= {run.name: shares(tuned, tokenizer)}
     return [
         {
-            "run": name if one == "run" else one,
+            "run": name if one == run.name else one,
             "seed": seed,
             "learning_rate": args.learning_rate,
             "max_steps": args.max_steps,
             **{key: round(found[one].metrics[key], 5) for key in METRICS[:2]},
-            **he_she[one],
+            **own,
             **machine(),
         }
-        for one in taken
+        for one, own in found_shares.items()
     ]
 
 
 def of_replay(content: dict[str, Any]) -> dict[str, Any]:
     """Return the recipe's settings of replay."""
     return {name: value for name, value in content.items() if name.startswith("replay")}
-
-
-def pre_trained(source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model before fine-tuning, and its tokenizer."""
-    return load_model(source), load_tokenizer(source)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from balora.environment import git_commit
+from balora.state import read_json_lines
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -155,6 +156,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     """Add the option of the benchmarks that run on a GPU too."""
     has_gpu = torch.cuda.is_available()
     parser.add_argument("--device", choices=["cpu", "cuda"] if has_gpu else ["cpu"], default="cpu")
+
+
+def kept_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows that `write_rows` has left, none where it has not been called."""
+    return read_json_lines(path, "") if path.is_file() else []
 
 
 def write_rows(path: Path | None, rows: list[dict[str, Any]]) -> None:

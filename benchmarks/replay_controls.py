@@ -24,7 +24,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from benchmarks.measure import machine, make_parser, table_head, table_line, write_rows
+from benchmarks.measure import (
+    kept_rows,
+    machine,
+    make_parser,
+    table_head,
+    table_line,
+    write_rows,
+)
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
@@ -41,7 +48,6 @@ from balora.models.load import load_model
 from balora.models.run_folder import load_run
 from balora.models.source import source_of
 from balora.recipes.load import check_recipe
-from balora.state import read_json_lines
 from balora.trainers.run import run_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "lab_replay.yaml"
@@ -69,7 +75,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rows = read_json_lines(args.out, "") if args.out.is_file() else []
+    rows = kept_rows(args.out)
     if args.table:
         print(table(rows))
         return
