@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
-from balora.card_results import add_to_card, is_hub_id, results_of, table_section
+from balora.card_results import Evaluation, add_to_card, is_hub_id, results_of
 from balora.cli import main
 from support.classification import save_body
 from support.command_line import train_with
 from support.models import make_model, make_tokenizer
 
 OWN = "\n\n## What I found\n\nIt <!-- is --> good.\n"
+
+
+def evaluation_on(data, value=0.5, **fields):
+    return Evaluation(
+        command="eval",
+        data=data,
+        heads=["after"],
+        rows=[["accuracy", value]],
+        how="in float32",
+        results=results_of({"accuracy": value}, data=data, is_classifier=True),
+        **fields,
+    )
 
 
 def section_of(card: Path, data: str) -> str:
@@ -51,13 +64,11 @@ def test_any_card_keeps_what_it_says(text, tmp_path):
     card = tmp_path / "README.md"
     card.write_text(text, encoding="utf-8")
     for value in (0.25, 0.75):
-        results = results_of({"accuracy": value}, data="a--b>.csv", is_classifier=True)
-        section = table_section("Evaluation on it", ["after"], [["accuracy", value]])
-        assert add_to_card(tmp_path, section, "a--b>.csv", results) == str(card)
+        assert add_to_card(tmp_path, evaluation_on("a--b>.csv", value)) == str(card)
     read = ModelCard.load(card)
     assert [one.metric_value for one in read.data.eval_results] == [0.75]
     assert read.data.model_name == tmp_path.name
-    assert read.text.count("## Evaluation on it") == 1
+    assert read.text.count("## Evaluation on a--b>.csv") == 1
     assert "| accuracy | 0.75 |" in read.text
     assert read.text.lstrip().startswith(text.rpartition("---\n")[2])
     assert ("mit" in str(read.data.license)) == ("license" in text)
@@ -69,13 +80,31 @@ def test_any_card_keeps_what_it_says(text, tmp_path):
 def test_a_card_that_is_none_stays_as_it_is(content, tmp_path, caplog):
     card = tmp_path / "README.md"
     card.write_bytes(content)
-    assert add_to_card(tmp_path, "## Evaluation", "rows.csv", []) is None
+    assert add_to_card(tmp_path, evaluation_on("rows.csv")) is None
     assert card.read_bytes() == content
     assert "are not in the model card" in caplog.text
 
 
+def test_what_was_measured_is_named():
+    whole = evaluation_on("rows.csv")
+    assert whole.section.startswith("## Evaluation on rows.csv\n\n|  | after |\n")
+    assert whole.section.endswith("\n\nBy `balora eval`, in float32.")
+    part = evaluation_on("rows.csv", part="test", num_rows=4)
+    assert part.section.startswith("## Evaluation on rows.csv (test)\n")
+    assert part.section.endswith("By `balora eval`, the first 4 rows of a data set, in float32.")
+
+
+def test_each_command_and_part_of_the_data_has_a_section(tmp_path):
+    card = tmp_path / "README.md"
+    card.write_text("# Mine\n", encoding="utf-8")
+    one = evaluation_on("rows.csv")
+    for other in (one, replace(one, part="test"), replace(one, command="bench"), one):
+        add_to_card(tmp_path, other)
+    assert card.read_text(encoding="utf-8").count("## Evaluation on rows.csv") == 3
+
+
 def test_a_run_without_a_card_gets_none(tmp_path):
-    assert add_to_card(tmp_path, "## Evaluation", "rows.csv", []) is None
+    assert add_to_card(tmp_path, evaluation_on("rows.csv")) is None
     assert not list(tmp_path.iterdir())
 
 
@@ -112,7 +141,7 @@ def test_eval_of_generation_adds_figures_before_and_after(tmp_path, monkeypatch,
     section = section_of(card, "rows.jsonl")
     assert section.startswith("## Evaluation on rows.jsonl\n\n|  | before | after |\n")
     assert "| loss on retained text (nats/token) |" in section
-    assert "By `balora eval`, in float32, the first 4 rows; the text is text.txt." in section
+    assert "the first 4 rows of a data set, in float32; the text is text.txt." in section
     assert read.text.count("## Evaluation on") == 2
     assert read.text.index("## Evaluation on") < read.text.index("## How to load it")
     assert before.partition("## How to load it")[2] in card.read_text()
@@ -141,4 +170,4 @@ def test_eval_of_a_classifier_replaces_the_figures_of_training(tmp_path, monkeyp
     section = section_of(card, "rows.csv")
     assert "| accuracy |" in section
     assert "| rows | 3 |" in section
-    assert "the first 3 rows of a set" in section
+    assert "the first 3 rows of a data set" in section

@@ -1,7 +1,8 @@
-"""Results in a model card: the entries of the hub's model index, and those that `balora eval` adds.
+"""Results in a model card: the entries of the hub's model index, and evaluations that are added.
 
-An evaluation has a section of its own in the card, by the data that it is on. Measured anew on the
-same data it is replaced; all else in the card stays as it is, whoever wrote it.
+An evaluation has a section of its own in the card, by the command that made it and the data that it
+is on. Measured anew on the same data it is replaced; all else in the card stays as it is, whoever
+wrote it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,40 @@ _DIGITS = 6
 _BEFORE = "## How to load it"
 """The heading that results stand above; without it they stand last."""
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a command measured of a run on one data set, as the card of the run has it."""
+
+    command: str
+    """Of balora: eval or bench."""
+    data: str
+    """A data set or a benchmark."""
+    part: str | None = None
+    """What of it, such as a split; None is all."""
+    num_rows: int | None = None
+    """At most this many rows of a data set, from the first on; None is all."""
+    heads: Sequence[str]
+    """Of the table's columns, after that of the names."""
+    rows: Iterable[Sequence[Any]]
+    """Of the table; each begins with its name."""
+    how: str
+    """The sentence after the table goes on with it: ``in float32``."""
+    results: Sequence[EvalResult]
+    """Of the model index."""
+
+    @property
+    def name(self) -> str:
+        """What it is on."""
+        return f"{self.data} ({self.part})" if self.part else self.data
+
+    @property
+    def section(self) -> str:
+        """The Markdown: heading, table, and how it was measured."""
+        table = table_section(f"Evaluation on {self.name}", self.heads, self.rows)
+        rows = f"the first {self.num_rows} rows of a data set, " if self.num_rows else ""
+        return f"{table}\n\nBy `balora {self.command}`, {rows}{self.how.rstrip('.')}."
 
 
 def results_of(metrics: Mapping[str, Any], *, data: str, is_classifier: bool) -> list[EvalResult]:
@@ -65,16 +101,14 @@ def table_section(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]
     return "\n".join([f"## {title}", "", *(f"| {' | '.join(map(str, one))} |" for one in cells)])
 
 
-def add_to_card(run: Path, section: str, data: str, results: list[EvalResult]) -> str | None:
+def add_to_card(run: Path, evaluation: Evaluation) -> str | None:
     """Add an evaluation to the card of a run, in place of an earlier one on the same data.
 
     A card that cannot be read as one, or written, is left as it is; the log says why.
 
     Args:
         run: A folder, which has a card or not.
-        section: Markdown with its heading.
-        data: What the evaluation is of.
-        results: Of the model index.
+        evaluation: What was measured.
 
     Returns:
         Where the card is; ``None`` where nothing was written.
@@ -85,12 +119,12 @@ def add_to_card(run: Path, section: str, data: str, results: list[EvalResult]) -
     try:
         card = ModelCard(read_text(path, "the model card"))
         about: Any = card.data
-        known = {(one.dataset_name, one.metric_name): one for one in about.eval_results or []}
-        known |= {(one.dataset_name, one.metric_name): one for one in results}
-        if known:
+        results = [*(about.eval_results or []), *evaluation.results]
+        if results:
+            known = {(one.dataset_name, one.metric_name): one for one in results}
             about.eval_results = list(known.values())
             about.model_name = about.model_name or run.resolve().name
-        card.text = _with_section(card.text, section, data)
+        card.text = _with_section(card.text, evaluation)
         write_text(path, str(card), name="the model card")
     except (BaloraError, ValueError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
@@ -105,11 +139,12 @@ def cards_line(written: Iterable[str | None]) -> list[str]:
     return [f"The metrics are in the model card: {', '.join(paths)}."] if paths else []
 
 
-def _with_section(text: str, section: str, data: str) -> str:
+def _with_section(text: str, evaluation: Evaluation) -> str:
     """Return the text of a card with a section between marks, in place of the one it has."""
-    name = re.sub(r"-{2,}|[<>]", "-", data)  # two dashes would end the comment
-    start, end = f"<!-- balora eval: {name} -->", f"<!-- balora eval ends: {name} -->"
-    marked = f"{start}\n{section}\n{end}"
+    name = re.sub(r"-{2,}|[<>]", "-", evaluation.name)  # two dashes would end the comment
+    mark = f"balora {evaluation.command}"
+    start, end = f"<!-- {mark}: {name} -->", f"<!-- {mark} ends: {name} -->"
+    marked = f"{start}\n{evaluation.section}\n{end}"
     old = re.compile(re.escape(start) + ".*?" + re.escape(end), re.S)
     if old.search(text):
         return old.sub(lambda _: marked, text, count=1)

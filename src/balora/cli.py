@@ -440,13 +440,17 @@ def _bench(given: argparse.Namespace, rest: Sequence[str]) -> None:
     runs, fields = runs_and_fields(rest)
     from balora.evaluation.bench.judges import judged_by
     from balora.evaluation.bench.run import bench_config, measure_benchmarks
-    from balora.evaluation.bench.table import format_scores
+    from balora.evaluation.bench.table import add_to_cards, format_scores
+    from balora.models.names import name_of_dtype
     from balora.usage import reading_lines
 
     config = bench_config(fields)
-    measured = measure_benchmarks(runs, _base(options, runs), config)
+    base = _base(options, runs)
+    measured = measure_benchmarks(runs, base, config)
     print(format_scores({name: one.scores for name, one in measured.items()}))
     lines = judged_by(one.facts for one in measured.values())
+    if options.card:
+        lines += add_to_cards(runs, measured, config, dtype=name_of_dtype(base.dtype))
     print("\n".join(["", *lines, f"The answers are in {config.output_dir}."]))
     rows = Path(config.output_dir) / next(iter(measured)) / f"{config.benchmarks[0]}.jsonl"
     print(f"These lines read those to {config.benchmarks[0]}:\n\n{reading_lines(rows)}")

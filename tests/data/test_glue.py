@@ -21,7 +21,7 @@ from balora.data.classification import (
     load_out_of_domain_rows,
     load_training_rows,
 )
-from balora.data.glue import GLUE_TASKS
+from balora.data.glue import GLUE_HUB_ID, GLUE_TASKS, evaluated_on
 from balora.errors import DataError
 
 # the first line of each published train.tsv, then one row; MNLI's and QQP's with the columns that
@@ -372,3 +372,10 @@ def test_the_real_sick_is_out_of_domain_data_for_stsb(real):
     assert all(1 <= target <= 5 for target in rows.dataset["label"][:])
     assert rows.dataset[1]["label"] == 3.2
     assert rows.locate(1) == f"{file}, line 3"
+
+
+def test_what_a_recipe_is_evaluated_on_has_a_name():
+    assert evaluated_on({"task": "cola", "dataset_name": None}) == GLUE_HUB_ID
+    assert evaluated_on({"task": "cola", "dataset_name": "CoLA"}) == "CoLA"
+    assert evaluated_on({"dataset_name": "a.csv", "eval_dataset_name": "b.csv"}) == "b.csv"
+    assert evaluated_on({}) == "own data"

@@ -72,6 +72,9 @@ class _Measured(_OfABase, _Loaded):
     json: Annotated[str | None, PathTo("new file")] = None
     """Also write the metrics to this file, as JSON."""
 
+    card: bool = True
+    """Whether the metrics go into the model card of each run, README.md, too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(_Measured):
@@ -88,9 +91,6 @@ class EvalOptions(_Measured):
 
     batch_size: Count = 16
     """Rows in a batch."""
-
-    card: bool = True
-    """Whether the metrics go into the model card of each run, README.md, too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from balora.data.opening import stem
 from balora.data.sources import LocalFiles
@@ -157,3 +158,12 @@ def with_tsv_columns(files: LocalFiles, task: GlueTask, split: str) -> LocalFile
     label = task.tsv_columns.index(task.columns[0].label)
     is_row = len(first) == len(task.tsv_columns) and first[label] in ("0", "1")
     return replace(files, column_names=task.tsv_columns) if is_row else files
+
+
+def evaluated_on(settings: Mapping[str, Any]) -> str:
+    """Return the data set that a recipe's fields evaluate on: a hub id, a file or a folder.
+
+    Without one it is GLUE where there is a task, and data that are not named otherwise.
+    """
+    named = settings.get("eval_dataset_name") or settings.get("dataset_name")
+    return str(named or (GLUE_HUB_ID if settings.get("task") else "own data"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from balora.card_results import add_to_card, cards_line, results_of, table_section
+from balora.card_results import Evaluation, add_to_card, cards_line, results_of
 from balora.config.classification import ClassificationConfig
 from balora.config.options import EvalOptions
 from balora.config.values import parse_fields, read_mapping
@@ -17,6 +17,7 @@ from balora.data.classification import (
     load_evaluation_rows,
     load_out_of_domain_rows,
 )
+from balora.data.glue import evaluated_on
 from balora.errors import ConfigError, DataError
 from balora.evaluation.predict import glue_x_average, measure_sets
 from balora.evaluation.results import doubts, format_metrics, metric_cells
@@ -83,18 +84,24 @@ def _add_to_card(
 ) -> str | None:
     """Write what was measured into the card of a run, and return where it is."""
     data = data_settings(run, given)
-    name = str(data.eval_dataset_name or data.dataset_name)
-    split = f" ({data.dataset_test_split})" if data.dataset_test_split else ""
-    first = "" if options.num_rows is None else f", the first {options.num_rows} rows of a set"
+    name = evaluated_on(dataclasses.asdict(data))
     sets = {**found.evaluation, **found.out_of_domain}
-    section = table_section(f"Evaluation on {name}{split}", tuple(sets), metric_cells(sets))
-    section += f"\n\nBy `balora eval`, in {found.dtype}{first}."
     results = []
     for title, row in sets.items():
         metrics = {f"{title}: {metric}": value for metric, value in row.items()}
         where = name if title in found.evaluation else title
         results += results_of(metrics, data=where, is_classifier=True)
-    return add_to_card(run, section, name + split, results)
+    evaluation = Evaluation(
+        command="eval",
+        data=name,
+        part=data.dataset_test_split,
+        num_rows=options.num_rows,
+        heads=tuple(sets),
+        rows=metric_cells(sets),
+        how=f"in {found.dtype}",
+        results=results,
+    )
+    return add_to_card(run, evaluation)
 
 
 def evaluate_classification_runs(

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from balora.card_results import add_to_card, cards_line, results_of, table_section
+from balora.card_results import Evaluation, add_to_card, cards_line, results_of
 from balora.config import DataConfig
 from balora.config.fields import field_hints
 from balora.config.options import EvalOptions
 from balora.config.values import parse_fields
 from balora.data import load_examples
+from balora.data.glue import evaluated_on
 from balora.errors import ConfigError
 from balora.evaluation.batches import chat_prompt
 from balora.evaluation.instrument import MeasureOptions, Metrics, Models
@@ -87,20 +88,24 @@ def _add_to_cards(
     runs: Sequence[Path], found: Mapping[str, Evaluated], data: DataConfig, options: EvalOptions
 ) -> list[str]:
     """Write what was measured into the cards of the runs, and return the line that says so."""
-    name = str(data.eval_dataset_name or data.dataset_name)
-    split = f" ({data.dataset_test_split})" if data.dataset_test_split else ""
-    first = "" if options.num_rows is None else f", the first {options.num_rows} rows"
+    name = evaluated_on(asdict(data))
     retained = f"; the text is {options.retention_file}" if options.retention_file else ""
     written = []
     for run in runs:
         one = found[run.name]
         columns = {"before": found["base"].metrics, "after": one.metrics}
         names = [name for name, value in one.metrics.items() if value is not None]
-        rows = metric_lines(columns, names)
-        section = table_section(f"Evaluation on {name}{split}", tuple(columns), rows)
-        section += f"\n\nBy `balora eval`, in {one.dtype}{first}{retained}."
-        results = results_of(one.metrics, data=name, is_classifier=False)
-        written.append(add_to_card(run, section, name + split, results))
+        evaluation = Evaluation(
+            command="eval",
+            data=name,
+            part=data.dataset_test_split,
+            num_rows=options.num_rows,
+            heads=tuple(columns),
+            rows=metric_lines(columns, names),
+            how=f"in {one.dtype}{retained}",
+            results=results_of(one.metrics, data=name, is_classifier=False),
+        )
+        written.append(add_to_card(run, evaluation))
     return cards_line(written)
 
 

@@ -17,7 +17,7 @@ from balora.card_results import is_hub_id, results_of, table_section
 from balora.config.objective import COEFFICIENTS
 from balora.config.quantization import Quantization
 from balora.config.replay import ReplayConfig
-from balora.data.glue import GLUE_TASKS
+from balora.data.glue import GLUE_TASKS, evaluated_on
 from balora.models.adapter import inner_model
 from balora.models.quantization import as_code, auto_class, quantization_of
 from balora.models.source import ModelSource
@@ -118,8 +118,7 @@ def _start_of(trainer: Any) -> str:
 
 def _eval_results(trainer: Any, metrics: Mapping[str, Any]) -> list[EvalResult]:
     """Return the metrics of the trained model as the hub's model index has them."""
-    recipe = trainer.recipe_settings or {}
-    name = str(recipe.get("eval_dataset_name") or recipe.get("dataset_name") or "own data")
+    name = evaluated_on(trainer.recipe_settings or {})
     return results_of(metrics, data=name, is_classifier=_is_classifier(trainer))
 
 

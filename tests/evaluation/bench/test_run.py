@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from balora.cli import main
 from balora.config.values import dump_mapping
@@ -105,6 +106,22 @@ def loads(monkeypatch):
     return found
 
 
+def check_card(path, scores, rows, printed):
+    """The card reads on the hub, and has every score in its index and its sections."""
+    assert str(path) in printed.partition("The metrics are in the model card: ")[2]
+    card = ModelCard.load(path)
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+    index = {one.metric_name: one for one in card.data.eval_results}
+    assert {name: one.metric_value for name, one in index.items()} == pytest.approx(
+        {name: score["value"] for name, score in scores.items()}, rel=1e-5
+    )
+    assert (index["gsm8k"].dataset_name, index["gsm8k"].dataset_type) == (str(rows), rows.name)
+    assert f"## Evaluation on gsm8k ({rows})\n\n|  | score | problems |\n" in card.text
+    assert "| GSM8K | 0.0% +- 0.0% | 7 |" in card.text
+    for name in ("gsm8k is judged with balora", "math is judged with math_verify"):
+        assert f"By `balora bench`, in float32. {name}" in card.text
+
+
 def test_runs_are_asked_as_they_were_trained_on_a_base_that_is_loaded_once(
     bench, place, tmp_path, loads, monkeypatch, capsys
 ):
@@ -115,24 +132,29 @@ def test_runs_are_asked_as_they_were_trained_on_a_base_that_is_loaded_once(
     assert figures["one"]["figures"]["gsm8k"]["n"] == 7
     assert figures["one"]["figures"]["math/unanswered"]["n"] == 3
     assert "math_verify" in figures["one"]["facts"]["math"]
-    one, two = rows_of(tmp_path, "one"), rows_of(tmp_path, "two")
+    one, other = rows_of(tmp_path, "one"), rows_of(tmp_path, "two")
     assert [row["id"] for row in one] == [str(i) for i in range(7)]
     assert one[0]["prompt"].endswith("0 + 0?\n\n### Response: Let's think step by step.")
-    assert two[0]["prompt"] == "<s><user>0 + 0?<a> Let's think step by step."
+    assert other[0]["prompt"] == "<s><user>0 + 0?<a> Let's think step by step."
     assert {row["gold"] for row in one} == {str(2 * i) for i in range(7)}
     assert all({"text", "answer", "status", "scores"} <= row.keys() for row in one)
-    assert [row["text"] for row in one] != [row["text"] for row in two]
+    assert [row["text"] for row in one] != [row["text"] for row in other]
     table = capsys.readouterr().out
     assert "GSM8K, n = 7" in table
     assert "+-" in table
     monkeypatch.chdir(tmp_path / "outputs")  # what is printed reads them from anywhere
     assert rows_read_by(table) == one
     monkeypatch.chdir(tmp_path)
+    two = place / "two" / "README.md"
+    check_card(two, figures["two"]["figures"], place / "gsm8k.jsonl", table)
+    before = two.read_bytes()
     # the second adapter stood on the base alone: what it says is what it says by itself
     alone = tmp_path / "alone"
-    bench("two", f"--output_dir={alone}")
+    bench("two", "--card=false", f"--output_dir={alone}")
+    assert two.read_bytes() == before
+    assert "model card" not in capsys.readouterr().out
     found = [json.loads(line) for line in (alone / "two" / "gsm8k.jsonl").read_text().splitlines()]
-    assert [row["text"] for row in found] == [row["text"] for row in two]
+    assert [row["text"] for row in found] == [row["text"] for row in other]
 
 
 def test_the_base_alone_and_a_whole_model_are_asked_too(bench, tmp_path):
