@@ -39,6 +39,7 @@ def test_every_example_is_a_line_that_runs(command, line):
     known |= {
         "report_only",
         "worker",
+        "study",
         "slurm",
         "noise_rate",
         "world_seed",

@@ -155,7 +155,7 @@ def reads_options(given: Namespace, rest: list[str]) -> None:
         unknown := fields.keys()
         - known_fields().keys()
         - known_fields(CLASSIFICATION).keys()
-        - {"report_only", "baseline", "worker", "slurm"}
+        - {"report_only", "baseline", "worker", "study", "slurm"}
     ):
         raise ConfigError(f"no field {unknown}.")
 

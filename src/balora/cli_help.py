@@ -70,6 +70,7 @@ examples:
   balora compare --config recipe.yaml --dry_run
   balora compare --report_only --output_dir outputs/compare --baseline pissa
   balora compare --config recipe.yaml --worker outputs/shared
+  balora compare --worker outputs/shared --study 1f0c2a9b7d3e
   balora compare --config recipe.yaml --slurm '{workers: 8, timeout_min: 600, partition: gpu}'
 """,
     "lab": """\

@@ -37,7 +37,9 @@ def test_workers_run_as_jobs_of_the_local_executor(recipe, tmp_path, monkeypatch
     # the job is a new process, in which the cell is the real one: here it does not need to train
     code = "import sys; sys.exit('--worker' not in sys.argv)"
     command = [sys.executable, "-c", code]
-    monkeypatch.setattr(slurm, "command_of_worker", lambda out: [*command, "--worker", str(out)])
+    monkeypatch.setattr(
+        slurm, "command_of_worker", lambda *where: [*command, "--worker", *map(str, where)]
+    )
     out = tmp_path / "out"
     said = send(recipe(), "{cluster: local, workers: 2, timeout_min: 1}")
     assert said.startswith("Submitted 2 workers: ")
@@ -53,6 +55,14 @@ def test_a_job_that_is_preempted_submits_the_same_worker(tmp_path):
     again.function()
     assert marker.exists()
     assert again.function.command == worker.command
+
+
+def test_the_worker_of_a_job_refuses_another_folder_of_its_name(tmp_path):
+    verb, *words = slurm.command_of_worker(tmp_path, "1f0c2a9b7d3e")[3:]
+    assert verb == "compare"
+    given = dict(zip([word.removeprefix("--") for word in words[::2]], words[1::2], strict=True))
+    with pytest.raises(ConfigError, match=r"is 1f0c2a9b7d3e, .* holds no study .* do not share it"):
+        compare(None, given, show=print)
 
 
 @pytest.mark.parametrize(

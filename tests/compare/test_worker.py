@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
 import sys
@@ -239,3 +240,29 @@ def test_the_whole_command_waits_for_what_workers_run(recipe, tmp_path, caplog):
     thread.join()
     assert started(tmp_path) == ["pissa-0"]
     assert [row["metrics"]["kl"] for row in read_rows(out)] == [7.0, 1.0]
+
+
+def test_two_folders_of_one_name_are_not_taken_for_a_shared_one(recipe, tmp_path):
+    config = recipe({"methods": ["lora"], "baseline": "lora"})
+    here, there = tmp_path / "here" / "out", tmp_path / "there" / "out"
+    study = work(here, config, study="new")
+    assert work(here, study="new") == study
+    for _ in range(2):  # a machine of its own: nothing is there, then another study of that name
+        with pytest.raises(ConfigError, match=f"`--study` is {study}, but `--worker` ") as error:
+            work(there, config, study=study)
+        assert "machines do not share it: name a folder on a file system" in str(error.value)
+        other = work(there, config, study="new")
+    assert f"holds the study {other} on {platform.node()}" in str(error.value)
+    assert not (tmp_path / "started.txt").exists()
+    assert "1 row" in work(here, study=study)
+    folder = Folder(here)
+    folder.write_plan(cells_of(config))  # as when seeds are added
+    assert folder.study == study
+    (here / "plan.json").unlink()  # as when all is replaced
+    assert work(here, config, study="new") != study
+
+
+def test_a_study_is_for_workers_alone(recipe):
+    for other in ({}, {"slurm": "{timeout_min: 5}"}):
+        with pytest.raises(ConfigError, match="so it acts beside `--worker` alone"):
+            compare(recipe(), {"study": "new", **other}, show=lambda text: None)

@@ -43,9 +43,9 @@ def compare(
 
     Args:
         config_path: The recipe, a YAML file: the fields of `balora train`, and `compare` and `lab`.
-        given: The options by name: ``dry_run``, ``overwrite`` and ``report_only``; ``worker`` and
-            ``slurm``, see `work` and `send`; fields of `CompareConfig`; ``lab.FIELD``; any other
-            is a field of the recipe.
+        given: The options by name: ``dry_run``, ``overwrite`` and ``report_only``; ``worker``,
+            ``study`` and ``slurm``, see `work` and `send`; fields of `CompareConfig`;
+            ``lab.FIELD``; any other is a field of the recipe.
         show: Takes what is for the console.
 
     Raises:
@@ -59,7 +59,7 @@ def compare(
     """
     options = dict(given)
     switches = {name: read_switch(name, options.pop(name, "false")) for name in _SWITCHES}
-    if options.keys() & {"worker", "slurm"}:
+    if options.keys() & {"worker", "study", "slurm"}:
         _work(config_path, options, [name for name in _SWITCHES if switches[name]], show)
         return
     if switches["report_only"]:
@@ -249,6 +249,11 @@ def _work(
     given = [name for name in ("worker", "slurm") if name in options]
     for name in [*given[1:], *switches]:
         raise ConfigError(f"`--{given[0]}` and `--{name}` cannot both act; leave one of them out.")
+    if "study" in options and given != ["worker"]:
+        raise ConfigError(
+            "`--study` says what study a worker's folder must hold, so it acts beside `--worker` "
+            "alone; leave it out."
+        )
     if given == ["slurm"]:
         slurm = parse_texts({"slurm": options.pop("slurm")}, {"slurm": dict[str, Any]})["slurm"]
         if not isinstance(slurm, dict):
@@ -262,7 +267,7 @@ def _work(
     worker = options.pop("worker")
     if worker in ("true", "false"):
         raise ConfigError("`--worker` needs the folder that the workers share: `--worker OUT`.")
-    work(Path(worker), config_path, options, show=show)
+    work(Path(worker), config_path, options, study=options.pop("study", None), show=show)
 
 
 def _refuse_others(names: Iterable[str]) -> None:

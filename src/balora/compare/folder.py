@@ -3,7 +3,8 @@
 .. code-block:: text
 
     .lease/             held by who begins the comparison, or runs it as a whole, or reports on it
-    plan.json           the cells and the version of balora that they are to be run with
+    plan.json           the cells, the version of balora that they are to be run with, and a name
+                        of the study that no other folder has
     cells/SLUG.lease/   held by who runs the cell, see :mod:`balora.compare.lease`
     cells/SLUG/         recipe.yaml, cell.json, log.txt, details.json, run/, and result.json: the
                         row, written last; a cell is finished when it is there and has no error
@@ -19,9 +20,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
+import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -228,13 +232,47 @@ class Folder:
         write_text(self.path / COMPARISON_FILE, comparison.to_yaml())
 
     def write_plan(self, cells: Sequence[Cell]) -> None:
-        """Write ``plan.json``: by it workers tell that they would run the same cells."""
-        write_json(self.path / PLAN_FILE, {"balora": __version__, "cells": _digests(cells)})
+        """Write ``plan.json``: by it workers tell that they would run the same cells.
+
+        The study keeps its name when it is planned again.
+        """
+        try:
+            study = self.study
+        except ConfigError:  # damaged, and written again
+            study = None
+        plan = {"study": study or uuid.uuid4().hex[:12], "balora": __version__}
+        write_json(self.path / PLAN_FILE, {**plan, "cells": _digests(cells)})
 
     @property
     def has_plan(self) -> bool:
         """Say whether a comparison was begun and planned in it."""
         return (self.path / PLAN_FILE).is_file()
+
+    @property
+    def study(self) -> str | None:
+        """The name of the study that was begun in it, which no other folder has; None without one.
+
+        Raises:
+            ConfigError: If the file is damaged.
+        """
+        return self._plan().get("study") if self.has_plan else None
+
+    def check_study(self, study: str) -> None:
+        """Refuse a folder that is another than the one of its name on the machine of the starter.
+
+        Raises:
+            ConfigError: With both studies, and this machine.
+        """
+        with suppress(OSError):
+            os.listdir(self.path)  # as `_row_in` does
+        there = self.study
+        if there != study:
+            found = "no study" if there is None else f"the study {there}"
+            raise ConfigError(
+                f"`--study` is {study}, but `--worker` {str(self.path)!r} holds {found} on "
+                f"{platform.node()}, so it is not the folder that the study was begun in, and "
+                "machines do not share it: name a folder on a file system that all of them see."
+            )
 
     def _plan(self) -> dict[str, Any]:
         fix = "`balora compare --config` writes it again."

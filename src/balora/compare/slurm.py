@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from balora.compare.folder import Folder
 from balora.errors import ConfigError
 
 _OWN = ("workers", "cluster")
@@ -59,16 +60,17 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise ConfigError(f"`--slurm`: `workers` must be 1 or greater, got {workers!r}.")
 
 
-def command_of_worker(out: Path) -> list[str]:
-    """Return the command of a worker in a folder."""
-    return [sys.executable, "-m", "balora", "compare", "--worker", str(out)]
+def command_of_worker(out: Path, study: str) -> list[str]:
+    """Return the command of a worker in a folder, which refuses another folder of its name."""
+    command = [sys.executable, "-m", "balora", "compare"]
+    return [*command, "--worker", str(out), "--study", study]
 
 
-def submit(out: Path, settings: Mapping[str, Any], num_cells: int) -> str:
+def submit(folder: Folder, settings: Mapping[str, Any], num_cells: int) -> str:
     """Submit workers and return a sentence on them.
 
     Args:
-        out: The folder of a comparison that was begun; on a disk that the nodes share.
+        folder: Of a comparison that was begun; on a disk that the nodes share.
         settings: ``workers``, by default one for each cell; ``cluster``, ``local`` to run them on
             this machine; the rest as submitit and sbatch take it.
         num_cells: How many cells are not finished.
@@ -78,7 +80,7 @@ def submit(out: Path, settings: Mapping[str, Any], num_cells: int) -> str:
     """
     import submitit
 
-    out = out.resolve()
+    out, study = folder.path.resolve(), str(folder.study)
     asked = {
         name if name in _SHARED else f"slurm_{name}": value
         for name, value in {"name": "balora", **settings}.items()
@@ -89,7 +91,7 @@ def submit(out: Path, settings: Mapping[str, Any], num_cells: int) -> str:
         executor.update_parameters(**asked)
         with executor.batch():
             number = settings.get("workers", num_cells)
-            jobs = [executor.submit(Worker(command_of_worker(out))) for _ in range(number)]
+            jobs = [executor.submit(Worker(command_of_worker(out, study))) for _ in range(number)]
     except (RuntimeError, NameError, ValueError, AssertionError) as error:
         said = str(error).splitlines()[0].rstrip(".?")
         raise ConfigError(f"`--slurm` cannot submit: {said}. Mend it, or leave it out.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,10 @@ from balora.compare.stages import Ran, begin, built_plan, conclude, number_of, r
 from balora.errors import BaloraError, ConfigError
 from balora.rows import COMPARISON_FILE
 
+_log = logging.getLogger(__name__)
+
+NEW_STUDY = "new"
+"""What `--study` is to begin a comparison and run nothing."""
 _OWN = ("jobs", "devices")
 """What a worker has for itself, also where the folder says what is compared."""
 _POLL_SECONDS = 1.0
@@ -27,6 +32,7 @@ def work(
     config_path: Path | str | None,
     options: Mapping[str, str],
     *,
+    study: str | None = None,
     show: Callable[[str], None],
 ) -> None:
     """Take free cells and run them until there is none; whoever finishes the last one reports.
@@ -35,16 +41,23 @@ def work(
         out: The folder of the comparison. With a recipe it is begun by the first worker.
         config_path: The recipe, which must be the same for all workers; None takes the folder's.
         options: Fields over the recipe; without one, those of `_OWN` alone.
+        study: The name of the study that the folder must hold already; `NEW_STUDY` to begin the
+            comparison if nobody has, show the name and run nothing; None takes any folder.
         show: Takes what is for the console.
 
     Raises:
         ConfigError: If the folder holds no comparison or another one, or was begun by another
-            version of balora.
+            version of balora; if it is not that of the study.
         DataError: If rows are missing.
         BaloraError: If a cell has failed here.
     """
     folder = Folder(out)
+    if study not in (None, NEW_STUDY):
+        folder.check_study(study)
     comparison = begun(folder, config_path, options)
+    if study == NEW_STUDY:
+        show(str(folder.study))
+        return
     ran = run_cells(built_plan(comparison), folder, is_worker=True)
     if ran.is_complete:
         _conclude(ran, folder, show)
@@ -80,6 +93,11 @@ def begun(folder: Folder, config_path: Path | str | None, options: Mapping[str, 
         try:
             if not folder.has_plan:  # also since then
                 begin(built_plan(comparison), folder)
+                _log.info(
+                    "begun as study %s; a worker with `--study %s` refuses another folder of this "
+                    "name, as on a machine that does not share it",
+                    *[folder.study] * 2,
+                )
         finally:
             lease.release()
     folder.check_plan([*plan.choosing(), *plan.final()])
@@ -135,7 +153,7 @@ def send(
     folder = Folder(out)
     plan = Plan(begun(folder, config_path, options))
     left = [c for c in [*plan.choosing(), *plan.final()] if folder.row(c) is None]
-    show(submit(out, settings, len(left)) if left else "Every cell has its row.")
+    show(submit(folder, settings, len(left)) if left else "Every cell has its row.")
 
 
 def _conclude(ran: Ran, folder: Folder, show: Callable[[str], None]) -> None:
