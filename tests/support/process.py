@@ -218,6 +218,21 @@ def _train_by_command(output: Path, **fields: Any) -> int:
     return balora(["train", *(f"--{name}={value}" for name, value in shared.items())])
 
 
+def _build_from_texts(output: Path) -> None:
+    """Build both trainers as a script does: with texts that lie in memory."""
+    training.make_trainer(
+        output / "pairs",
+        rows=training.make_rows(9),
+        options={"eval_dataset": training.make_rows(7).select(range(1, 6))},
+    )
+    texts = [{"text": f"{i}+1=" * (1 + i % 3), "label": i % 3} for i in range(9)]
+    classification.make_trainer(
+        output / "labels",
+        rows=Dataset.from_list(texts),
+        options={"eval_dataset": Dataset.from_list(texts[:5])},
+    )
+
+
 def command(output: Path) -> dict[str, Any]:
     """Return what `balora train` left of the rows beside ``output``."""
     classified = {
@@ -233,10 +248,16 @@ def command(output: Path) -> dict[str, Any]:
         status = run(model="bert", rows="train.jsonl", run="run", **classified)
     with _preparations() as generation_work:
         generation_status = run(model="llama", rows="pairs.jsonl", run="pairs", **generated)
+    with _preparations() as trainers_work:
+        _build_from_texts(output / "texts")
     refused = run(model="llama", rows="bad.jsonl", run="bad", **generated)
     return {
         "status": [status, generation_status, refused],
-        "work": {"classification": classification_work, "generation": generation_work},
+        "work": {
+            "classification": classification_work,
+            "generation": generation_work,
+            "trainers": trainers_work,
+        },
         # the first process writes the results, and no other waits for them
         "results": read_results(output / "run") if _rank() == 0 else None,
     }

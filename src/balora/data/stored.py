@@ -11,7 +11,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -24,6 +25,7 @@ from balora.data.opening import kind_of as kind_of_file
 from balora.data.parquet import store_parquet
 from balora.data.records import place, records
 from balora.data.values import features_of, kind_of, stored, wider
+from balora.distributed import rank_and_world
 from balora.errors import BaloraError, DataError
 
 _FORMAT = 1  # to be raised when the same files are stored in another way
@@ -53,19 +55,53 @@ def stored_splits(files: Files, columns: Sequence[str] | None = None) -> dict[st
     own = folder / _key(files, columns)
     found = {split: own / f"{split}.arrow" for split in files}
     if not all(file.is_file() for file in found.values()):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as stage:
-                _store(files, columns, Path(stage))
-                own.mkdir(exist_ok=True)
-                for split, file in found.items():
-                    os.replace(Path(stage) / split, file)
-        except OSError as error:
-            raise BaloraError(
-                f"the rows cannot be stored in {folder}: {error.strerror or error}. Make room "
-                "there, or set HF_DATASETS_CACHE to another folder."
-            ) from error
+        with _storing(folder), tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as stage:
+            _store(files, columns, Path(stage))
+            own.mkdir(exist_ok=True)
+            for split, file in found.items():
+                os.replace(Path(stage) / split, file)
     return {split: Dataset.from_file(str(file)) for split, file in found.items()}
+
+
+def in_file(dataset: Dataset) -> Dataset:
+    """Return rows that several processes have in memory as those of a file that they share.
+
+    `datasets` stores what it makes of rows beside their file, and of rows in memory nothing: every
+    process would make it anew. The file belongs to the rows' fingerprint.
+
+    Args:
+        dataset: Rows; they are returned as they are where there is one process, where they have a
+            file already, or a transform of the user's own.
+    """
+    has_file, is_custom = bool(dataset.cache_files), dataset.format["type"] == "custom"
+    if rank_and_world()[1] == 1 or has_file or is_custom or not len(dataset):
+        return dataset
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "balora"
+    own = folder / f"memory-{dataset._fingerprint}"
+    with _storing(folder):
+        if not own.is_dir():
+            with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as stage:
+                dataset.save_to_disk(Path(stage) / own.name)
+                with suppress(OSError):  # another process was faster
+                    os.rename(Path(stage) / own.name, own)
+    return datasets.load_from_disk(str(own))
+
+
+@contextmanager
+def _storing(folder: Path) -> Iterator[None]:
+    """Make a folder of the cache, and say in one sentence where the body cannot write to it.
+
+    Raises:
+        BaloraError: If there is no room, or no right to write.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise BaloraError(
+            f"the rows cannot be stored in {folder}: {error.strerror or error}. Make room "
+            "there, or set HF_DATASETS_CACHE to another folder."
+        ) from error
 
 
 def _key(files: Files, columns: Sequence[str] | None) -> str:

@@ -40,7 +40,7 @@ def tokenize_rows(
     columns = rows.dataset.column_names
     is_pair = "text_pair" in columns
     _check_room(tokenizer, max_length, is_pair=is_pair)
-    with _state_kept(tokenizer):
+    with state_kept(tokenizer):
         tokenized = rows.dataset.map(
             _tokenize,
             batched=True,
@@ -55,7 +55,7 @@ def tokenize_rows(
 
 
 @contextmanager
-def _state_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+def state_kept(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     """Put back how a fast tokenizer cuts and pads: what is saved of it must not depend on its use.
 
     Rows that come from a cache do not use it at all.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -20,6 +21,7 @@ from trl import SFTConfig, SFTTrainer, is_conversational
 from balora.anchored import check_adapter, initialise, naming_targets, started_by_peft
 from balora.config import BALoraConfig
 from balora.config.replay import ReplayConfig
+from balora.data.stored import in_file
 from balora.distributed import one_first
 from balora.errors import ConfigError, NonFiniteError
 from balora.models.adapter import inner_model
@@ -321,6 +323,9 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
         dataset_name: str,
     ) -> Any:
         """Let trl tokenize and label, check every row, then let trl truncate and pack."""
+        if isinstance(dataset, Dataset):
+            with one_first():
+                dataset = in_file(dataset)
         checked = check_raw_rows(dataset, dataset_name)
         whole = super()._prepare_dataset(
             checked, processing_class, unshortened(args), False, formatting_func, dataset_name

@@ -7,6 +7,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from balora.data.stored import in_file
+from balora.data.tokens import state_kept
+from balora.distributed import one_first
 from balora.errors import DataError
 from balora.models.limits import Limits
 
@@ -72,4 +75,5 @@ def _tokenized(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, model: Any)
         columns = [batch[column] for column in texts]
         return dict(tokenizer(*columns, truncation="longest_first", max_length=limit))
 
-    return dataset.map(tokenize, batched=True, remove_columns=texts, desc="Tokenizing")
+    with one_first(), state_kept(tokenizer):
+        return in_file(dataset).map(tokenize, batched=True, remove_columns=texts, desc="Tokenizing")
