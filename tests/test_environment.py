@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 from peft.utils import save_and_load
 
-from balora.environment import hide_known_warnings
+import balora
+from balora.environment import hide_known_warnings, is_silent
 
 PROGRAM = """
 import sys
@@ -32,6 +35,21 @@ def told(*, watched, environment=None):
 def test_a_log_holds_no_progress_bar_and_a_terminal_does():
     assert told(watched=False) == ""
     assert "3/3" in told(watched=True)
+
+
+def test_no_bar_is_drawn_in_a_log_whatever_it_is_told_itself(monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert is_silent(False)
+    monkeypatch.delenv("TQDM_DISABLE")
+    assert is_silent(True)
+    assert not is_silent(False)
+    for path in Path(balora.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            if isinstance(call.func, ast.Name) and call.func.id == "tqdm":
+                told = [ast.unparse(one.value) for one in call.keywords if one.arg == "disable"]
+                assert told in ([], ["disable"]), path
+                assert not told or "disable = is_silent(" in path.read_text(encoding="utf-8"), path
 
 
 MESSAGE = """

@@ -41,6 +41,14 @@ def hide_bars_in_logs() -> None:
             os.environ.setdefault(name, "1")
 
 
+def is_silent(when: bool) -> bool:
+    """Say whether a progress bar stays away: in a log, or for a reason of its own.
+
+    What is given to tqdm as ``disable`` goes before the variable that switches bars off.
+    """
+    return when or bool(os.environ.get("TQDM_DISABLE"))
+
+
 def hide_known_warnings() -> None:
     """Leave out what libraries warn of in every run and nobody can do anything about."""
     for message in _KNOWN:

@@ -29,6 +29,7 @@ from balora.anchored.starts import Factors, lacks_statistics, take_statistics
 from balora.config import BALoraConfig
 from balora.config.objective import AdapterInit
 from balora.distributed import rank_and_world, take_from
+from balora.environment import is_silent
 from balora.errors import ConfigError
 from balora.models.blank import reads_no_weights
 from balora.models.quantization import quantised_by
@@ -211,7 +212,8 @@ def initialise(
     start_layers(model.get_base_model(), residual)
     missing = [place for place in missing if place not in residual]
     rank, world = rank_and_world()
-    progress = tqdm(missing, desc="Start", unit="layer", disable=rank > 0 or len(missing) < 2)
+    disable = is_silent(rank > 0 or len(missing) < 2)
+    progress = tqdm(missing, desc="Start", unit="layer", disable=disable)
     with progress:
         for first in range(0, len(missing), world):
             round_ = [(layer, adapter) for _, layer, adapter in missing[first : first + world]]

@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from balora.environment import is_silent
 from balora.errors import ConfigError
 from balora.models.generation import padding_id, plain_generation, stop_tokens
 from balora.replay.start import Start
@@ -68,7 +69,8 @@ def generate_texts(
     sampler = _Sampler(model, stop_tokens(model, tokenizer), padding_id(tokenizer))
     texts: list[ReplayText] = []
     devices = [model.device] if model.device.type == "cuda" else []
-    progress = tqdm(total=num_texts, desc="Replay texts", unit="text", disable=not show_progress)
+    disable = is_silent(not show_progress)
+    progress = tqdm(total=num_texts, desc="Replay texts", unit="text", disable=disable)
     with progress, torch.random.fork_rng(devices), plain_generation(model):
         for number, first in enumerate(range(0, num_texts, size)):
             torch.manual_seed(_seed_of_batch(seed, number))

@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 from balora.anchored import reference_mode
 from balora.anchored.residual import comparable_weights
 from balora.distributed import add_up, rank_and_world, take_from
+from balora.environment import is_silent
 from balora.errors import ConfigError, DataError, NonFiniteError
 from balora.models.digests import (
     digest_of_batches,
@@ -151,8 +152,8 @@ def compute_reference(model: nn.Module, dataset: Dataset, passes: ReferencePass)
     loader = DataLoader(
         dataset, batch_sampler=batches, collate_fn=passes.collate, generator=torch.Generator()
     )
-    is_silent = rank > 0 or len(batches) < 2 or not passes.show_progress
-    progress = tqdm(loader, desc="Reference", unit="batch", disable=is_silent)
+    disable = is_silent(rank > 0 or len(batches) < 2 or not passes.show_progress)
+    progress = tqdm(loader, desc="Reference", unit="batch", disable=disable)
     # a sum over processes needs the device that they communicate from
     device = next(model.parameters()).device if num_processes > 1 else torch.device("cpu")
     rows = torch.zeros(len(dataset), passes.width, device=device)

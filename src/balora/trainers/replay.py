@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from balora.anchored import reference_mode
 from balora.config.replay import ReplayConfig
 from balora.distributed import add_up
+from balora.environment import is_silent
 from balora.models.head import LMHead, head_of
 from balora.objective import Normalizer, next_token_targets
 from balora.replay.reference import HiddenStates, Place, place_for
@@ -206,7 +207,8 @@ class Replay:
         if not is_head_trained:
             return
         pairs = self._pairs(model.device)
-        progress = tqdm(batches, desc="Replay reference", unit="batch", disable=not show_progress)
+        disable = is_silent(not show_progress)
+        progress = tqdm(batches, desc="Replay reference", unit="batch", disable=disable)
         with reference_mode(model), autocast():
             for group, texts in progress:
                 inputs, labels = self._batch(texts, group, model.device)
