@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,14 @@ def test_a_set_has_its_rows_its_metrics_and_where_given_its_worst_group():
     columns = {"text": ["a", "bb", "ccc"], "label": [0, 1, 2]}
     sets = {"one": text_rows(**columns), "two": text_rows(**columns, group=["x", "y", "y"])}
     found = measure_sets(model, sets, make_tokenizer(), task="mnli", max_length=8)
-    assert list(found["one"]) == ["num_rows", "accuracy", "ece", "majority_class", "predicted"]
+    names = ["num_rows", "accuracy", "ece", "majority_class", "predicted", "present"]
+    assert list(found["one"]) == names
+    assert found["one"]["present"] == {"0": 1, "1": 1, "2": 1}
+    in_sets = replace(sets["one"], class_sets=((0,), (1, 2)))
+    (other,) = measure_sets(
+        model, {"one": in_sets}, make_tokenizer(), task="mnli", max_length=8
+    ).values()
+    assert "present" not in other  # its rows have sets of classes
     assert found["one"]["num_rows"] == 3
     assert found["two"]["worst_group"]["name"] in ("x", "y")
     assert {**found["two"], "worst_group": None} == {**found["one"], "worst_group": None}

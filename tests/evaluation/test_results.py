@@ -156,13 +156,36 @@ def test_a_constant_answer_and_one_below_chance_are_said():
     assert "far: an accuracy of 31.2% is below chance (50.0%): are the labels swapped?" in line
 
 
+def test_what_guessing_gets_is_said():
+    # 80 of 100 rows are of one class, and 90 are given it: guesses are right for 74% of the rows
+    counts = {"predicted": {"neg": 90, "pos": 10}, "present": {"neg": 80, "pos": 20}}
+    (line,) = doubts({"dev": {"accuracy": 0.78, "num_rows": 100, **counts}})
+    assert line.startswith(
+        "dev: an accuracy of 78.0% is what guessing each class as often gets (74.0%"
+    )
+    assert "`method: lora`" in line
+    assert doubts({"dev": {"accuracy": 0.9, "num_rows": 100, **counts}}) == []
+    (line,) = doubts({"far (OOD)": {"accuracy": 0.78, "num_rows": 100, **counts}})
+    assert line.endswith("so nothing shows that they are told apart.")
+    # of 20 rows in 100 that are right, where guesses get 50: below chance, not merely at it
+    swapped = {"predicted": {"neg": 50, "pos": 50}, "present": {"neg": 50, "pos": 50}}
+    (line,) = doubts({"far (OOD)": {"accuracy": 0.2, "num_rows": 100, **swapped}})
+    assert "are the labels swapped?" in line
+
+
+def test_a_correlation_of_chance_is_said():
+    (line,) = doubts({"dev": {"num_rows": 100, "pearson": -0.12}})
+    assert line.startswith("dev: a correlation of -0.120 is what guessing gets (0 +- 0.200)")
+    assert doubts({"dev": {"num_rows": 100, "pearson": 0.3}}) == []
+
+
 @pytest.mark.parametrize(
     "column",
     [
         figures(0.466, 148, neg=70, pos=78),  # within what chance explains
         figures(0.3, 200, a=70, b=70, c=60),  # three classes
         figures(0.9, 10, neg=5, pos=5),
-        {"pearson": 0.1, "num_rows": 10},
+        {"pearson": 0.8, "num_rows": 10},
         {"accuracy": 0.1, "num_rows": 100},  # an epoch's row, of the trainer's log
     ],
 )
@@ -175,5 +198,5 @@ def test_a_regression_that_predicts_one_number_is_said(value):
     (line,) = doubts({"validation": {"num_rows": 9, "pearson": value, "mse": 2.0}})
     assert line.startswith("validation: every row is given the same number")
     assert "`method: full`" in line
-    assert not doubts({"validation": {"num_rows": 9, "pearson": 0.1, "mse": 2.0}})
+    assert not doubts({"validation": {"num_rows": 9, "pearson": 0.9, "mse": 2.0}})
     assert not doubts({"validation": {"num_rows": 1, "pearson": value, "mse": 2.0}})

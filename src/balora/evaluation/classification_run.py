@@ -20,7 +20,7 @@ from balora.data.classification import (
 from balora.data.glue import evaluated_on
 from balora.errors import ConfigError, DataError
 from balora.evaluation.predict import glue_x_average, measure_sets
-from balora.evaluation.results import doubts, format_metrics, metric_cells
+from balora.evaluation.results import OUTSIDE, doubts, format_metrics, metric_cells
 from balora.models.load import accelerator
 from balora.models.names import name_of_dtype
 from balora.models.run_folder import class_names_of, load_run
@@ -41,7 +41,7 @@ class EvaluatedRun:
 
     def to_text(self) -> str:
         """Return the table of all sets, side by side."""
-        outside = {f"{name} (OOD)": row for name, row in self.out_of_domain.items()}
+        outside = {f"{name}{OUTSIDE}": row for name, row in self.out_of_domain.items()}
         sets = {**self.evaluation, **outside}
         average = [] if self.glue_x is None else ["", self.glue_x]
         return "\n".join([format_metrics(sets), *doubts(sets), *average])

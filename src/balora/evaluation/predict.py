@@ -83,7 +83,8 @@ def measure_sets(
 
     The metrics are those of :func:`~balora.evaluation.classification.task_metrics`;
     ``majority_class`` has those of the class that most rows have, given to every row;
-    ``predicted`` is how many rows are given each class;
+    ``predicted`` is how many rows are given each class, and ``present`` how many have it, where
+    the rows have the classes of the model and no sets of them;
     ``worst_group`` is there where the rows have groups, with its name, value and number of rows.
 
     Args:
@@ -114,7 +115,9 @@ def _metrics(task: str, logits: Array, rows: ClassificationRows) -> dict[str, An
     metrics |= task_metrics(task, logits, labels, class_sets=rows.class_sets)
     if majority := majority_metrics(task, labels):
         metrics["majority_class"] = majority
-        metrics["predicted"] = _predicted(logits, rows)
+        metrics["predicted"] = _counts(logits.argmax(axis=1), rows, logits.shape[1])
+        if rows.class_sets is None:
+            metrics["present"] = _counts(labels, rows, logits.shape[1])
     if "group" in rows.dataset.column_names:
         groups = rows.dataset["group"]
         worst = worst_group(task, logits, labels, groups, class_sets=rows.class_sets)
@@ -122,9 +125,9 @@ def _metrics(task: str, logits: Array, rows: ClassificationRows) -> dict[str, An
     return metrics
 
 
-def _predicted(logits: Array, rows: ClassificationRows) -> dict[str, int]:
-    """Return how many rows are given each class of the model, by its name."""
-    counts = np.bincount(logits.argmax(axis=1), minlength=logits.shape[1])
+def _counts(labels: Array, rows: ClassificationRows, num_classes: int) -> dict[str, int]:
+    """Return how many of the labels are each class of the model, by its name."""
+    counts = np.bincount(labels, minlength=num_classes)
     names = rows.class_names or range(len(counts))
     return {str(name): int(count) for name, count in zip(names, counts, strict=False)}
 

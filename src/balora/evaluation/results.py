@@ -25,6 +25,10 @@ _OF_RESULTS = {
 }
 """What every file of results has, of which type."""
 
+OUTSIDE = " (OOD)"
+"""How the names of sets out of domain end in tables."""
+_TRY = " Try more epochs, another `learning_rate`, `method: lora` or `method: full`."
+
 _SPEED = ("_runtime", "_per_second")
 
 
@@ -111,7 +115,7 @@ def format_results(results: Mapping[str, Any]) -> str:
     if epochs:
         lines += ["", format_metrics(epochs), "", results["selection"] + "."]
     final = results["final"]
-    sets = {**final, **{f"{k} (OOD)": v for k, v in results["out_of_domain"].items()}}
+    sets = {**final, **{f"{k}{OUTSIDE}": v for k, v in results["out_of_domain"].items()}}
     if sets:
         lines += ["", f"{results['final_model'][0].upper()}{results['final_model'][1:]}:"]
         lines += ["", format_metrics(sets), *doubts(sets)]
@@ -123,40 +127,69 @@ def format_results(results: Mapping[str, Any]) -> str:
 def doubts(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a line for each data set whose metrics say that something has gone wrong.
 
-    That is where one class or one number is given to every row, or where the accuracy is below
-    that of guessing by more than chance explains (two standard deviations).
+    That is where one class or one number is given to every row, where guessing does as well, or
+    where it does better; by more, or by no more, than chance explains (two standard deviations).
     """
     lines = []
     for name, column in columns.items():
-        predicted = column.get("predicted") or {}
-        given = [label for label, count in predicted.items() if count]
-        if len(given) == 1 and len(predicted) > 1:
-            lines.append(
-                f"{name}: every row is given the class `{given[0]}`, so nothing was learned to "
-                "tell them apart. Try a higher `learning_rate` or more steps."
-            )
-        elif "pearson" in column and _is_undefined(column["pearson"]) and column["num_rows"] > 1:
-            lines.append(
-                f"{name}: every row is given the same number, or has the same one, so nothing was "
-                "learned to tell them apart. Try more epochs, a higher `learning_rate`, or "
-                "`method: full`."
-            )
-        elif predicted and _is_below_chance(column, len(predicted)):
-            lines.append(
-                f"{name}: an accuracy of {column['accuracy']:.1%} is below chance "
-                f"({1 / len(predicted):.1%}): are the labels swapped? `label_map` puts them right."
-            )
+        advice = "" if name.endswith(OUTSIDE) else _TRY
+        doubt = (_regression_doubt if "pearson" in column else _doubt)(column, advice)
+        lines += [] if doubt is None else [f"{name}: {doubt}"]
     return lines
 
 
-def _is_undefined(value: float | None) -> bool:
-    return value is None or math.isnan(value)
+def _doubt(column: Mapping[str, Any], advice: str) -> str | None:
+    predicted = column.get("predicted") or {}
+    given = [label for label, count in predicted.items() if count]
+    if len(predicted) < 2:
+        return None
+    if len(given) == 1:
+        return (
+            f"every row is given the class `{given[0]}`, so nothing was learned to tell them "
+            f"apart.{advice}"
+        )
+    accuracy, chance = column["accuracy"], _accuracy_of_guesses(column)
+    margin = 2 * math.sqrt(chance * (1 - chance) / column["num_rows"])
+    if accuracy < chance - margin:
+        return (
+            f"an accuracy of {accuracy:.1%} is below chance ({chance:.1%}): are the labels "
+            "swapped? `label_map` puts them right."
+        )
+    if "present" in column and accuracy <= chance + margin:
+        return (
+            f"an accuracy of {accuracy:.1%} is what guessing each class as often gets "
+            f"({chance:.1%} +- {margin:.1%}), so nothing shows that they are told apart.{advice}"
+        )
+    return None
 
 
-def _is_below_chance(column: Mapping[str, Any], num_classes: int) -> bool:
-    chance = 1 / num_classes
-    deviation = math.sqrt(chance * (1 - chance) / column["num_rows"])
-    return bool(column["accuracy"] < chance - 2 * deviation)
+def _regression_doubt(column: Mapping[str, Any], advice: str) -> str | None:
+    value, number = column["pearson"], column.get("num_rows", 0)
+    if number < 2:
+        return None
+    if value is None or math.isnan(value):
+        return (
+            "every row is given the same number, or has the same one, so nothing was learned to "
+            f"tell them apart.{advice}"
+        )
+    if number > 2 and abs(value) <= (margin := 2 / math.sqrt(number)):
+        return (
+            f"a correlation of {value:.3f} is what guessing gets (0 +- {margin:.3f}), so nothing "
+            f"shows that the rows are told apart.{advice}"
+        )
+    return None
+
+
+def _accuracy_of_guesses(column: Mapping[str, Any]) -> float:
+    """Return how often guesses are right that name each class as often as the model does.
+
+    Where it is not known how many rows have a class, each is as likely as another.
+    """
+    predicted, present = column["predicted"], column.get("present")
+    if present is None:
+        return 1 / len(predicted)
+    right = sum(count * present.get(name, 0) for name, count in predicted.items())
+    return float(right / column["num_rows"] ** 2)
 
 
 def format_metrics(columns: Mapping[str, Mapping[str, Any]]) -> str:
