@@ -16,7 +16,7 @@ pytestmark = pytest.mark.scale
 CASES = [(engine, kind) for engine in ENGINES if engine != "one" for kind in kinds_of(engine)]
 NUM_LAYERS = 14  # that have an adapter
 OF_ROWS, OF_WEIGHTS = 2e-6, 4e-6
-OTHERWISE = {"in 16 bits": 2e-2, "classifier": 1e-5}
+OTHERWISE = {"in 16 bits": 1e-2, "classifier": 1e-5}
 """Products of mixed precision differ with the shape of a batch, those of a classifier's few rows
 by more of their last digits."""
 
@@ -83,8 +83,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(runs, engine, kind):
     found = runs[1][engine][kind]
     assert len(found["resumed"]) == NUM_STEPS
     assert found["resumed"][:SAVED_AT] == found["rows"][:SAVED_AT]
-    tolerance = tolerance_of(kind, OF_ROWS) if engine == "zero-3" else OF_ROWS  # in 16 bits
-    assert_equal_rows(found["resumed"][SAVED_AT:], found["rows"][SAVED_AT:], tolerance)
+    assert_equal_rows(found["resumed"][SAVED_AT:], found["rows"][SAVED_AT:])
 
 
 @pytest.mark.parametrize("leg", ["", "-resumed"])

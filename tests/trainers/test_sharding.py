@@ -192,6 +192,18 @@ def test_deepspeed_has_a_mixed_precision_that_casts_no_weight():
     check_layout({"deepspeed": {"torch_autocast": {"enabled": True}}}, START)
 
 
+def test_deepspeed_may_not_round_an_anchored_adapter_where_it_sends_it():
+    def zero(*modules):
+        autocast = {"enabled": True, "lower_precision_safe_modules": list(modules)}
+        return {"deepspeed": {"zero_optimization": {"stage": 3}, "torch_autocast": autocast}}
+
+    said = refused(zero("torch.nn.Conv1d", "torch.nn.Linear"))
+    assert "`torch_autocast` names torch.nn.Conv1d, torch.nn.Linear, so A and B would be" in said
+    for fine in (zero(), zero("torch.nn.Conv1d")):
+        check_layout(fine, START)
+    check_layout(zero("torch.nn.Linear"), BALoraConfig(adapter_init="lora"))
+
+
 RESIDUAL = BALoraConfig(pissa_residual=True)
 ZERO = [{"deepspeed": {"zero_optimization": {"stage": stage}}} for stage in (1, 2, 3)]
 

@@ -124,11 +124,25 @@ def check_trainer(trainer: Any) -> Sharding | None:
     accelerator = trainer.accelerator
     check_parallelism({"parallelism_config": accelerator.parallelism_config})
     sharding = sharding_of_accelerator(accelerator, trainer.model)
-    check_sharding(sharding, has_adapter=isinstance(trainer.model, PeftModel))
+    has_adapter = isinstance(trainer.model, PeftModel)
+    check_sharding(sharding, has_adapter=has_adapter)
     if sharding is not None and sharding.kind == "FSDP":
         # would cast A and B, but not the anchor that they are compared with: see `computing`
         accelerator.state.fsdp_plugin.mixed_precision_policy = None
+    is_anchored = has_adapter and trainer.balora_config.is_anchored
+    if sharding is not None and sharding.kind == "DeepSpeed" and is_anchored:
+        _send_whole_digits(accelerator.state.deepspeed_plugin.deepspeed_config)
     return sharding
+
+
+def _send_whole_digits(config: dict[str, Any]) -> None:
+    """Let DeepSpeed's autocast round no weight on its way from one process to another.
+
+    ZeRO-3 would round A and B wherever it gathers them, also to save them, but not the anchor that
+    they are compared with.
+    """
+    if (autocast := config.get("torch_autocast")) is not None:
+        autocast.setdefault(_ROUNDED, [])
 
 
 def computing(trainer: Any) -> AbstractContextManager[Any]:
@@ -202,10 +216,17 @@ def _check_precision(sharding: Sharding, arguments: Any) -> None:
     """Refuse DeepSpeed's own mixed precision, which keeps no weight that is trained in float32.
 
     Raises:
-        ConfigError: Naming the type.
+        ConfigError: Naming the type, or the list of what it rounds.
     """
     given = arguments if isinstance(arguments, Mapping) else vars(arguments)
     config = deepspeed_config(given)
+    rounded = dict(config.get("torch_autocast") or {}).get(_ROUNDED) or []
+    if any(str(name).endswith(".Linear") for name in rounded):
+        raise ConfigError(
+            f"`{_ROUNDED}` of DeepSpeed's `torch_autocast` names {', '.join(map(str, rounded))}, "
+            "so A and B would be rounded to 16 bits on their way from one process to another, and "
+            "the start that they are compared with would not. Leave it out."
+        )
     for name in ("bf16", "fp16"):
         wish = dict(config.get(name) or {}).get("enabled", "auto")
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION") == name
@@ -218,6 +239,8 @@ def _check_precision(sharding: Sharding, arguments: Any) -> None:
             )
 
 
+_ROUNDED = "lower_precision_safe_modules"
+"""Of DeepSpeed's autocast: the modules of which it sends weights and gradients in 16 bits."""
 _SPLITS = {
     "tp_size": "PARALLELISM_CONFIG_TP_SIZE",
     "cp_size": "PARALLELISM_CONFIG_CP_SIZE",
