@@ -54,7 +54,8 @@ def _whole(name: str, train: Mapping[str, Any]) -> dict[str, Any]:
         own = train[branch]["properties"].get(name)
         if isinstance(own, dict) and "description" in own:
             words = own["description"].partition("\n\n")[2]
-            one.setdefault("by_kind", []).append(f"{kind}: {words}")
+            if words != str(one.get("description", "")).partition("\n\n")[2]:
+                one.setdefault("by_kind", []).append(f"{kind}: {words}")
     return one
 
 

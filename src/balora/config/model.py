@@ -17,7 +17,7 @@ class ModelConfig:
     """Which model to start from, and how to load it."""
 
     model_name_or_path: Annotated[str, PathTo("model")]
-    """The causal language model to fine-tune: a Hugging Face hub id or a local folder."""
+    """The pre-trained model to fine-tune: a Hugging Face hub id or a local folder."""
 
     model_revision: str = "main"
     """Branch, tag or commit of the model on the hub."""
