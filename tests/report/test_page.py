@@ -188,7 +188,7 @@ def test_the_majority_class_is_a_line_of_the_table(tmp_path):
 def test_where_there_are_no_learning_curves_a_word_says_why(tmp_path, page):
     folder = write_rows(tmp_path, LORA, methods=["lora"], baseline="lora")
     write_report(read_study(folder))
-    assert "it has fewer than <code>logging_steps</code>" in read(folder)
+    assert "fewer steps than <code>logging_steps</code>" in read(folder)
     assert "logging_steps" not in page
 
 
