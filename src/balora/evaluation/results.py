@@ -146,7 +146,7 @@ def _doubt(column: Mapping[str, Any], advice: str) -> str | None:
     if len(given) == 1:
         return (
             f"every row is given the class `{given[0]}`, so nothing was learned to tell them "
-            f"apart.{advice}"
+            f"apart." + advice
         )
     accuracy, chance = column["accuracy"], _accuracy_of_guesses(column)
     margin = 2 * math.sqrt(chance * (1 - chance) / column["num_rows"])
@@ -158,7 +158,7 @@ def _doubt(column: Mapping[str, Any], advice: str) -> str | None:
     if "present" in column and accuracy <= chance + margin:
         return (
             f"an accuracy of {accuracy:.1%} is what guessing each class as often gets "
-            f"({chance:.1%} +- {margin:.1%}), so nothing shows that they are told apart.{advice}"
+            f"({chance:.1%} +- {margin:.1%}), so nothing shows that they are told apart." + advice
         )
     return None
 
@@ -170,12 +170,12 @@ def _regression_doubt(column: Mapping[str, Any], advice: str) -> str | None:
     if value is None or math.isnan(value):
         return (
             "every row is given the same number, or has the same one, so nothing was learned to "
-            f"tell them apart.{advice}"
+            "tell them apart." + advice
         )
     if number > 2 and abs(value) <= (margin := 2 / math.sqrt(number)):
         return (
             f"a correlation of {value:.3f} is what guessing gets (0 +- {margin:.3f}), so nothing "
-            f"shows that the rows are told apart.{advice}"
+            f"shows that the rows are told apart." + advice
         )
     return None
 
