@@ -103,6 +103,8 @@ FURTHER: dict[str, dict[str, Any]] = {
     "in 16 bits": {"objective": LARGE, "bf16": True},
     "split checkpoint": {"objective": LARGE},
     "classifier": {},
+    "read once": {"objective": LARGE},
+    "full read once": METHODS["full"],
     "4 bits": {"objective": LARGE, "in_4_bits": True},
     "residual": {"objective": {**LARGE, "pissa_residual": True}, "in_4_bits": True},
 }
@@ -110,11 +112,14 @@ FURTHER: dict[str, dict[str, Any]] = {
 
 OF_FSDP = {
     "split checkpoint": {"state_dict_type": "SHARDED_STATE_DICT"},
+    "read once": {"cpu_ram_efficient_loading": True},
+    "full read once": {"cpu_ram_efficient_loading": True},
     "classifier": {"transformer_layer_cls_to_wrap": ["BertLayer"]},
 }
 """What of them is another setting of FSDP."""
 
 KINDS = {**METHODS, **FURTHER}
+_OF_FSDP_ALONE = ("split checkpoint", "read once", "full read once")
 _REFUSED = {"fsdp": ("4 bits", "residual"), "zero-3": ("classifier", "residual")}
 
 
@@ -122,7 +127,7 @@ def kinds_of(engine: str) -> list[str]:
     """Return what is trained by an engine: all that is not refused, by DDP the methods alone."""
     if engine == "ddp":
         return [*METHODS, "4 bits", "residual"]
-    left_out = [*_REFUSED.get(engine, ()), *(["split checkpoint"] if engine in ZERO else [])]
+    left_out = [*_REFUSED.get(engine, ()), *(_OF_FSDP_ALONE if engine in ZERO else [])]
     return [kind for kind in KINDS if kind not in left_out]
 
 
@@ -213,14 +218,20 @@ def _make(folder: Path, engine: str, kind: str) -> Any:
         trainer = _make_classifier(folder, settings)
     else:
         options = settings.pop("options", {})
-        options |= {"peft_config": None} if kind == "full" else {}
+        options |= {"peft_config": None} if kind.startswith("full") else {}
         options |= {"quantization_config": _nf4()} if settings.pop("in_4_bits", False) else {}
         # by its folder: ZeRO-3 splits a model while it is loaded
         model, rows = str(folder.parent / "model"), training.make_rows(16)
         trainer = training.make_trainer(folder, model=model, rows=rows, options=options, **settings)
+    trainer.devices = {parameter.device.type for parameter in _base_weights(trainer.model)}
     trainer.witness = _Witness()
     trainer.add_callback(trainer.witness)
     return trainer
+
+
+def _base_weights(model: Any) -> list[torch.Tensor]:
+    """Return the weights of the pre-trained model."""
+    return [weight for name, weight in model.named_parameters() if ".lora_" not in name]
 
 
 @contextmanager
@@ -251,7 +262,7 @@ def _run(output: Path, engine: str, method: str) -> dict[str, Any]:
         rows = training.run(trainer)
     trainer.save_model()
     found: dict[str, Any] = {"rows": rows, "kinds": trainer.witness.kinds}
-    found["calls"] = calls
+    found["calls"], found["devices"] = calls, trainer.devices
     found["evaluations"] = [row for row in trainer.state.log_history if "eval_loss" in row]
     resumed = _make(output / method, engine, method)
     checkpoint = output / method / f"checkpoint-{SAVED_AT}"
@@ -269,7 +280,7 @@ def saved_weights(folder: Path | None, kind: str) -> dict[str, torch.Tensor]:
         model: Any = classification.make_classifier(num_labels=3, head_seed=9).model
     else:
         model = make_model("llama")
-    if kind == "full" and folder is not None:
+    if kind.startswith("full") and folder is not None:
         model = type(model).from_pretrained(folder)
     elif folder is not None:
         model = PeftModel.from_pretrained(model, folder).merge_and_unload()

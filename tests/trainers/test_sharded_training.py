@@ -14,6 +14,7 @@ from support.two_processes import ENVIRONMENT
 pytestmark = pytest.mark.scale
 
 CASES = [(engine, kind) for engine in ENGINES if engine != "one" for kind in kinds_of(engine)]
+FULL = ("full", "full read once")
 NUM_LAYERS = 14  # that have an adapter
 OF_ROWS, OF_WEIGHTS = 2e-6, 4e-6
 OTHERWISE = {"in 16 bits": 1e-2, "classifier": 1e-5}
@@ -38,11 +39,11 @@ def test_what_needs_a_whole_weight_is_computed_once(runs, engine, kind):
     folder, found = runs
     calls = found[engine][kind]["calls"]
     others = torch.load(folder / engine / "rank-1.pt")[kind]["calls"]
-    assert calls["factors"] == (kind not in ("lora", "pissa", "full", "classifier"))
+    assert calls["factors"] == (kind not in ("lora", "pissa", *FULL, "classifier"))
     both, one = calls["starts"] + others["starts"], found["one"][kind]["calls"]["starts"]
     assert both == one
     assert abs(calls["starts"] - others["starts"]) <= 1
-    if kind not in ("classifier", "lora", "full", "residual"):  # that has a start of its own
+    if kind not in ("classifier", "lora", *FULL, "residual"):  # that has a start of its own
         assert one == NUM_LAYERS
 
 
@@ -67,13 +68,21 @@ def test_weights_are_split(runs, engine, kind):
 
 
 @each_case
+def test_weights_are_read_by_the_first_process_alone_where_that_is_asked(runs, engine, kind):
+    folder, found = runs
+    other = torch.load(folder / engine / "rank-1.pt")[kind]
+    assert found[engine][kind]["devices"] == {"cpu"}
+    assert other["devices"] == {"meta" if "read once" in kind and engine == "fsdp" else "cpu"}
+
+
+@each_case
 def test_every_column_is_that_of_one_process(runs, engine, kind):
     found, one = (runs[1][name][kind] for name in (engine, "one"))
     assert len(found["rows"]) == NUM_STEPS
     assert_equal_rows(found["rows"], one["rows"], tolerance_of(kind, OF_ROWS))
     if kind == "best":
         assert_equal_rows(found["evaluations"], one["evaluations"])
-    if kind not in ("lora", "pissa", "full"):  # or the equality would say little
+    if kind not in ("lora", "pissa", *FULL):  # or the equality would say little
         assert found["rows"][0]["consistency_loss"] < 1e-6
         assert found["rows"][-1]["consistency_loss"] > (1e-5 if kind == "classifier" else 1e-3)
 

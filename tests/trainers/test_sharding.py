@@ -101,8 +101,14 @@ def test_fsdp_1_is_refused(case, asked):
         ({}, {**LAUNCHED, "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}),
     ],
 )
-def test_loading_on_one_process_is_refused(case, asked):
-    assert "`fsdp_cpu_ram_efficient_loading: false`" in refused(asked(case))
+def test_weights_are_read_once_but_for_what_needs_them_before_training(case, asked):
+    arguments = asked(case)
+    assert sharding_of(arguments).reads_once
+    for start in (START, None):
+        check_layout(arguments, start)
+    with pytest.raises(ConfigError, match="every process of a classifier") as error:
+        check_classifier(arguments)
+    assert "`fsdp_cpu_ram_efficient_loading: false`" in str(error.value)
 
 
 @pytest.mark.parametrize("case", DEEPSPEED)

@@ -5,6 +5,7 @@ from balora.anchored.create import add_adapter, get_balora_model, naming_targets
 from balora.anchored.layer import ANCHOR_BUFFERS, difference_factors, reference_mode
 from balora.anchored.model import (
     anchor_adapter,
+    anchors_aside,
     check_adapter,
     initialise,
     lora_layers,
@@ -21,6 +22,7 @@ __all__ = [
     "PrincipalComponents",
     "add_adapter",
     "anchor_adapter",
+    "anchors_aside",
     "check_adapter",
     "difference_factors",
     "get_balora_model",

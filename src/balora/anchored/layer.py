@@ -149,7 +149,8 @@ class _AnchoredLayer:
     ) -> None:
         """Load all four matrices of an anchored adapter or none: half of them is no function."""
         layer: Any = self
-        for adapter in anchored_adapters(layer):
+        inside = [name for name in anchored_adapters(layer) if layer.lora_anchor_A.persistent]
+        for adapter in inside:
             matrices = [state_dict.get(prefix + key) for key in state_keys(adapter)]
             found = [matrix for matrix in matrices if matrix is not None]
             if 0 < len(found) < len(matrices):
@@ -214,6 +215,15 @@ def attach(layer: Any, adapter: str, config: BALoraConfig) -> None:
     cls: Any = type(layer)
     layer.__class__ = _anchored_layer_class(cls)
     clear_anchor(layer, adapter)
+
+
+def keep_in_state_dict(layer: Any, *, is_kept: bool) -> None:
+    """Let the anchors of ``layer`` be part of its state dict, or not for the moment."""
+    for name in ANCHOR_BUFFERS:
+        anchors = getattr(layer, name)
+        anchors.persistent = is_kept
+        for adapter, anchor in [*anchors.items()]:
+            anchors[adapter] = anchor
 
 
 def anchored_adapters(layer: nn.Module) -> list[str]:

@@ -6,13 +6,14 @@ What of PEFT's public interface an anchored adapter changes lies in :mod:`balora
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import PeftModel, PeftType
 from peft.tuners.lora.layer import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from balora.anchored.beside import anchored_model_class, anchored_tuner_class, is_anchored_model
@@ -20,6 +21,7 @@ from balora.anchored.layer import (
     anchored_adapters,
     attach,
     base_weight,
+    keep_in_state_dict,
     misfit,
     set_start,
     start_of,
@@ -222,6 +224,22 @@ def initialise(
                 progress.update()
 
 
+@contextmanager
+def anchors_aside(model: nn.Module) -> Iterator[None]:
+    """Leave the anchors out of the state dict of ``model`` while the body runs.
+
+    For what takes every tensor of it for a weight that is to be split.
+    """
+    places = [layer for layer in model.modules() if anchored_adapters(layer)]
+    try:
+        for layer in places:
+            keep_in_state_dict(layer, is_kept=False)
+        yield
+    finally:
+        for layer in places:
+            keep_in_state_dict(layer, is_kept=True)
+
+
 def _starts(
     layers: list[tuple[Any, str]], device: torch.device | None, full: Callable[[Tensor], Tensor]
 ) -> list[Factors]:
@@ -250,6 +268,7 @@ def _starts(
 
 __all__ = [
     "anchor_adapter",
+    "anchors_aside",
     "check_adapter",
     "initialise",
     "lora_layers",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from torch import nn
 from transformers import (
@@ -26,6 +27,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import is_fsdp_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -191,6 +193,10 @@ def from_pretrained(
             blank = blank_model(auto, load_config(source, **arguments), source.arguments())
         check_is_quantised(blank[0], source)
         return blank
+    if is_fsdp_enabled() and not PartialState().is_local_main_process:
+        config = load_config(source, **arguments)
+        if _is_known_unread(source, config):
+            return _unread(auto, source, config), {"missing_keys": set(), "mismatched_keys": set()}
     report = silenced("transformers.modeling_utils", "LOAD REPORT")
     with in_words_of(source), report:
         model, info = auto.from_pretrained(
@@ -202,6 +208,28 @@ def from_pretrained(
     check_is_quantised(model, source)
     keep_unpacked(model)
     return model.eval(), info
+
+
+def _is_known_unread(source: ModelSource, config: PretrainedConfig) -> bool:
+    """Say whether a model can be built without its files: of known type, by no code of the hub."""
+    has_type = source.dtype != "auto" or getattr(config, "dtype", None) is not None
+    return has_type and not source.trust_remote_code
+
+
+def _unread(auto: Any, source: ModelSource, config: PretrainedConfig) -> PreTrainedModel:
+    """Return a model of which every weight is on the meta device, and every other buffer is real.
+
+    For a process to which another sends the weights when they are split (FSDP's
+    `cpu_ram_efficient_loading`): transformers leaves them there by itself, but reads the files.
+    """
+    arguments = source.arguments()
+    with torch.device("meta"):
+        kind = type(auto.from_config(config))
+    own = {k: arguments[k] for k in ("dtype", "attn_implementation") if k in arguments}
+    with silenced("transformers.modeling_utils", "LOAD REPORT"):
+        model: PreTrainedModel = kind.from_pretrained(None, config=config, state_dict={}, **own)
+    model.config.name_or_path = model.name_or_path = source.name
+    return model.eval()
 
 
 def refuse_missing(

@@ -102,7 +102,8 @@ def _sample(model: nn.Module) -> dict[str, list[float]]:
 def _layer_weights(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Return the matrices of the layers by the names that the base has for them.
 
-    Weights outside of the layers may be new, and a part of a shard has none of another part's. Of a
+    Weights outside of the layers may be new, and a part of a shard has none of another part's, nor
+    has a process that has loaded none. Of a
     quantised layer the scales are taken, which no rounding of a device changes.
     """
     found = []
@@ -110,7 +111,8 @@ def _layer_weights(model: nn.Module) -> list[tuple[str, Tensor]]:
         own = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
         is_added = ".lora_" in name or ".modules_to_save." in name
         is_matrix = weight.dim() > 1 or name.endswith(SCALES)
-        if _IN_A_LAYER.search(name) and not is_added and is_matrix and weight.numel():
+        has_numbers = weight.numel() > 0 and not weight.is_meta
+        if _IN_A_LAYER.search(name) and not is_added and is_matrix and has_numbers:
             if weight.is_floating_point():
                 found.append((own, weight.detach()))
     return found

@@ -25,6 +25,7 @@ from balora.trainers.memory_plan import Tokens, memory_plan
 from balora.trainers.output import checkpoint_to_resume, settings_of
 from balora.trainers.place import check_place
 from balora.trainers.sharding import check_layout
+from balora.trainers.sharding_settings import REPLAYED, refuse_reading_once, sharding_of
 
 _REFUSALS = (
     *(ValueError, TypeError, AttributeError, KeyError, AssertionError),
@@ -68,6 +69,8 @@ def check_spread(recipe: Recipe, arguments: Any) -> None:
     """
     start = recipe.objective if recipe.has_adapter else None
     check_layout(arguments, start, recipe.quantization.scheme)
+    if recipe.replay.is_on:
+        refuse_reading_once(sharding_of(arguments), REPLAYED)
 
 
 def _memory_lines(trainer: Any, recipe: Recipe) -> list[str]:

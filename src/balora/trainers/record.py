@@ -27,6 +27,7 @@ from balora.models.digests import (
     digest_of_samples,
 )
 from balora.trainers.checkpoint import Checkpoint
+from balora.trainers.reading_once import reader
 from balora.trainers.resume_rules import (
     content_differences,
     differences,
@@ -34,7 +35,6 @@ from balora.trainers.resume_rules import (
     other_versions,
     plain,
 )
-from balora.trainers.sharding import full
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ def content_of(trainer: Any) -> dict[str, str | None]:
     """Return digests of rows, batches and weights; None for what cannot be looked through."""
     model, dataset = trainer.model, trainer.train_dataset
     base = inner_model(model)
+    whole = reader(trainer._sharding, trainer.args.device)
     found: dict[str, str | None] = dict.fromkeys(("rows", "batches", "evaluation rows"))
     if isinstance(dataset, Dataset):
         read = trainer._remove_unused_columns(dataset)
@@ -89,7 +90,7 @@ def content_of(trainer: Any) -> dict[str, str | None]:
     if all(isinstance(rows, Dataset) for rows in sets.values()):
         parts = [f"{name} {digest_of_columns(rows)}" for name, rows in sets.items()]
         found["evaluation rows"] = " ".join(parts)
-    found["weights"] = digest_of_samples(comparable_weights(base), full)
+    found["weights"] = digest_of_samples(comparable_weights(base), whole)
     found["config"] = digest_of_config(base)
     return found
 

@@ -39,6 +39,7 @@ from balora.trainers.checkpoint import (
 )
 from balora.trainers.checks import check_started
 from balora.trainers.log import StepLog
+from balora.trainers.reading_once import make_room
 from balora.trainers.record import check_same_run, content_of, settings_of
 from balora.trainers.sharding_settings import Sharding
 
@@ -134,6 +135,7 @@ class ResumeMixin:
             name = only_adapter(model)
             folder = Path(checkpoint, "" if name == "default" else name)
             model.load_adapter(str(folder), name, is_trainable=True)
+        make_room(model)
 
     def _content(self) -> dict[str, str | None]:
         """Return the digests of what is trained on and from, computed once."""

@@ -25,6 +25,7 @@ from balora.models.special_tokens import (
 )
 from balora.recipes import Recipe
 from balora.trainers.build import Prepared, building_trainer, naming_refused_chats, peft_config
+from balora.trainers.reading_once import loading
 from balora.trainers.rows import Rows, scores_responses_only
 from balora.trainers.sft import BALoraSFTTrainer
 
@@ -48,7 +49,8 @@ def prepare_generation(recipe: Recipe, args: TrainingArguments) -> Prepared:
     _check_top_k(recipe, config.get_text_config().vocab_size, source)
     if adapter is not None:
         check_adaptable(config, adapter, source)
-    model = load_model(placed_source(source))
+    with loading(args):
+        model = load_model(placed_source(source))
     align_special_tokens(model, tokenizer)
     if adapter is not None:
         adapter.fan_in_fan_out = any(isinstance(module, Conv1D) for module in model.modules())

@@ -47,6 +47,7 @@ from balora.trainers.checks import (
 )
 from balora.trainers.evaluation import LENGTHS, CollateLengths, TokenSums, masked
 from balora.trainers.mixin import ObjectiveMixin, default_output_dir, own_arguments
+from balora.trainers.reading_once import loading, prepare_to_split, reader
 from balora.trainers.replay import Replay
 from balora.trainers.replay_run import MicroSteps, check_replay, keep_texts, prepare_replay
 from balora.trainers.resume import ResumeMixin
@@ -62,7 +63,8 @@ from balora.trainers.rows import (
     unshortened,
 )
 from balora.trainers.save import StagedSaveMixin
-from balora.trainers.sharding import check_layout, check_trainer, full, shape_of, whole
+from balora.trainers.sharding import check_layout, check_trainer, shape_of, whole
+from balora.trainers.sharding_settings import REPLAYED, refuse_reading_once
 from balora.trainers.step import ObjectiveStep, add_objective
 
 # transformers renamed it and warns of the old name
@@ -176,6 +178,9 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
             raise ConfigError("the data set has images; balora trains on text only.")
         warn_of_half_precision(self.model)
         self._sharding = check_trainer(self)
+        if self.replay_config.is_on:
+            refuse_reading_once(self._sharding, REPLAYED)
+        prepare_to_split(self)
         self._settle_search()
         check_shares(self.train_dataset, self.args.world_size)
         if isinstance(self.model, PeftModel):
@@ -190,12 +195,12 @@ class BALoraSFTTrainer(ObjectiveMixin, ResumeMixin, StagedSaveMixin, SFTTrainer)
                 self.replay = prepare_replay(
                     self, None if checkpoint is None else Path(checkpoint), swap=self._replay_swap
                 )
-        head = head_of(inner_model(self.model))
+        head, read = head_of(inner_model(self.model)), reader(self._sharding, self.args.device)
         if not head.is_trained:  # before the start, which then works in the memory that this leaves
-            bias = None if head.bias is None else full(head.bias)
-            self._fused.prepare(replace(head, weight=full(head.weight), bias=bias))
+            bias = None if head.bias is None else read(head.bias)
+            self._fused.prepare(replace(head, weight=read(head.weight), bias=bias))
         if not checkpoint and isinstance(self.model, PeftModel):
-            initialise(self.model, device=self.args.device, full=full)
+            initialise(self.model, device=self.args.device, full=read)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as :meth:`ResumeMixin.train` does."""
@@ -379,7 +384,8 @@ def _loaded(name: str, args: SFTConfig, kwargs: dict[str, Any]) -> PreTrainedMod
     if kwargs.get("processing_class") is None:
         kwargs["processing_class"] = load_tokenizer(source)
     args.model_init_kwargs = None  # trl says that it ignores them for a model that is loaded
-    return load_model(placed_source(source))
+    with loading(args):
+        return load_model(placed_source(source))
 
 
 def _num_input_tokens(inputs: dict[str, Any]) -> Tensor:

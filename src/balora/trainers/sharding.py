@@ -27,6 +27,7 @@ from balora.trainers.sharding_settings import (
     Sharding,
     deepspeed_config,
     is_on,
+    refuse_reading_once,
     sharding_of,
     sharding_of_accelerator,
     size_of,
@@ -98,7 +99,7 @@ def check_layout(
 
 
 def check_classifier(arguments: Any) -> None:
-    """Refuse ZeRO-3 for a classifier, whose head is measured while the model is built.
+    """Refuse for a classifier, which is looked at whole before training, what leaves it in parts.
 
     Args:
         arguments: As for :func:`check_layout`.
@@ -113,6 +114,9 @@ def check_classifier(arguments: Any) -> None:
             "classifier before its width and its start are known. Use ZeRO-1 or ZeRO-2, FSDP2 or "
             "plain data parallelism."
         )
+    refuse_reading_once(
+        sharding, "every process of a classifier computes the reference with them before"
+    )
 
 
 def check_trainer(trainer: Any) -> Sharding | None:
@@ -159,7 +163,7 @@ def check_sharding(sharding: Sharding | None, *, has_adapter: bool) -> None:
     """Refuse what a sharded run cannot do, or would do wrong without a word.
 
     Raises:
-        ConfigError: For FSDP 1, for loading on one process, and for ZeRO-3 without a whole model.
+        ConfigError: For FSDP 1, and for ZeRO-3 without a whole model.
     """
     if sharding is None:
         return
@@ -168,13 +172,6 @@ def check_sharding(sharding: Sharding | None, *, has_adapter: bool) -> None:
         raise ConfigError(
             f"{asked}, but a start that is computed from whole weights needs FSDP2. Set "
             "`fsdp_version: 2` in the config of `accelerate` (`version: 2` in `fsdp_config`)."
-        )
-    if sharding.reads_once:
-        raise ConfigError(
-            f"{asked} with `cpu_ram_efficient_loading`, by which the first process alone reads the "
-            "weights, but each computes a part of the start. Set `fsdp_cpu_ram_efficient_loading: "
-            "false` in the config of `accelerate` (`cpu_ram_efficient_loading: false` in "
-            "`fsdp_config`)."
         )
     if sharding.stage == 3 and not has_adapter and not sharding.gathers_on_save:
         raise ConfigError(

@@ -91,6 +91,29 @@ def sharding_of_accelerator(accelerator: Any, model: Any) -> Sharding | None:
     return None
 
 
+REPLAYED = "every process makes the reference of `replay` with them"
+"""Why texts are not replayed where :func:`refuse_reading_once` is asked."""
+
+
+def refuse_reading_once(sharding: Sharding | None, why: str) -> None:
+    """Refuse to load the weights on one process, where that cannot work.
+
+    Args:
+        sharding: Of the run.
+        why: What it does not go with; a clause.
+
+    Raises:
+        ConfigError: If the weights are to be loaded so.
+    """
+    if sharding is not None and sharding.reads_once:
+        raise ConfigError(
+            f"{sharding.words} is switched on by {sharding.setting} with "
+            "`cpu_ram_efficient_loading`, by which the first process alone has weights until "
+            f"training begins, but {why}. Set `fsdp_cpu_ram_efficient_loading: false` in the "
+            "config of `accelerate` (`cpu_ram_efficient_loading: false` in `fsdp_config`)."
+        )
+
+
 def size_of(given: Mapping[str, Any], name: str, variable: str) -> Any:
     """Return a size of `parallelism_config`, which a launcher may have set; None without one."""
     config = given.get("parallelism_config")
