@@ -170,7 +170,9 @@ def test_what_guessing_gets_is_said():
     # of 20 rows in 100 that are right, where guesses get 50: below chance, not merely at it
     swapped = {"predicted": {"neg": 50, "pos": 50}, "present": {"neg": 50, "pos": 50}}
     (line,) = doubts({"far (OOD)": {"accuracy": 0.2, "num_rows": 100, **swapped}})
-    assert "are the labels swapped?" in line
+    assert line.endswith("are the labels swapped? `label_map` puts them right.")
+    (line,) = doubts({"dev": {"accuracy": 0.2, "num_rows": 100, **swapped}})
+    assert "are the labels swapped? Try more epochs" in line  # there is no map for these
 
 
 def test_a_correlation_of_chance_is_said():

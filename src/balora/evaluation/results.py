@@ -151,10 +151,10 @@ def _doubt(column: Mapping[str, Any], advice: str) -> str | None:
     accuracy, chance = column["accuracy"], _accuracy_of_guesses(column)
     margin = 2 * math.sqrt(chance * (1 - chance) / column["num_rows"])
     if accuracy < chance - margin:
-        return (
-            f"an accuracy of {accuracy:.1%} is below chance ({chance:.1%}): are the labels "
-            "swapped? `label_map` puts them right."
+        said = (
+            f"an accuracy of {accuracy:.1%} is below chance ({chance:.1%}): are the labels swapped?"
         )
+        return said + (advice or " `label_map` puts them right.")
     if "present" in column and accuracy <= chance + margin:
         return (
             f"an accuracy of {accuracy:.1%} is what guessing each class as often gets "
