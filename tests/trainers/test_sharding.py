@@ -220,6 +220,7 @@ def test_quantised_weights_are_split_by_deepspeed_alone(field):
     assert said.startswith(f"the base is quantised by `{field}` and FSDP2 is switched on by `fsdp`")
     for arguments in ({}, *ZERO):
         check_layout(arguments, START, field)
+        check_layout(arguments, RESIDUAL, field)
 
 
 @pytest.mark.parametrize("arguments", [{"fsdp": True}, *ZERO, {}], ids=str)
@@ -228,13 +229,6 @@ def test_weights_of_torchao_stay_in_one_process(arguments, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     assert "Set `load_in_8bit: true` instead" in refused(arguments, quantised_by="torchao")
-
-
-def test_a_residual_is_not_quantised_anew_where_weights_are_split():
-    for arguments in ({}, *ZERO[:2]):
-        check_layout(arguments, RESIDUAL, "load_in_4bit")
-    with pytest.raises(ConfigError, match="`pissa_residual` is true and DeepSpeed ZeRO-3 is swi"):
-        check_layout(ZERO[2], RESIDUAL, "load_in_4bit")
 
 
 def test_a_classifier_is_not_split_while_it_is_loaded():

@@ -9,7 +9,7 @@ of one layer (merge, unmerge, ``get_delta_weight``, loading a state dict) are in
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from peft import PeftConfig, PeftModel
 from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor
 
 from balora.anchored.layer import anchored_adapters
 from balora.anchored.residual import start_layers
@@ -139,15 +140,20 @@ class _AnchoredModel:
         adapter_name: str,
         is_trainable: bool = False,
         *args: Any,
+        full: Callable[[Tensor], Tensor] = lambda tensor: tensor,
         **kwargs: Any,
     ) -> Any:
-        """Load a checkpoint of an anchored adapter, exactly; anything else as PEFT does."""
+        """Load a checkpoint of an anchored adapter, exactly; anything else as PEFT does.
+
+        ``full`` is as for :func:`balora.anchored.save.load_checkpoint`.
+        """
         model: Any = self
         if adapter_name not in anchored_names(model):
             return super().load_adapter(  # type: ignore[misc]
                 model_id, adapter_name, is_trainable, *args, **kwargs
             )
-        result = load_checkpoint(model, adapter_name, Path(model_id, kwargs.get("subfolder") or ""))
+        folder = Path(model_id, kwargs.get("subfolder") or "")
+        result = load_checkpoint(model, adapter_name, folder, full)
         if not is_trainable:
             model.eval()  # as PEFT does
         return result

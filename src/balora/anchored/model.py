@@ -211,7 +211,7 @@ def initialise(
                 f"{adapter!r})`, or merge what it holds into the base model first."
             )
     residual = [place for place in missing if is_residual(*place[1:])]
-    start_layers(model.get_base_model(), residual)
+    start_layers(model.get_base_model(), residual, full)
     missing = [place for place in missing if place not in residual]
     rank, world = rank_and_world()
     disable = is_silent(rank > 0 or len(missing) < 2)

@@ -15,7 +15,7 @@ goes on from is :math:`Q`, which is made anew from them and the anchor, the same
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,12 +49,18 @@ def is_residual(layer: Any, adapter: str) -> bool:
 
 
 @torch.no_grad()
-def start_layers(base: nn.Module, places: Sequence[Place]) -> None:
+def start_layers(
+    base: nn.Module,
+    places: Sequence[Place],
+    full: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> None:
     """Compute the starts that are missing, and quantise the residuals that belong to them.
 
     Args:
         base: The base model, inside PEFT's.
         places: Of its layers; an anchor that is there already stays as it is.
+        full: As for :func:`balora.anchored.layer.base_weight`; ZeRO-3 splits the whole weights
+            while they are read.
     """
     whole = None
     if any(is_residual(layer, adapter) for _, layer, adapter in places):
@@ -64,7 +70,8 @@ def start_layers(base: nn.Module, places: Sequence[Place]) -> None:
             initialise_layer(layer, adapter)
             continue
         module: Any = whole.get_submodule(name)
-        weight = module.weight.mT if isinstance(module, Conv1D) else module.weight
+        weight = full(module.weight)
+        weight = weight.mT if isinstance(module, Conv1D) else weight
         own = layer.get_base_layer()
         weight = weight.to(own.weight.device, torch.float32)
         if not layer.lora_variant[adapter].is_initialised:

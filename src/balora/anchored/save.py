@@ -7,6 +7,7 @@ dict, which may have been gathered from several processes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,19 @@ def _layers(
     return layers
 
 
-def load_checkpoint(model: Any, adapter: str, folder: Path) -> Any:
+def load_checkpoint(
+    model: Any,
+    adapter: str,
+    folder: Path,
+    full: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> Any:
     """Set A, B, their start and what else was trained to what a checkpoint holds.
+
+    Args:
+        model: With the adapter.
+        adapter: Its name.
+        folder: Of the checkpoint.
+        full: As for :func:`balora.anchored.residual.start_layers`.
 
     Raises:
         ConfigError: If ``folder`` holds no checkpoint of this method, or one of other shapes.
@@ -129,7 +141,7 @@ def load_checkpoint(model: Any, adapter: str, folder: Path) -> Any:
     result = set_peft_model_state_dict(model, {**rest, **anchor}, adapter)
     base = model.get_base_model()
     places = [(name, m, adapter) for name, m in base.named_modules() if is_anchored(m, adapter)]
-    start_layers(base, [place for place in places if is_residual(place[1], adapter)])
+    start_layers(base, [place for place in places if is_residual(place[1], adapter)], full)
     return result
 
 

@@ -24,6 +24,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from balora.anchored import only_adapter
+from balora.anchored.beside import is_anchored_model
 from balora.config import BALoraConfig
 from balora.environment import describe_environment
 from balora.files import write_text
@@ -41,6 +42,7 @@ from balora.trainers.checks import check_started
 from balora.trainers.log import StepLog
 from balora.trainers.reading_once import make_room
 from balora.trainers.record import check_same_run, content_of, settings_of
+from balora.trainers.sharding import full
 from balora.trainers.sharding_settings import Sharding
 
 
@@ -134,7 +136,8 @@ class ResumeMixin:
         if checkpoint is not None and isinstance(model, PeftModel):
             name = only_adapter(model)
             folder = Path(checkpoint, "" if name == "default" else name)
-            model.load_adapter(str(folder), name, is_trainable=True)
+            own = {"full": full} if is_anchored_model(model) else {}
+            model.load_adapter(str(folder), name, is_trainable=True, **own)
         make_room(model)
 
     def _content(self) -> dict[str, str | None]:

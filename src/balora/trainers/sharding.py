@@ -93,7 +93,7 @@ def check_layout(
     check_sharding(sharding, has_adapter=start is not None)
     is_anchored = start is not None and start.is_anchored
     if quantised_by is not None:
-        _check_quantised(sharding, quantised_by, is_residual=bool(start and start.pissa_residual))
+        _check_quantised(sharding, quantised_by)
     if is_anchored and sharding is not None and sharding.kind == "DeepSpeed":
         _check_precision(sharding, arguments)
 
@@ -180,7 +180,7 @@ def check_sharding(sharding: Sharding | None, *, has_adapter: bool) -> None:
         )
 
 
-def _check_quantised(sharding: Sharding | None, field: str, *, is_residual: bool) -> None:
+def _check_quantised(sharding: Sharding | None, field: str) -> None:
     """Refuse quantised weights with processes that would end in an error of a library.
 
     Raises:
@@ -192,20 +192,11 @@ def _check_quantised(sharding: Sharding | None, field: str, *, is_residual: bool
             "one process to another. Set `load_in_8bit: true` instead, or start one process, "
             "without FSDP and DeepSpeed."
         )
-    if sharding is None:
-        return
-    asked = f"{sharding.words} is switched on by {sharding.setting}"
-    if sharding.kind == "FSDP":
+    if sharding is not None and sharding.kind == "FSDP":
         raise ConfigError(
-            f"the base is quantised by `{field}` and {asked}, which cannot split its weights. Use "
-            "DeepSpeed or plain data parallelism (`accelerate launch --multi_gpu`), or leave "
-            f"`{field}` out."
-        )
-    if is_residual and sharding.stage == 3:
-        raise ConfigError(
-            f"`pissa_residual` is true and {asked}, which has split the weights that are to be "
-            "quantised anew. Use ZeRO-1, ZeRO-2 or plain data parallelism, or leave "
-            "`pissa_residual` out."
+            f"the base is quantised by `{field}` and {sharding.words} is switched on by "
+            f"{sharding.setting}, which cannot split its weights. Use DeepSpeed or plain data "
+            f"parallelism (`accelerate launch --multi_gpu`), or leave `{field}` out."
         )
 
 
