@@ -20,6 +20,7 @@ from balora.trainers.arguments import BALoraSFTConfig, BALoraTrainingArguments, 
 from support.classification import make_trainer as make_classification_trainer
 from support.models import make_model, make_tokenizer
 from support.training import (
+    CHECKPOINTING,
     LARGE,
     OFF,
     lora_config,
@@ -31,8 +32,8 @@ from support.training import (
 )
 
 CPU = ["--output_dir", "out", "--use_cpu", "true", "--bf16", "false"]
-CPU += ["--activation_checkpointing", "false"]
-PLAIN = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none"}
+CPU += [f"--{CHECKPOINTING}", "false"]
+PLAIN = {"use_cpu": True, "bf16": False, CHECKPOINTING: False, "report_to": "none"}
 KINDS = {
     BALoraSFTConfig: (SFTConfig, BALoraConfig()),
     BALoraTrainingArguments: (TrainingArguments, BALoraConfig.preset("paper", task="nlu")),

@@ -78,7 +78,7 @@ def reloaded(tmp_path_factory):
             trainer.save_model(str(folder / architecture / name / "saved"))
             expected[f"{architecture}/{name}"] = logits_of(trainer.model)
     subprocess.run(
-        [sys.executable, "-c", RELOAD, str(folder)], env=ENVIRONMENT, check=True, timeout=120
+        [sys.executable, "-c", RELOAD, str(folder)], env=ENVIRONMENT, check=True, timeout=600
     )
     return folder, expected, torch.load(folder / "found.pt")
 

@@ -286,7 +286,7 @@ def test_resuming_in_a_fresh_process_with_another_seed_is_bit_for_bit(tmp_path):
     whole.train()
     environment = ENVIRONMENT | {"PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS / 'trainers'}"}
     command = [sys.executable, "-c", RESUME, str(tmp_path / "run"), str(tmp_path / "resumed.pt")]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
     resumed = torch.load(tmp_path / "resumed.pt")
     assert comparable(resumed["history"]) == comparable(whole.state.log_history)
     assert is_equal(resumed["state"], {n: p.data for n, p in whole.model.named_parameters()})
