@@ -87,8 +87,8 @@ def test_a_missing_library_is_one_sentence(folder, monkeypatch):
         load_classifier(source_of(folder, "roberta", **TORCHAO), class_names=["a", "b", "c"])
 
 
-@pytest.mark.parametrize("dry_run", [True, False])
-def test_a_quantised_checkpoint_is_not_quantised_again(folder, tmp_path, dry_run, capsys):
+@pytest.mark.parametrize(("field", "dry_run"), [("load_in_4bit", False), ("load_in_8bit", True)])
+def test_a_quantised_checkpoint_is_not_quantised_again(folder, tmp_path, field, dry_run, capsys):
     place = tmp_path / "model"
     make_model("llama").save_pretrained(place)
     make_tokenizer().save_pretrained(place)
@@ -96,11 +96,11 @@ def test_a_quantised_checkpoint_is_not_quantised_again(folder, tmp_path, dry_run
     quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": quantised}))
     fields = train_fields(folder, tmp_path / "out", model=place)
-    options = ["--load_in_8bit", "true", *(["--dry_run"] if dry_run else [])]
+    options = [f"--{field}", "true", *(["--dry_run"] if dry_run else [])]
     assert train_with(fields, options) == 2
     error = capsys.readouterr().err
-    assert "`load_in_8bit` is true, but `model_name_or_path`" in error
-    assert "is quantised already (bitsandbytes). Leave `load_in_8bit` out" in error
+    assert f"`{field}` is true, but `model_name_or_path`" in error
+    assert f"is quantised already (bitsandbytes). Leave `{field}` out" in error
     assert not (tmp_path / "out").exists()
 
 
