@@ -120,7 +120,7 @@ OF_FSDP = {
 
 KINDS = {**METHODS, **FURTHER}
 _OF_FSDP_ALONE = ("split checkpoint", "read once", "full read once")
-_REFUSED = {"fsdp": ("4 bits", "residual"), "zero-3": ("classifier",)}
+_REFUSED = {"zero-3": ("classifier",)}
 
 
 def kinds_of(engine: str) -> list[str]:

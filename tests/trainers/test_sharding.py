@@ -13,7 +13,14 @@ from balora.cli import main
 from balora.config import BALoraConfig
 from balora.errors import BaloraError, ConfigError, DataError
 from balora.trainers.checks import check_shares
-from balora.trainers.sharding import check_classifier, check_layout, full, shape_of, whole
+from balora.trainers.sharding import (
+    _keep_scales_aside,
+    check_classifier,
+    check_layout,
+    full,
+    shape_of,
+    whole,
+)
 from balora.trainers.sharding_settings import Sharding, sharding_of, sharding_of_accelerator
 from support.classification import make_trainer as make_classification_trainer
 from support.training import make_rows, make_trainer
@@ -214,13 +221,26 @@ RESIDUAL = BALoraConfig(pissa_residual=True)
 ZERO = [{"deepspeed": {"zero_optimization": {"stage": stage}}} for stage in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("field", ["load_in_4bit", "load_in_8bit"])
-def test_quantised_weights_are_split_by_deepspeed_alone(field):
-    said = refused({"fsdp": True}, quantised_by=field)
-    assert said.startswith(f"the base is quantised by `{field}` and FSDP2 is switched on by `fsdp`")
-    for arguments in ({}, *ZERO):
-        check_layout(arguments, START, field)
-        check_layout(arguments, RESIDUAL, field)
+def test_weights_of_8_bits_are_split_by_deepspeed_alone_and_those_of_4_read_by_each_process():
+    said = refused({"fsdp": True}, quantised_by="load_in_8bit")
+    assert said.startswith("the base is quantised by `load_in_8bit` and FSDP2 is switched on by `f")
+    once = {"fsdp": True, "fsdp_config": {"cpu_ram_efficient_loading": True}}
+    said = refused(once, quantised_by="load_in_4bit")
+    assert "but a base that is quantised by `load_in_4bit` is read by each process" in said
+    for field in ("load_in_4bit", "load_in_8bit"):
+        for arguments in ({}, *ZERO, *([{"fsdp": True}] if field == "load_in_4bit" else [])):
+            check_layout(arguments, START, field)
+            check_layout(arguments, RESIDUAL, field)
+
+
+def test_scales_of_4_bit_weights_are_left_out_of_state_dicts():
+    layer = nn.Linear(2, 2)
+    layer.weight.quant_state = "there is one"
+    layer.register_state_dict_post_hook(lambda m, state, p, _: state.update({f"{p}weight.x": 1}))
+    model = nn.Sequential(layer, nn.Linear(2, 2))
+    assert "0.weight.x" in model.state_dict()
+    _keep_scales_aside(model)
+    assert [*model.state_dict()] == ["0.weight", "0.bias", "1.weight", "1.bias"]
 
 
 @pytest.mark.parametrize("arguments", [{"fsdp": True}, *ZERO, {}], ids=str)
@@ -335,10 +355,10 @@ AT_THE_COMMAND_LINE = {
         {},
         "DeepSpeed ZeRO-3 is switched on by `deepspeed`",
     ),
-    "a quantised base under FSDP2": (
-        ["--load_in_4bit", "true", "--fsdp", "full_shard"],
+    "a base in 8 bits under FSDP2": (
+        ["--load_in_8bit", "true", "--fsdp", "full_shard"],
         {},
-        "the base is quantised by `load_in_4bit` and FSDP2 is switched on by `fsdp`",
+        "the base is quantised by `load_in_8bit` and FSDP2 is switched on by `fsdp`",
     ),
     "tensor parallelism": (
         ["--deepspeed", "{tensor_parallel: {autotp_size: 2}}"],

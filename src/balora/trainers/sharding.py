@@ -133,10 +133,26 @@ def check_trainer(trainer: Any) -> Sharding | None:
     if sharding is not None and sharding.kind == "FSDP":
         # would cast A and B, but not the anchor that they are compared with: see `computing`
         accelerator.state.fsdp_plugin.mixed_precision_policy = None
+        _keep_scales_aside(trainer.model)
     is_anchored = has_adapter and trainer.balora_config.is_anchored
     if sharding is not None and sharding.kind == "DeepSpeed" and is_anchored:
         _send_whole_digits(accelerator.state.deepspeed_plugin.deepspeed_config)
     return sharding
+
+
+def _keep_scales_aside(model: nn.Module) -> None:
+    """Leave the scales of 4-bit weights out of state dicts, as a checkpoint leaves the weights out.
+
+    torch loads a checkpoint by the names of parameters and buffers, which scales are not.
+    """
+
+    def drop(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+        for name in [name for name in state if name.startswith(f"{prefix}weight.")]:
+            del state[name]
+
+    for module in model.modules():
+        if getattr(getattr(module, "weight", None), "quant_state", None) is not None:
+            module.register_state_dict_post_hook(drop)  # type: ignore[no-untyped-call]
 
 
 def _send_whole_digits(config: dict[str, Any]) -> None:
@@ -192,12 +208,13 @@ def _check_quantised(sharding: Sharding | None, field: str) -> None:
             "one process to another. Set `load_in_8bit: true` instead, or start one process, "
             "without FSDP and DeepSpeed."
         )
-    if sharding is not None and sharding.kind == "FSDP":
+    if sharding is not None and sharding.kind == "FSDP" and field != "load_in_4bit":
         raise ConfigError(
             f"the base is quantised by `{field}` and {sharding.words} is switched on by "
             f"{sharding.setting}, which cannot split its weights. Use DeepSpeed or plain data "
-            f"parallelism (`accelerate launch --multi_gpu`), or leave `{field}` out."
+            "parallelism (`accelerate launch --multi_gpu`), or set `load_in_4bit: true`."
         )
+    refuse_reading_once(sharding, f"a base that is quantised by `{field}` is read by each process")
 
 
 def _check_precision(sharding: Sharding, arguments: Any) -> None:
