@@ -79,6 +79,7 @@ class Newcomer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_take_interrupts,
         )
         end = time.monotonic() + _PATIENCE_SECONDS
         while not when() and process.poll() is None and time.monotonic() < end:
@@ -126,6 +127,11 @@ class Newcomer:
         seconds = time.monotonic() - start
         sys.stdout.write(f"\n$ {shown}\n{done.stdout}[{done.returncode}, {seconds:.0f} s]\n")
         return done.returncode, done.stdout, done.stderr
+
+
+def _take_interrupts() -> None:
+    """Undo what a shell does to its jobs in the background, which pass over Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _blocks(page: str) -> list[Block]:
