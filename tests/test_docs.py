@@ -15,6 +15,8 @@ import pytest
 from benchmarks.picture import FIGURES, numbers
 
 import balora
+from balora.recipes import load_recipe
+from balora.recipes.arguments import training_arguments
 from balora.report.study import read_study
 
 ROOT = Path(__file__).parents[1]
@@ -93,3 +95,28 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert pages.count("<math ") > 30
     assert not re.findall(r'(?:src|href)="(https?://[^"]*\.(?:js|css|woff2?))"', pages)
     assert "`learning_rate`" not in pages  # rendered, not copied
+
+
+@pytest.mark.parametrize(
+    ("row", "given"),
+    [
+        ("adapter of a classifier", {"task": "classification"}),
+        ("adapter of a language model", {}),
+        ("`method: full`, classifier", {"task": "classification", "method": "full"}),
+        ("`method: full`, language model", {"method": "full"}),
+    ],
+)
+def test_the_table_of_defaults_says_what_a_silent_recipe_gets(row, given, tmp_path):
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith(f"| {row} |"))
+    rate, rank_and_alpha = (cell.strip() for cell in line.split("|")[2:4])
+    least = {"model_name_or_path": "base", "dataset_name": "rows.csv", "use_cpu": "true"}
+    recipe = load_recipe(None, {**least, "output_dir": str(tmp_path / "out"), **given})
+    args = training_arguments(recipe)
+    assert args.learning_rate == float(rate)
+    if "method" not in given:
+        own = recipe.adapter
+        assert f"{own.lora_r} and {own.lora_alpha}" == rank_and_alpha
+    assert "3 epochs, batches of 8 and a linear schedule without warm-up" in text
+    assert (args.num_train_epochs, args.per_device_train_batch_size) == (3, 8)
+    assert (args.lr_scheduler_type, args.warmup_steps) == ("linear", 0)
