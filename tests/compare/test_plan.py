@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -302,3 +303,25 @@ def test_the_lab_gives_model_and_data_by_condition(comparison):
 def test_combinations():
     assert combinations({}) == [{}]
     assert combinations({"a": [1, 2], "b": [3]}) == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
+
+
+@pytest.mark.parametrize(
+    ("methods", "settings", "fields", "is_one"),
+    [
+        (["balora", "balora+replay"], {}, {"replay": "generated"}, True),
+        (["balora-replay", "balora+replay"], {}, {"replay": "generated"}, False),
+        (["balora", "balora+replay"], {}, {}, False),
+        (["pissa", "mine"], {"mine": {"method": "pissa"}}, {}, True),
+        (["pissa", "mine"], {"mine": {"method": "pissa", "learning_rate": 1e-6}}, {}, False),
+    ],
+)
+def test_a_run_is_not_compared_with_itself(comparison, methods, settings, fields, is_one):
+    asked = {"methods": ["base", *methods], "settings": settings}
+    plan = Plan(comparison(asked, **fields))
+    plan.check()
+    if not is_one:
+        plan.check_files()
+        return
+    one, other = methods
+    with pytest.raises(ConfigError, match=re.escape(f"`{one}` and `{other}` are the same run")):
+        plan.check_files()

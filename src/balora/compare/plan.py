@@ -96,7 +96,8 @@ class Plan:
         """Check that model and data are there, as far as they must be on disk.
 
         Raises:
-            ConfigError: If the folder of the model is missing, or a benchmark cannot be judged.
+            ConfigError: If the folder of the model is missing, a benchmark cannot be judged, or
+                two methods are the same run.
             DataError: If rows are missing.
         """
         for condition in self.comparison.conditions:
@@ -106,6 +107,25 @@ class Plan:
                 data_files(recipe.data)
             if bench := self.comparison.bench_of(condition):
                 check_benchmarks(bench, recipe)
+        self._check_distinct()
+
+    def _check_distinct(self) -> None:
+        """Refuse two methods whose runs are equal in everything: their difference says nothing."""
+        seed = (self.comparison.config.seeds or [0])[0]
+        cells = {
+            method: [
+                self._cell("final", condition, method, seed, self._first_values(method)).identity()
+                for condition in self.comparison.conditions
+            ]
+            for method in self._methods
+            if method != BASE
+        }
+        for (one, mine), (other, theirs) in itertools.combinations(cells.items(), 2):
+            if mine == theirs:
+                raise ConfigError(
+                    f"`{one}` and `{other}` are the same run with this recipe; leave one of them "
+                    "out, or change what it sets."
+                )
 
     @property
     def choosing_conditions(self) -> list[str]:
@@ -149,13 +169,17 @@ class Plan:
                         cells.append(self._cell("final", condition, method, None, {}))
                     continue
                 choice = self.comparison.choice(condition, method)
-                values = (chosen or {}).get(choice) or combinations(config.swept(method))[0]
+                values = (chosen or {}).get(choice) or self._first_values(method)
                 cells.append(self._cell("final", condition, method, seed, values))
         return cells
 
     def data_of(self, condition: str) -> DataConfig | ClassificationConfig:
         """Return the data of a condition, the same for every method."""
         return self._any_recipe(condition).data
+
+    def _first_values(self, method: str) -> dict[str, Any]:
+        """Return the values of a sweep before one is chosen, empty for a method without."""
+        return combinations(self.comparison.config.swept(method))[0]
 
     @property
     def _methods(self) -> list[str]:
@@ -164,7 +188,7 @@ class Plan:
     def _any_recipe(self, condition: str) -> Recipe:
         """Return the recipe of one method, for what it shares with all others."""
         config, method = self.comparison.config, self._methods[-1]
-        own = {**config.settings_of(method), **combinations(config.swept(method))[0]}
+        own = {**config.settings_of(method), **self._first_values(method)}
         return self._recipe(condition, method, {**own, "output_dir": "unused"})
 
     def _contents(self, condition: str) -> dict[str, str]:
