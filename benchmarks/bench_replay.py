@@ -4,8 +4,10 @@
     python -m benchmarks.bench_replay --shapes llama --steps 8 --repeats 3
 
 `quickstart` is the embedded model with the batch of its recipe; other shapes have random weights.
-Both runs are whole calls of the trainer, in turns, one of each per round. The first call of each,
-which also makes texts, hidden states and the start of the adapter, is timed alone. `generate` is
+Runs are whole calls of the trainer, in turns, one of each per round. `kept` takes the reference of
+texts that were read before; `live` computes it in every step, as a run does where it reads a text
+for the first time. The first call of each, which also makes texts, hidden states and the start of
+the adapter, is timed alone. `generate` is
 transformers' own, of as many texts of the same length from the same model, in batches of 16. Writes
 one JSON line per measurement and prints a table.
 """
@@ -47,6 +49,8 @@ from balora.replay.texts import ReplayTexts
 from balora.trainers import BALoraSFTTrainer
 
 QUICKSTART = "quickstart"
+VARIANTS = {"plain": None, "kept": "memory", "live": "live"}
+"""Where the reference of replay is, by name of a run; None is a run without replay."""
 OFF = {"consistency_coef": 0.0, "diversity_coef": 0.0, "svd_coef": 0.0}
 
 
@@ -80,7 +84,7 @@ def case_of(shape: str, steps: int, every: int) -> Case:
     )
 
 
-def make_run(case: Case, folder: Path, *, with_replay: bool) -> Callable[[], None]:
+def make_run(case: Case, folder: Path, reference: str | None) -> Callable[[], None]:
     """Return a call that trains once more; the first call also makes texts and reference."""
     model = case.make_model()
     vocab = model.config.get_text_config().vocab_size
@@ -92,6 +96,7 @@ def make_run(case: Case, folder: Path, *, with_replay: bool) -> Callable[[], Non
         replay_length=case.replay_length,
         replay_batch_size=case.replay_batch,
         replay_every=case.every,
+        replay_reference=reference or "auto",
     )
     trainer = BALoraSFTTrainer(
         model,
@@ -109,7 +114,7 @@ def make_run(case: Case, folder: Path, *, with_replay: bool) -> Callable[[], Non
             dataset_kwargs={"skip_prepare_dataset": True},
         ),
         balora_config=BALoraConfig(**OFF),
-        replay_config=replay if with_replay else None,
+        replay_config=replay if reference else None,
         peft_config=LoraConfig(
             task_type="CAUSAL_LM",
             r=case.rank,
@@ -123,12 +128,9 @@ def make_run(case: Case, folder: Path, *, with_replay: bool) -> Callable[[], Non
 
 
 def time_runs(case: Case, repeats: int) -> list[dict[str, Any]]:
-    """Return a row for the run without and one for the run with replay."""
+    """Return a row for the run without replay and one for each place of its reference."""
     with tempfile.TemporaryDirectory() as folder:
-        runs = {
-            name: make_run(case, Path(folder, name), with_replay=name == "replay")
-            for name in ("plain", "replay")
-        }
+        runs = {name: make_run(case, Path(folder, name), place) for name, place in VARIANTS.items()}
         first = {name: timed(run)[0] for name, run in runs.items()}  # texts, reference, warm-up
         seconds = in_turns(runs, repeats=repeats)
     return [

@@ -16,16 +16,19 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from benchmarks import replay_tables
+
 from balora.report.statistics import Estimate
 from balora.report.study import Study, read_study
 from balora.report.tables import main_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-EXPERIMENTS, PERFORMANCE, FINDINGS = (
+EXPERIMENTS, PERFORMANCE, FINDINGS, REPLAY = (
     "docs/experiments.md",
     "docs/performance.md",
     "docs/findings.md",
+    "docs/replay.md",
 )
 COMPARE = "docs/compare.md"
 SAME_START = (("lora+kl=0.1", "lora at 4.5e-3"), ("pissa+kl=0.1", "pissa"))
@@ -111,19 +114,10 @@ def quickstart_kept(other: str) -> str:
 
 def replay_leaves(of: Study) -> list[str]:
     """Return what replay leaves of what a method loses without it, over all pairs of cells."""
-    found: dict[str, list[float]] = {"retention_loss": [], "recall": []}
-    for metric, shares in found.items():
-        for condition in of.conditions:
-            (before,) = of.values(condition, "base", metric).values()
-            for method in ("full", "lora", "pissa"):
-                without = of.values(condition, method, metric)
-                for seed, value in of.values(condition, f"{method}+replay", metric).items():
-                    if seed in without:
-                        shares.append((value - before) / (without[seed] - before))
-    text, facts = found.values()
+    (text, most_text), (facts, most_facts) = replay_tables.extremes(of)
     return [
-        f"leaves {min(text):.1%} to {max(text):.1%} of what the same method loses",
-        f"{percents(facts)} in recall of facts",
+        f"leaves {text:.1f}% to {most_text:.1f}% of what the same method loses",
+        f"{facts:.0f}% to {most_facts:.0f}% in recall of facts",
     ]
 
 
@@ -152,11 +146,14 @@ def claims() -> dict[str, list[str]]:
         FINDINGS: [
             f"forgot {quickstart_kept('balora')} less",
             *replay_leaves(study("lab-replay")),
+            replay_tables.against_consistency(study("lab-replay")),
             f"keeps {percents(comparisons)} of the lost retained text",
             f"falls by {_share(coefficients, 'balora')}, with ten times as large ones by "
             f"{_share(coefficients, 'ten times')}",
         ],
+        REPLAY: replay_leaves(study("lab-replay")),
         EXPERIMENTS: [
+            *(line for table in replay_tables.tables() for line in table),
             f"keeps in every seed {quickstart_kept('pissa')} of what PiSSA forgets",
             f"of PiSSA's {whole:.2f} nats falls by {fall(coefficients, '', 'balora')}, with ten "
             f"times as large ones by {fall(coefficients, '', 'ten times')}",

@@ -29,6 +29,7 @@ def test_these_are_there():
         "lab_coefficients.yaml",
         "lab_large.yaml",
         "lab_replay.yaml",
+        "lab_replay_sweep.yaml",
         "table2.yaml",
         "table3.yaml",
         "table4.yaml",
@@ -54,7 +55,9 @@ def test_a_study_has_the_methods_seeds_and_worlds_that_it_needs(path):
     comparison = read_comparison(path, {})
     config = comparison.config
     assert config.seeds == [0, 1, 2, 3, 4]
-    assert {"base", "full", "lora", "pissa", "balora"} <= set(config.methods or ())
+    methods = set(config.methods or ())
+    assert {"base", "full", "lora", "pissa"} <= methods
+    assert methods & {"balora", "balora-replay"}  # the paper's coefficients alone
     labs = [comparison.lab_of(name) or {} for name in comparison.conditions]
     worlds = [(lab["world_seed"], lab["noise_rate"]) for lab in labs]
     # one world for each rate of noise, and two others to confirm what was chosen in the first
