@@ -146,7 +146,7 @@ def claims() -> dict[str, list[str]]:
         FINDINGS: [
             f"forgot {quickstart_kept('balora')} less",
             *replay_leaves(study("lab-replay")),
-            replay_tables.against_consistency(study("lab-replay")),
+            *replay_tables.points_more(study("lab-replay")),
             f"keeps {percents(comparisons)} of the lost retained text",
             f"falls by {_share(coefficients, 'balora')}, with ten times as large ones by "
             f"{_share(coefficients, 'ten times')}",

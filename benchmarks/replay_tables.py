@@ -124,16 +124,18 @@ def verdict(of: Study) -> str:
     )
 
 
-def against_consistency(of: Study) -> str:
-    """Return how many problems more than with the consistency term PiSSA solves with replay."""
-    found = mean_interval(gained(of, CONFIRMING, "pissa+replay", "pissa+kl=0.1"))
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
-    return (
-        f"{found.low:.1f} to {found.high:.1f} points more than PiSSA with the consistency term "
-        f"(95% interval, {found.n} pairs)"
-    )
+def points_more(of: Study) -> list[str]:
+    """Return how many points of exact match PiSSA with replay has more than its rivals."""
+    pieces = []
+    for (method, other), name in zip(
+        RIVALS, ("LoRA", "PiSSA with the consistency term"), strict=True
+    ):
+        found = mean_interval(gained(of, CONFIRMING, method, other))
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        pieces.append(f"{found.low:.1f} to {found.high:.1f} points more than {name}")
+    return pieces
 
 
 def rates(of: Study, method: str) -> str:
