@@ -12,6 +12,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.measure import table_line
+
 from balora.report.statistics import mean_interval
 from balora.report.study import Study, read_study
 
@@ -58,7 +60,7 @@ def means(
             for metric, factor, digits in columns:
                 found = pooled(of, group, method, metric)
                 cells.append(f"{factor * statistics.mean(found):.{digits}f}" if found else "-")
-        lines.append(_line(method, *cells))
+        lines.append(table_line([method, *cells]))
     return lines
 
 
@@ -93,12 +95,8 @@ def compared(of: Study, conditions: Sequence[str], method: str, other: str, name
     given as they are.
     """
     text, facts = (left(of, conditions, method, other, m) for m in ("retention_loss", "recall"))
-    return _line(
-        name,
-        _interval(text),
-        _interval(facts),
-        _interval(gained(of, conditions, method, other), "+"),
-    )
+    points = gained(of, conditions, method, other)
+    return table_line([name, _interval(text), _interval(facts), _interval(points, "+")])
 
 
 def extremes(of: Study) -> list[tuple[float, float]]:
@@ -147,7 +145,7 @@ def rates(of: Study, method: str) -> str:
             rate, value = row["fields"]["learning_rate"], 100 * row["metrics"]["exact_match"]
             cell = f"{rate:g}: {value:.1f}"
             cells.append((rate, f"**{cell}**" if rate in chosen else cell))
-    return _line(method, ", ".join(cell for _, cell in sorted(cells)))
+    return table_line([method, ", ".join(cell for _, cell in sorted(cells))])
 
 
 def lab_tables(of: Study) -> list[list[str]]:
@@ -193,10 +191,6 @@ def _interval(values: Sequence[float], sign: str = "") -> str:
     if found.low is None:
         return f"{found.mean:{sign}.1f}"
     return f"{found.mean:{sign}.1f} [{found.low:{sign}.1f}, {found.high:{sign}.1f}]"
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
